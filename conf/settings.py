@@ -1,0 +1,273 @@
+"""The one tree of settings: what exists, what it means, what is allowed, and where a value came from.
+
+Command-line flags win over environment variables, which win over the YAML file of `--config`, which wins over the
+defaults below. The key `stream.interval` is the flag `--interval`, the variable
+`PICTURE_FEATURES_STREAM__INTERVAL`, and the YAML entry `interval:` under `stream:`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+
+from conf.errors import SettingsError
+
+ENV_PREFIX = "PICTURE_FEATURES_"
+
+_UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(" + "|".join(sorted(_UNIT_SECONDS, key=len, reverse=True)) + ")")
+
+
+def parse_duration(value: object) -> timedelta:
+    """A duration written as people write it: `500ms`, `5s`, `2min`, `1h`.
+
+    Raises:
+        ValueError: if `value` is not a number with one of the units.
+    """
+    if isinstance(value, timedelta):
+        return value
+    match = _DURATION.fullmatch(str(value).strip().lower())
+    if not match:
+        raise ValueError(f"a duration is a number with a unit ({', '.join(_UNIT_SECONDS)}), like 500ms or 5s")
+    seconds = float(match[1]) * _UNIT_SECONDS[match[2]]
+    if not math.isfinite(seconds) or seconds > timedelta.max.total_seconds():
+        raise ValueError("this duration is too long")
+    return timedelta(seconds=seconds)
+
+
+Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
+
+
+class Section(BaseModel):
+    """A group of settings; unknown keys are refused, values never change after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StreamSettings(Section):
+    """The streaming job."""
+
+    interval: Duration = Field(
+        timedelta(seconds=5),
+        description="The longest that a new picture waits for its manifest to fill. The input is listed once per "
+        "interval; on S3 each 1,000 keys of a look are one paid request.",
+    )
+    max_pictures: int | None = Field(
+        None,
+        ge=1,
+        le=100_000,
+        description="The most pictures in one manifest, and so in one micro-batch. Default: 500 per Spark task slot.",
+    )
+    settle: Duration = Field(
+        timedelta(seconds=2),
+        description="A local file that changed less than this ago may still be being written: it is left for a later "
+        "look. Writers that rename finished files into place can use 0s.",
+    )
+    lease: Duration = Field(
+        timedelta(seconds=30),
+        ge=timedelta(seconds=1),
+        description="A stream that was killed on another machine is succeeded after this long. One that was killed "
+        "on the same machine is succeeded at once.",
+    )
+    epoch_manifests: int = Field(
+        1000,
+        ge=1,
+        description="After this many manifests the stream folds the finished ones into its record of known pictures "
+        "and goes on in a fresh checkpoint, so that planning a micro-batch stays fast for years.",
+    )
+
+
+class ImagingSettings(Section):
+    """What the decoder accepts. Anything else becomes a row in quarantine."""
+
+    max_bytes: ByteSize = Field(
+        ByteSize(64 * 1024**2),
+        gt=0,
+        description="A larger file is quarantined as too_many_bytes without being read.",
+    )
+    max_pixels: int = Field(
+        50_000_000,
+        gt=0,
+        description="A picture with more pixels is quarantined as too_many_pixels before it is decoded. Decoding "
+        "takes up to 10 bytes of worker memory per pixel.",
+    )
+    fetch_ahead: int = Field(
+        4,
+        ge=1,
+        le=256,
+        description="How many pictures each worker reads ahead of the one that it is featurizing.",
+    )
+
+
+class FitSettings(Section):
+    """The fit."""
+
+    k: int | None = Field(None, ge=1, description="The number of components.")
+    variance: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Take the fewest components that explain this share of the variance, like 0.9. "
+        "The default, where --k is not given either, is 0.9.",
+    )
+    weights: str = Field(
+        "imagenet",
+        description="The backbone's weights: imagenet (from Keras's cache, or downloaded), the path of a Keras "
+        "weights file, or random:SEED (for trying things out: the features mean nothing).",
+    )
+    save_features: str | None = Field(
+        None, description="Also write path, label and the 1280 features of every picture as Parquet here."
+    )
+    limit: int | None = Field(
+        None,
+        ge=1,
+        description="Fit on a sample of this many pictures, spread over the whole input. The same pictures are "
+        "chosen each time.",
+    )
+    from_version: str | None = Field(
+        None,
+        description="Add to the statistics of this model: only pictures that it has not seen are read, and the "
+        "result is what a fit on all of them would give.",
+    )
+    promote: bool = Field(True, description="Make the new model the current one.")
+
+
+class SparkSettings(Section):
+    """The Spark session."""
+
+    master: str | None = Field(
+        "local[*,4]",
+        description="Where Spark runs; null leaves it to spark-submit. The 4 lets tasks be retried as on a cluster.",
+    )
+    conf: dict[str, str] = Field({}, description="More Spark properties, as in spark-defaults.conf.")
+
+
+class LogSettings(Section):
+    """Logging."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least level that is shown.")
+    format: Literal["auto", "text", "json"] = Field(
+        "auto", description="text for people, json for machines (one object per line); auto is text on a terminal."
+    )
+    folder: Path | None = Field(
+        None,
+        description="Where the log files with all details go, Spark's own and Java and Python traces included. "
+        "Default: picture-features in $XDG_STATE_HOME or ~/.local/state.",
+    )
+
+
+class Settings(BaseSettings):
+    """The whole tree. Build it with `load_settings`, which answers a wrong value with a `SettingsError`."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, env_prefix=ENV_PREFIX, env_nested_delimiter="__", env_ignore_empty=True
+    )
+
+    input: str | None = Field(None, description="The folder with the pictures, searched to any depth.")
+    models: str | None = Field(None, description="The model registry: a folder of bundles and CURRENT.")
+    output: str | None = Field(
+        None, description="The output: the tables features/ and quarantine/, and the stream's own records."
+    )
+    checkpoint: str | None = Field(None, description="Spark's checkpoint. Default: OUTPUT/_checkpoint.")
+    stream: StreamSettings = StreamSettings()
+    imaging: ImagingSettings = ImagingSettings()
+    fit: FitSettings = FitSettings()
+    spark: SparkSettings = SparkSettings()
+    log: LogSettings = LogSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, environment, YAML, in this order; no .env files and no secrets folder."""
+        return init_settings, env_settings, YamlConfigSettingsSource(settings_cls)
+
+
+def field_of(key: str) -> FieldInfo:
+    """The declaration of a setting by its dotted key, like `stream.interval`."""
+    model: type[BaseModel] = Settings
+    *sections, name = key.split(".")
+    for section in sections:
+        annotation = model.model_fields[section].annotation
+        assert isinstance(annotation, type)
+        assert issubclass(annotation, BaseModel)
+        model = annotation
+    return model.model_fields[name]
+
+
+def load_settings(flags: Mapping[str, Any], config: Path | None = None) -> Settings:
+    """Build and validate the tree.
+
+    Args:
+        flags: values given on the command line, by dotted key (`stream.interval`).
+        config: the YAML file of `--config`.
+
+    Raises:
+        SettingsError: naming the key, the value, where it came from and what is allowed.
+    """
+    in_file = _read_yaml(config) if config else {}
+    nested: dict[str, Any] = {}
+    for key, value in flags.items():
+        *sections, name = key.split(".")
+        inner = nested
+        for section in sections:
+            inner = inner.setdefault(section, {})
+        inner[name] = value
+
+    class Configured(Settings):
+        model_config = SettingsConfigDict(yaml_file=config)
+
+    try:
+        return Configured(**nested)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(str(part) for part in problem["loc"])
+        raise SettingsError(_explain(key, problem["type"], problem["input"], problem["msg"], flags, in_file)) from error
+    except ValueError as error:  # pydantic-settings: an environment variable that is not JSON where JSON is needed
+        raise SettingsError(f"the environment holds a value that cannot be read: {error}") from error
+
+
+def _read_yaml(config: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise SettingsError(f"--config {config}: cannot read it: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = " ".join(str(error).split())
+        raise SettingsError(f"--config {config}: this is not YAML: {where}") from error
+    if not isinstance(content, dict):
+        raise SettingsError(f"--config {config}: must hold settings by name, like conf/local.yaml")
+    return content
+
+
+def _explain(
+    key: str, kind: str, value: object, message: str, flags: Mapping[str, Any], in_file: Mapping[str, Any]
+) -> str:
+    if kind == "extra_forbidden":
+        return f"{key}: there is no such setting ({_origin(key, flags, in_file)}); conf/local.yaml lists them all"
+    problem = message.removeprefix("Value error, ")
+    return f"{key}: {value!r} ({_origin(key, flags, in_file)}) is not allowed: {problem[:1].lower()}{problem[1:]}"
+
+
+def _origin(key: str, flags: Mapping[str, Any], in_file: Mapping[str, Any]) -> str:
+    if key in flags:
+        return "from the command line"
+    variable = ENV_PREFIX + key.replace(".", "__").upper()
+    if variable in {name.upper() for name in os.environ}:
+        return f"from the environment variable {variable}"
+    return "from the file of --config" if in_file else "by default"

@@ -1,0 +1,13 @@
+#!/bin/sh
+# Writes the lock files anew from pyproject.toml: hashed, for Python 3.11 to 3.13, without index addresses.
+set -eu
+cd "$(dirname "$0")/.."
+lock() {
+    out=$1
+    shift
+    uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+        -c requirements/constraints.txt "$@" pyproject.toml -o "requirements/$out"
+}
+lock dev.txt --all-extras
+lock fit.txt --extra fit -c requirements/dev.txt
+lock run.txt -c requirements/dev.txt
