@@ -12,6 +12,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import shutil
 import stat
 import time
 import uuid
@@ -27,6 +28,8 @@ from conf.errors import AlreadyExistsError, ConflictError, InputError, NotFoundE
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TEMPORARY = "_tmp"
+
+IDENTITY_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,14 @@ class StoredPicture:
     modification_time: datetime
     etag: str | None = None
     changed_at: float | None = None
+
+    @property
+    def identity(self) -> bytes:
+        """A 128-bit hash of the raw key.
+
+        Among 50 million pictures the chance that any two share one is below 1e-23, so it stands for the key.
+        """
+        return hashlib.blake2b(self.path.encode(), digest_size=IDENTITY_BYTES).digest()
 
 
 OnSkip = Callable[[str, str], None]
@@ -122,9 +133,16 @@ def _walk(entries: list[os.DirEntry[str]], on_skip: OnSkip) -> Iterator[StoredPi
             yield StoredPicture(
                 path=entry.path,
                 length=status.st_size,
-                modification_time=_EPOCH + timedelta(microseconds=status.st_mtime_ns // 1000),
+                modification_time=_timestamp(status.st_mtime_ns),
                 changed_at=status.st_ctime,
             )
+
+
+def _timestamp(nanoseconds: int) -> datetime:
+    try:
+        return _EPOCH + timedelta(microseconds=nanoseconds // 1000)
+    except OverflowError:  # some file systems hold any 64-bit time
+        return datetime.max.replace(tzinfo=UTC)
 
 
 def _is_unicode(name: str) -> bool:
@@ -180,19 +198,19 @@ class Folder(Protocol):
     def exists(self, name: str) -> bool:
         """Whether there is a file of this name."""
 
-    def names(self, prefix: str) -> list[str]:
-        """The names of all files below a folder inside this one, sorted; none if it does not exist."""
+    def names(self, prefix: str) -> Iterator[str]:
+        """The names of all files below a folder inside this one, each folder's in order; none if it is missing."""
 
-    def create(self, name: str, data: bytes) -> None:
-        """Write a new file, durably.
+    def create(self, name: str, data: bytes) -> str:
+        """Write a new file, durably, and return its tag.
 
         Raises:
             AlreadyExistsError: there is one of this name; it is left as it is.
             StorageError: the store refused.
         """
 
-    def replace(self, name: str, data: bytes, tag: str) -> None:
-        """Replace the content of a file that is still what `tag` says.
+    def replace(self, name: str, data: bytes, tag: str) -> str:
+        """Replace the content of a file that is still what `tag` says, and return its new tag.
 
         Raises:
             ConflictError: it was changed or deleted since the tag was read.
@@ -201,6 +219,9 @@ class Folder(Protocol):
 
     def delete(self, name: str) -> None:
         """Delete a file; one that does not exist is no error."""
+
+    def delete_tree(self, name: str) -> None:
+        """Delete a folder inside this one with all that is in it; one that does not exist is no error."""
 
 
 def open_folder(uri: str) -> Folder:
@@ -240,16 +261,14 @@ class LocalFolder:
                 return False
             return True
 
-    def names(self, prefix: str) -> list[str]:
-        start = self._root / prefix
+    def names(self, prefix: str) -> Iterator[str]:
         with self._explained(prefix, "list"):
-            return sorted(
-                str(Path(found, file).relative_to(self._root))
-                for found, _, files in os.walk(start, onerror=_raise_unless_missing)
-                for file in files
-            )
+            for found, folders, files in os.walk(self._root / prefix, onerror=_raise_unless_missing):
+                folders.sort()
+                for file in sorted(files):
+                    yield str(Path(found, file).relative_to(self._root))
 
-    def create(self, name: str, data: bytes) -> None:
+    def create(self, name: str, data: bytes) -> str:
         target = self._root / name
         with self._explained(name, "write"), self._temporary(data) as temporary:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -258,8 +277,9 @@ class LocalFolder:
             except FileExistsError:
                 raise AlreadyExistsError(f"{target}: it exists already") from None
             _sync_folder(target.parent)
+        return _tag(data)
 
-    def replace(self, name: str, data: bytes, tag: str) -> None:
+    def replace(self, name: str, data: bytes, tag: str) -> str:
         target = self._root / name
         with self._explained(name, "write"), self._lock(), self._temporary(data) as temporary:
             try:
@@ -270,10 +290,15 @@ class LocalFolder:
                 raise ConflictError(f"{target}: somebody else has changed it meanwhile")
             os.replace(temporary, target)
             _sync_folder(target.parent)
+        return _tag(data)
 
     def delete(self, name: str) -> None:
         with self._explained(name, "delete"):
             (self._root / name).unlink(missing_ok=True)
+
+    def delete_tree(self, name: str) -> None:
+        with self._explained(name, "delete"), suppress(FileNotFoundError):
+            shutil.rmtree(self._root / name)
 
     def remove_leftovers(self, older_than: timedelta) -> None:
         """Delete what killed processes left under `_tmp/`."""

@@ -1,0 +1,187 @@
+"""What the command lines of both programs share: flags made from settings, one-line errors, exit codes.
+
+It owns how a program talks to the person who starts it; it must not know what the verbs do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NoReturn
+
+from conf.errors import AppError, SettingsError
+from conf.logs import set_up_logging
+from conf.settings import ENV_PREFIX, Settings, field_of, load_settings
+
+_logger = logging.getLogger(__name__)
+
+_INTERRUPTED = 130
+_COMMON_KEYS = ("spark.master", "log.level", "log.format", "log.folder")
+
+EPILOG = f"""\
+Every option is also a key of the YAML file of --config (see conf/local.yaml) and an environment variable
+({ENV_PREFIX}INPUT, {ENV_PREFIX}STREAM__INTERVAL, ...). Flags win over the environment, which wins over the file.
+
+exit codes:
+  0 done   1 unexpected failure   2 wrong option or setting   3 input   4 model   5 output
+  6 storage refused (permission, full disk)   7 platform (Java, packages)   130 stopped by a second signal
+"""
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A command-line flag for a setting; its help is the setting's description.
+
+    Attributes:
+        key: dotted key of the setting.
+        name: the flag; by default the last part of the key.
+        metavar: how help names the value; None for a switch that turns the setting off (`--no-...`).
+    """
+
+    key: str
+    metavar: str | None
+    name: str = ""
+
+    def add_to(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the flag. A flag that is not given leaves no trace, so that the next source decides."""
+        field = field_of(self.key)
+        stem = self.name or self.key.rpartition(".")[2].replace("_", "-")
+        text = (field.description or "").replace("%", "%%")
+        if self.metavar is None:
+            parser.add_argument(
+                f"--no-{stem}", dest=self.key, action="store_false", default=argparse.SUPPRESS, help=f"Do not: {text}"
+            )
+            return
+        default = "" if field.default is None or "efault" in text else f" Default: {_shown(field.default)}."
+        parser.add_argument(
+            f"--{stem}", dest=self.key, metavar=self.metavar, default=argparse.SUPPRESS, help=text + default
+        )
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, timedelta):
+        return f"{value.total_seconds():g}s"
+    return re.sub(r"\.0(?=\D|$)", "", value.human_readable()) if hasattr(value, "human_readable") else str(value)
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb of a program.
+
+    Attributes:
+        name: as typed.
+        summary: one line for the list of verbs.
+        description: what it does, for its own help.
+        flags: the settings that it uses.
+        required: keys of settings that must have a value.
+        run: called with the settings and the positional arguments; returns what to print on stdout, if anything.
+        arguments: declares positional arguments.
+    """
+
+    name: str
+    summary: str
+    description: str
+    flags: Sequence[Flag]
+    required: Sequence[str]
+    run: Callable[[Settings, argparse.Namespace], str | None]
+    arguments: Callable[[argparse.ArgumentParser], None] = lambda parser: None
+
+
+class _Parser(argparse.ArgumentParser):
+    """Answers a wrong command line in one line, as every other error is answered."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(SettingsError.exit_code, f"error: {message}; see {self.prog} --help\n")
+
+
+def make_parser(program: str, description: str, verbs: Sequence[Verb]) -> argparse.ArgumentParser:
+    """The parser of a program with its verbs."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = _Parser(prog=f"python -m {program}", description=description, epilog=EPILOG, formatter_class=raw)
+    commands = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for verb in verbs:
+        command = commands.add_parser(
+            verb.name, help=verb.summary, description=verb.description, epilog=EPILOG, formatter_class=raw
+        )
+        verb.arguments(command)
+        for flag in verb.flags:
+            flag.add_to(command)
+        general = command.add_argument_group("general options")
+        general.add_argument("--config", metavar="FILE", type=Path, help="A YAML file with settings.")
+        general.add_argument(
+            "--debug", action="store_true", help="Show every detail and the full traceback of an error."
+        )
+        for key in _COMMON_KEYS:
+            section, _, name = key.partition(".")
+            stem = "master" if section == "spark" else f"log-{name}"
+            Flag(key, name.upper(), stem).add_to(general)  # type: ignore[arg-type]
+        command.set_defaults(command=verb)
+    return parser
+
+
+def run_program(
+    program: str,
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None,
+    explain: Callable[[BaseException], AppError | None],
+) -> int:
+    """Parse, validate, run a verb, and turn whatever happens into one line and an exit code.
+
+    Args:
+        program: the name of the log file.
+        parser: from `make_parser`.
+        argv: the command line; None for the process's own.
+        explain: turns a failure of a library into an error for people, or None if it cannot.
+    """
+    arguments = parser.parse_args(argv)
+    verb: Verb = arguments.command
+    log_file: Path | None = None
+    try:
+        flags = {flag: value for flag, value in vars(arguments).items() if _is_setting(flag)}
+        if arguments.debug:
+            flags["log.level"] = "debug"
+        settings = load_settings(flags, arguments.config)
+        _require(settings, verb.required)
+        log_file = set_up_logging(settings.log, program)
+        answer = verb.run(settings, arguments)
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:  # the reader of our output, like head, has seen enough
+        sys.stderr.close()
+        return 0
+    except Exception as error:  # noqa: BLE001 - the last line of defence: people get one line, the log the rest
+        known = error if isinstance(error, AppError) else explain(error)
+        message = str(known) if known else f"unexpected failure: {type(error).__name__}: {_first_line(error)}"
+        _logger.debug("failed: %s", message, exc_info=error)
+        if arguments.debug:
+            traceback.print_exception(error)
+        hint = f" (details: {log_file})" if log_file and (known is None or known.__cause__) else ""
+        sys.stderr.write(f"error: {message}{hint}\n")
+        return known.exit_code if known else AppError.exit_code
+    if answer:
+        sys.stdout.write(f"{answer}\n")
+    return 0
+
+
+def _is_setting(destination: str) -> bool:
+    section, dot, name = destination.partition(".")
+    if dot:
+        return True
+    return section in Settings.model_fields and not name
+
+
+def _require(settings: Settings, keys: Sequence[str]) -> None:
+    for key in keys:
+        if getattr(settings, key) is None:
+            raise SettingsError(f"{key}: is missing; give --{key} URI, or set {ENV_PREFIX}{key.upper()}")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or ["(no message)"])[0]

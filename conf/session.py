@@ -1,0 +1,119 @@
+"""The Spark session of both programs, and what a failing Spark job means in one line.
+
+It owns Spark's configuration and the translation of its failures; it must not know what the jobs compute.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from py4j.protocol import Py4JError, Py4JJavaError
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+
+from conf.errors import AppError, PlatformError, StorageError
+from conf.java import find_java
+from conf.logs import log_folder
+from conf.settings import Settings
+
+_ALWAYS = {
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+    "spark.ui.showConsoleProgress": "false",
+    # One picture is one unit of work; a worker that brings its own threads would fight its neighbours for the core.
+    "spark.executorEnv.OPENBLAS_NUM_THREADS": "1",
+    "spark.executorEnv.OMP_NUM_THREADS": "1",
+}
+_LOCAL = {
+    "spark.driver.host": "127.0.0.1",
+    "spark.driver.bindAddress": "127.0.0.1",
+    "spark.ui.enabled": "false",
+}
+_TRACE_LINE = re.compile(r"^(?:[\w.$]+\.)?(?P<name>\w+(?:Error|Exception))(?:: (?P<message>.*))?$")
+
+
+def start_session(name: str, settings: Settings, properties: Mapping[str, str]) -> SparkSession:
+    """The one Spark session of this process.
+
+    Args:
+        name: of the application, as Spark's UI shows it.
+        settings: `spark.master` and `spark.conf`, of which the latter wins over everything else.
+        properties: what this program needs beyond what both need.
+
+    Raises:
+        PlatformError: if Java is missing or Spark does not start.
+    """
+    master = settings.spark.master
+    local = master is not None and master.startswith("local")
+    builder = SparkSession.builder.appName(name)
+    if master is not None:
+        builder = builder.master(master)
+    if local:
+        # Workers must be of this very interpreter; Spark would take whatever python3 is first on the PATH.
+        os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
+    for key, value in {**_ALWAYS, **(_LOCAL if local else {}), **properties, **settings.spark.conf}.items():
+        builder = builder.config(key, value)
+    log = log_folder(settings.log) / "spark.log"
+    try:
+        if "PYSPARK_GATEWAY_PORT" not in os.environ:  # with it, a JVM runs already
+            os.environ["JAVA_HOME"] = str(find_java())
+            with _stderr_into(log):
+                session = builder.getOrCreate()
+        else:
+            session = builder.getOrCreate()
+    except (PySparkException, Py4JError, RuntimeError, OSError) as error:
+        raise PlatformError(f"Spark does not start on {master or 'spark-submit'}: {_root(error)}; see {log}") from error
+    return session
+
+
+@contextmanager
+def _stderr_into(log: Path) -> Iterator[None]:
+    """Lets the JVM, and the Python workers that it starts, inherit `log` as their stderr instead of the terminal."""
+    saved = os.dup(2)
+    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC, 0o644)
+    try:
+        os.dup2(target, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(target)
+
+
+def explain_failure(error: BaseException) -> AppError | None:
+    """A failure of Spark as an error for people, or None if it is none of Spark's."""
+    if not isinstance(error, (PySparkException, Py4JError)):
+        return None
+    cause = _root(error)
+    explained: AppError
+    if "No space left on device" in cause or "Disk quota exceeded" in cause:
+        explained = StorageError(f"the disk is full ({cause}); free some space and start again")
+    elif "Permission denied" in cause or "AccessControlException" in cause:
+        explained = StorageError(f"permission denied ({cause}); grant this user access")
+    elif "OutOfMemoryError" in cause:
+        explained = PlatformError(f"Java ran out of memory ({cause}); raise spark.driver.memory in spark.conf")
+    else:
+        explained = AppError(f"a Spark job failed: {cause}")
+    explained.__cause__ = error
+    return explained
+
+
+def _root(error: BaseException) -> str:
+    """The innermost cause: the last line of a worker's Python traceback if there is one, else Java's root cause."""
+    text = str(error)
+    if isinstance(error, Py4JJavaError):
+        cause = error.java_exception
+        while cause.getCause() is not None:
+            cause = cause.getCause()
+        text = f"{error}\n{cause.toString()}"
+    worker = text.rfind("Traceback (most recent call last)")
+    candidates = [match for match in map(_TRACE_LINE.match, text[max(worker, 0) :].splitlines()) if match]
+    if worker >= 0 and candidates:
+        return candidates[0][0].strip()
+    lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
+    return (lines[-1] if isinstance(error, Py4JJavaError) and lines else lines[0]) if lines else type(error).__name__

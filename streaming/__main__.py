@@ -1,0 +1,180 @@
+"""The command line of the stream: run, replay, stop.
+
+It owns what a person sees of the stream; it must not know how the stream works.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from conf.cli import Flag, Verb, make_parser, run_program
+from conf.session import explain_failure
+from conf.settings import Settings
+from streaming.features.storage import open_folder
+from streaming.job import Backlog, open_job
+from streaming.lease import read_holder, request_drain
+from streaming.microbatch import BatchReport
+
+_logger = logging.getLogger("streaming")
+
+_FLAGS = (
+    Flag("input", "URI"),
+    Flag("models", "URI"),
+    Flag("output", "URI"),
+    Flag("checkpoint", "URI"),
+    Flag("stream.max_pictures", "N"),
+    Flag("stream.settle", "TIME"),
+    Flag("stream.lease", "TIME"),
+    Flag("stream.epoch_manifests", "N"),
+    Flag("imaging.max_bytes", "SIZE"),
+    Flag("imaging.max_pixels", "N"),
+    Flag("imaging.fetch_ahead", "N"),
+)
+_REQUIRED = ("input", "models", "output")
+
+
+def _run(settings: Settings, _arguments: argparse.Namespace) -> None:
+    with open_job(settings, _log_batch) as job:
+        job.follow()
+
+
+def _log_batch(report: BatchReport) -> None:
+    quarantined = report.quarantined.total()
+    _logger.info(
+        "%d pictures, %d quarantined%s, %.0f/s, %.1fs behind, model %s",
+        report.pictures,
+        quarantined,
+        f" ({_counted(report.quarantined)})" if quarantined else "",
+        report.pictures / report.seconds,
+        report.seconds_behind,
+        report.model_version,
+        extra={
+            "data": {
+                "manifest": report.manifest,
+                "pictures": report.pictures,
+                "quarantined": dict(report.quarantined),
+                "pictures_per_second": round(report.pictures / report.seconds, 1),
+                "seconds_behind": round(report.seconds_behind, 3),
+                "model_version": report.model_version,
+            }
+        },
+    )
+
+
+def _counted(reasons: Counter[str]) -> str:
+    return ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
+
+
+class _ReplayProgress:
+    """The bar while a replay runs, and the summary after it."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm | None = None  # type: ignore[type-arg]
+        self._started = time.monotonic()
+        self._quarantined: Counter[str] = Counter()
+        self._pictures = 0
+        self._models: dict[str, None] = {}
+        self._unsettled = 0
+
+    def begin(self, backlog: Backlog) -> None:
+        self._started = time.monotonic()
+        self._unsettled = backlog.unsettled
+        self._bar = tqdm(total=backlog.pictures, unit="picture", disable=None, dynamic_ncols=True)
+
+    def advance(self, report: BatchReport) -> None:
+        self._pictures += report.pictures
+        self._quarantined += report.quarantined
+        self._models[report.model_version] = None
+        if self._bar is not None:
+            self._bar.update(report.pictures)
+
+    def end(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def summary(self, output: str) -> str:
+        seconds = time.monotonic() - self._started
+        lines = [
+            f"pictures     {self._pictures:,} in {seconds:.1f}s ({self._pictures / seconds:,.0f} pictures/s)",
+            f"features     {self._pictures - self._quarantined.total():,} rows in {output}/features",
+            f"quarantined  {self._quarantined.total():,}"
+            + (f" ({_counted(self._quarantined)}), rows in {output}/quarantine" if self._quarantined else ""),
+            f"model        {', '.join(self._models)}",
+        ]
+        if self._unsettled:
+            lines.append(f"left out     {self._unsettled:,} still being written; replay again to add them")
+        return "\n".join(lines)
+
+
+def _replay(settings: Settings, _arguments: argparse.Namespace) -> str:
+    progress = _ReplayProgress()
+    with open_job(settings, progress.advance) as job, logging_redirect_tqdm():
+        if job.is_idle():
+            return job.explain_idle()
+        try:
+            job.replay(progress.begin)
+        finally:
+            progress.end()
+        return progress.summary(open_folder(settings.output or "").root)
+
+
+def _stop(settings: Settings, _arguments: argparse.Namespace) -> str:
+    output = open_folder(settings.output or "")
+    holder = request_drain(output)
+    if holder is None:
+        return f"no stream runs on {output.root}"
+    _logger.info("asked %s to finish its micro-batch and stop", holder)
+    while True:
+        present, _ = read_holder(output)
+        if present is None or present.id != holder.id or present.is_gone(datetime.now(UTC)):
+            return f"stopped: {holder}"
+        time.sleep(0.2)
+
+
+_VERBS = (
+    Verb(
+        "run",
+        "Featurize pictures as they arrive, until it is stopped.",
+        "Watch a folder and add each new picture to OUTPUT/features, or to OUTPUT/quarantine with the reason why it\n"
+        "cannot be used: exactly once, whatever is killed, restarted or retried. Each micro-batch uses the model that\n"
+        "is current then. Ctrl-C, SIGTERM or the verb stop finish the micro-batch in work and end with exit code 0.",
+        (*_FLAGS[:4], Flag("stream.interval", "TIME"), *_FLAGS[4:]),
+        _REQUIRED,
+        _run,
+    ),
+    Verb(
+        "replay",
+        "Featurize what is in a folder now, then end with a summary.",
+        "The same as run, for the pictures that are there now. Replaying a folder again adds only what is new.",
+        _FLAGS,
+        _REQUIRED,
+        _replay,
+    ),
+    Verb(
+        "stop",
+        "Stop the stream that writes to an output.",
+        "Ask the stream to finish its micro-batch, and wait until it has stopped.",
+        (Flag("output", "URI"),),
+        ("output",),
+        _stop,
+    ),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit code."""
+    parser = make_parser("streaming", "New pictures become rows of a Parquet table of features, exactly once.", _VERBS)
+    return run_program("streaming", parser, argv, explain_failure)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

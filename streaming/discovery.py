@@ -1,0 +1,172 @@
+"""Finds pictures that were not seen before and appends them to the manifest log.
+
+It owns when a picture counts as found; it must not know what happens to it afterwards. The manifest is the record that
+a picture was seen: what is not in a manifest is found again at the next look.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+
+from conf.errors import AppError, InputError
+from streaming.features.storage import Folder, StoredPicture, list_pictures
+from streaming.known import KnownPictures
+from streaming.manifests import append_manifest
+
+_PAGE = 1000
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one look at the input found.
+
+    Attributes:
+        listed: pictures there.
+        found: new ones, which are in manifests now.
+        unsettled: new ones that may still be being written, left for a later look.
+    """
+
+    listed: int
+    found: int
+    unsettled: int
+
+
+class ListingDiscoverer:
+    """Lists the whole input at each look.
+
+    Args:
+        source: canonical path of the input.
+        output: gets the manifests.
+        known: what was seen; only this discoverer adds to it.
+        settle: a local file that changed less than this ago is left for a later look.
+        may_append: called before each manifest; raises if this process has lost the right to write.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        output: Folder,
+        known: KnownPictures,
+        settle: timedelta,
+        may_append: Callable[[], None],
+    ) -> None:
+        self._source = source
+        self._output = output
+        self._known = known
+        self._settle = settle.total_seconds()
+        self._may_append = may_append
+        self._skipped: set[str] = set()
+
+    def has_new(self) -> bool:
+        """Whether the input holds a picture that was not seen before, settled or not."""
+        return any(self._known.unknown(page) for page in self._pages())
+
+    def look(self, max_pictures: int) -> Look:
+        """List the input once and append manifests of what is new, of at most `max_pictures` each.
+
+        Raises:
+            InputError: the input cannot be listed.
+            StorageError: a manifest cannot be written.
+        """
+        listed = unsettled = found = 0
+        filling: list[StoredPicture] = []
+        for page in self._pages():
+            unknown = self._known.unknown(page)
+            settled = [picture for picture in unknown if self._is_settled(picture)]
+            listed += len(page)
+            unsettled += len(unknown) - len(settled)
+            found += len(settled)
+            filling += settled
+            while len(filling) >= max_pictures:
+                self._append(filling[:max_pictures])
+                del filling[:max_pictures]
+        if filling:
+            self._append(filling)
+        return Look(listed, found, unsettled)
+
+    def look_until_settled(self, max_pictures: int) -> Look:
+        """Look, and look again for the files that may still have been being written, for a short while."""
+        latest = self.look(max_pictures)
+        found = latest.found
+        give_up = time.monotonic() + 5 * self._settle
+        while latest.unsettled and time.monotonic() < give_up:
+            time.sleep(self._settle / 4)
+            latest = self.look(max_pictures)
+            found += latest.found
+        return Look(latest.listed, found, latest.unsettled)
+
+    def follow(self, max_pictures: int, interval: timedelta, leave: threading.Event) -> None:
+        """Look once per interval until told to leave. An input that cannot be listed for a while is waited for."""
+        pause = interval.total_seconds()
+        slow = False
+        while not leave.is_set():
+            started = time.monotonic()
+            try:
+                self.look(max_pictures)
+            except InputError as error:
+                _logger.warning("cannot look for new pictures, trying again in %gs: %s", max(pause, 1.0), error)
+                leave.wait(max(pause, 1.0))
+                continue
+            took = time.monotonic() - started
+            if took > max(pause, 1.0) and not slow:
+                slow = True
+                _logger.warning(
+                    "listing the input takes %.1fs, longer than the interval of %gs: new pictures wait that long. "
+                    "A longer interval, or an input with fewer old pictures, costs less",
+                    took,
+                    pause,
+                )
+            # A short rest even at interval 0: listing without end would take a core from the workers.
+            leave.wait(max(pause - took, 0.02, min(took, 1.0)))
+
+    def _pages(self) -> Iterator[list[StoredPicture]]:
+        pictures = list_pictures(self._source, self._report_skipped)
+        while page := list(islice(pictures, _PAGE)):
+            yield page
+
+    def _append(self, pictures: Sequence[StoredPicture]) -> None:
+        self._may_append()
+        append_manifest(self._output, pictures, datetime.now(UTC))
+        self._known.add(pictures)
+
+    def _is_settled(self, picture: StoredPicture) -> bool:
+        # A time in the future says nothing (a clock was set back); such a file must not wait for years.
+        return picture.changed_at is None or abs(time.time() - picture.changed_at) >= self._settle
+
+    def _report_skipped(self, path: str, why: str) -> None:
+        if path not in self._skipped:
+            self._skipped.add(path)
+            _logger.warning("left out: %r %s", path, why)
+
+
+class DiscoveryThread:
+    """Runs a discoverer beside the query, and keeps what made it fail."""
+
+    def __init__(self, discoverer: ListingDiscoverer, max_pictures: int, interval: timedelta) -> None:
+        self.failure: BaseException | None = None
+        self._leave = threading.Event()
+        self._thread = threading.Thread(
+            target=self._run, args=(discoverer, max_pictures, interval), name="discovery", daemon=True
+        )
+        self._thread.start()
+
+    def _run(self, discoverer: ListingDiscoverer, max_pictures: int, interval: timedelta) -> None:
+        try:
+            discoverer.follow(max_pictures, interval, self._leave)
+        except BaseException as error:  # noqa: BLE001 - the main thread raises it again
+            self.failure = error
+            if not isinstance(error, AppError):
+                _logger.debug("discovery failed", exc_info=error)
+
+    def stop(self) -> None:
+        """Let the present look end."""
+        self._leave.set()
+        self._thread.join()

@@ -1,0 +1,93 @@
+"""Checkpoint epochs: a fresh Spark checkpoint after a bounded number of manifests.
+
+It owns CHECKPOINT/<epoch>/ and what may be read from Spark's own log in it; it must not know what a micro-batch does.
+Spark's file source remembers each file that it ever saw. A new epoch forgets them, which is safe because a manifest
+that is finished is known by its features file, not by Spark.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+
+from conf.errors import OutputError
+from streaming import known
+from streaming.features.storage import Folder, spark_uri
+from streaming.manifests import FOLDER, SUFFIX, manifest_ids
+
+_OWNER = "output"
+
+_logger = logging.getLogger(__name__)
+
+
+class Epochs:
+    """The checkpoint of one output.
+
+    Args:
+        checkpoint: holds one folder per epoch, as a rule just one.
+        output: the output that it belongs to.
+        is_committed: whether the result of a manifest is in the tables.
+
+    Raises:
+        OutputError: the checkpoint belongs to another output.
+    """
+
+    def __init__(self, checkpoint: Folder, output: Folder, is_committed: Callable[[str], bool]) -> None:
+        self._checkpoint = checkpoint
+        self._output = output
+        self._is_committed = is_committed
+        owner = output.root.encode()
+        if not checkpoint.exists(_OWNER):
+            checkpoint.create(_OWNER, owner)
+        elif (other := checkpoint.read(_OWNER)) != owner:
+            raise OutputError(
+                f"{checkpoint.root} is the checkpoint of another output, {other.decode(errors='replace')}; "
+                "give another --checkpoint, or delete it if that output was moved here: nothing is lost or repeated"
+            )
+        numbers = {name.partition("/")[0] for name in checkpoint.names("")}
+        self._number = max((int(number) for number in numbers if number.isdigit()), default=1)
+
+    @property
+    def uri(self) -> str:
+        """The present epoch's checkpoint, for Spark."""
+        return spark_uri(self._checkpoint.path(self._name))
+
+    @property
+    def _name(self) -> str:
+        return f"{self._number:06d}"
+
+    def turn(self) -> None:
+        """Fold the finished manifests and begin a fresh checkpoint. No query may be running."""
+        finished = [manifest for manifest in manifest_ids(self._output) if self._is_committed(manifest)]
+        known.fold(self._output, finished)
+        former = self._name
+        self._number += 1
+        self._checkpoint.delete_tree(former)
+        _logger.info("folded %d manifests; checkpoint epoch %s follows %s", len(finished), self._name, former)
+
+    def check_missing(self, batch_id: int) -> None:
+        """Tell whether a micro-batch may be without rows: its manifest was folded after it was finished.
+
+        Raises:
+            OutputError: the manifest was deleted by a hand before it was finished.
+        """
+        manifest = self._manifest_of(batch_id)
+        if manifest and (self._is_committed(manifest) or known.is_folded(self._output, manifest)):
+            _logger.info("manifest %s is done already, and was folded", manifest)
+            return
+        raise OutputError(
+            f"manifest {manifest or f'of micro-batch {batch_id}'} is gone from {self._output.path(FOLDER)} before it "
+            f"was finished; delete the checkpoint {self._checkpoint.root} and start again: its pictures are found anew"
+        )
+
+    def _manifest_of(self, batch_id: int) -> str | None:
+        """From the log of Spark's file source, which keeps a file per batch, every tenth with all before it."""
+        log = f"{self._name}/sources/0"
+        for name in (f"{log}/{batch_id}", f"{log}/{batch_id}.compact"):
+            if self._checkpoint.exists(name):
+                _version, *lines = self._checkpoint.read(name).decode().splitlines()
+                entries = [json.loads(line) for line in lines]
+                paths = [entry["path"] for entry in entries if entry["batchId"] == batch_id]
+                return str(paths[0]).rpartition("/")[2].removesuffix(SUFFIX) if paths else None
+        return None

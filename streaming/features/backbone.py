@@ -1,0 +1,70 @@
+"""The backbone at serving time: a LiteRT flatbuffer that turns one picture into 1280 features.
+
+It owns the interpreter; it must not know where the flatbuffer comes from or what becomes of the features.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+
+from conf.errors import BundleError
+from streaming.features.schema import FEATURE_COUNT
+
+_INPUT_SHAPE = (1, 224, 224, 3)
+
+
+class BackboneRunner:
+    """One interpreter, one thread, one picture at a time.
+
+    Batching brings nothing on a CPU, and a second thread only takes a neighbouring worker's core. Not thread-safe.
+
+    Raises:
+        BundleError: if the flatbuffer is no MobileNetV2 without top, (1, 224, 224, 3) to (1, 1280) float32.
+    """
+
+    def __init__(self, flatbuffer: bytes) -> None:
+        from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415 - the driver has no use for it
+
+        with _quiet():
+            try:
+                self._interpreter = Interpreter(model_content=flatbuffer, num_threads=1)
+                self._interpreter.allocate_tensors()
+            except (ValueError, RuntimeError) as error:
+                raise BundleError(f"the backbone is no LiteRT model: {error}") from error
+        [source], [target] = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        shapes = tuple(source["shape"]), tuple(target["shape"])
+        if shapes != (_INPUT_SHAPE, (1, FEATURE_COUNT)):
+            raise BundleError(f"the backbone maps {shapes[0]} to {shapes[1]}, not {_INPUT_SHAPE} to 1280 features")
+        self._input, self._output = source["index"], target["index"]
+
+    def run(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The features of one picture.
+
+        Args:
+            pixels: (224, 224, 3) float32 in [-1, 1].
+
+        Returns:
+            (1280,) float32, a copy that the next call does not overwrite.
+        """
+        self._interpreter.set_tensor(self._input, pixels[np.newaxis])
+        self._interpreter.invoke()
+        features: NDArray[np.float32] = self._interpreter.get_tensor(self._output)[0]
+        return features
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """LiteRT greets on stderr from C++; once per worker process, that is noise in every log."""
+    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(null)

@@ -1,0 +1,145 @@
+"""A model bundle: the files of one fitted model, with a manifest that names them and their hashes.
+
+It owns the bundle's layout and the check that nothing in it was changed; it must not know how a model is fitted, nor
+which bundle is the current one.
+
+::
+
+    VERSION/
+      backbone.tflite       LiteRT flatbuffer, picture to 1280 features
+      projection.npz        scaler and PCA as arrays: what the stream loads
+      pipeline/             the same as a Spark ML PipelineModel: what any Spark user loads
+      statistics.npz        what the scaler and the PCA were computed from, for an incremental refit
+      pictures.parquet      hashes of the paths of the pictures in it
+      report.html           for people
+      manifest.json         written last: a folder without it is no bundle
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from conf.errors import AlreadyExistsError, BundleError, NotFoundError
+from streaming.features.featurizer import Recipe
+from streaming.features.imaging import Limits
+from streaming.features.projection import Projection
+from streaming.features.storage import Folder
+
+MANIFEST = "manifest.json"
+BACKBONE = "backbone.tflite"
+PROJECTION = "projection.npz"
+PIPELINE = "pipeline"
+STATISTICS = "statistics.npz"
+PICTURES = "pictures.parquet"
+REPORT = "report.html"
+
+_VERSION = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
+
+
+class BundleManifest(BaseModel):
+    """What `manifest.json` holds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal[1] = 1
+    version: str
+    created_at: datetime
+    weights: str
+    k: int
+    variance_kept: float
+    pictures: int
+    quarantined: int
+    input: str
+    limit: int | None
+    from_version: str | None
+    files: dict[str, str]
+
+
+def new_version(now: datetime, backbone: bytes, projection: Projection) -> str:
+    """A version sorts by time and names its content: `20260131T235959Z-1a2b3c4d`."""
+    digest = hashlib.sha256(backbone + projection.to_bytes()).hexdigest()
+    return f"{now:%Y%m%dT%H%M%SZ}-{digest[:8]}"
+
+
+def is_version(name: str) -> bool:
+    """Whether `name` has the form of a version, so that it can name no file outside the registry."""
+    return _VERSION.fullmatch(name) is not None
+
+
+class Bundle:
+    """A complete and unchanged bundle: every file is read and its hash checked when it is opened.
+
+    Raises:
+        BundleError: naming the version and the file that is missing or was changed.
+    """
+
+    def __init__(self, models: Folder, version: str) -> None:
+        where = models.path(version)
+        try:
+            self.manifest = BundleManifest.model_validate_json(models.read(f"{version}/{MANIFEST}"))
+        except NotFoundError:
+            raise BundleError(f"{where} is no bundle: it has no {MANIFEST}; the registry has no such model") from None
+        except ValidationError as error:
+            problem = error.errors()[0]
+            key = ".".join(map(str, problem["loc"])) or "content"
+            raise BundleError(
+                f"{where}/{MANIFEST} was changed or is of another release: {key}: {problem['msg']}"
+            ) from error
+        if self.manifest.version != version:
+            raise BundleError(f"{where}/{MANIFEST} belongs to version {self.manifest.version}; was it copied?")
+        self._files: dict[str, bytes] = {}
+        for name, digest in self.manifest.files.items():
+            try:
+                data = models.read(f"{version}/{name}")
+            except NotFoundError:
+                raise BundleError(f"{where} is not usable: {name} is missing; promote another version") from None
+            if hashlib.sha256(data).hexdigest() != digest:
+                raise BundleError(f"{where} is not usable: {name} was changed; promote another version")
+            self._files[name] = data
+
+    @property
+    def version(self) -> str:
+        """The version."""
+        return self.manifest.version
+
+    def file(self, name: str) -> bytes:
+        """The content of a file of the bundle.
+
+        Raises:
+            BundleError: if the bundle has none of this name.
+        """
+        try:
+            return self._files[name]
+        except KeyError:
+            raise BundleError(f"model {self.version} is not usable: it has no {name}") from None
+
+    def projection(self) -> Projection:
+        """The scaler and the PCA."""
+        return Projection.from_bytes(self.file(PROJECTION))
+
+    def recipe(self, limits: Limits, fetch_ahead: int) -> Recipe:
+        """What workers need to featurize with this model."""
+        return Recipe(self.file(BACKBONE), self.projection(), limits, fetch_ahead)
+
+
+def seal(models: Folder, version: str, manifest: BundleManifest) -> None:
+    """Turn the files below `VERSION/` into a bundle by writing its manifest.
+
+    Raises:
+        BundleError: if this version is a bundle already.
+    """
+    try:
+        models.create(f"{version}/{MANIFEST}", manifest.model_dump_json(indent=2).encode())
+    except AlreadyExistsError:
+        raise BundleError(f"{models.path(version)} is a bundle already") from None
+
+
+def hash_files(models: Folder, version: str) -> dict[str, str]:
+    """The SHA-256 of every file below `VERSION/`, by name."""
+    names = models.names(version)
+    return {name.removeprefix(f"{version}/"): hashlib.sha256(models.read(name)).hexdigest() for name in names}

@@ -1,0 +1,169 @@
+"""Arrow batch of pictures in, Arrow batch of outcomes out: fetch ahead, decode, infer, project.
+
+It owns the order of these steps and the rule that each picture gives exactly one row; it must not know of Spark.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from itertools import islice
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from conf.errors import NotFoundError
+from streaming.features.backbone import BackboneRunner
+from streaming.features.imaging import Limits, Rejected, decode
+from streaming.features.projection import Projection
+from streaming.features.schema import OUTCOMES, Reason
+from streaming.features.storage import read_picture
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that a featurizer is made from. It travels to the workers as one broadcast.
+
+    Attributes:
+        backbone: LiteRT flatbuffer.
+        projection: None for the raw 1280 features.
+        limits: of the decoder.
+        fetch_ahead: how many pictures are read ahead of the one in work.
+    """
+
+    backbone: bytes = field(repr=False)
+    projection: Projection | None
+    limits: Limits
+    fetch_ahead: int
+
+    @cached_property
+    def content_hash(self) -> str:
+        """Hash of everything above; the same recipe is loaded once per worker process."""
+        digest = hashlib.sha256(self.backbone)
+        digest.update(self.projection.to_bytes() if self.projection else b"")
+        digest.update(repr((self.limits, self.fetch_ahead)).encode())
+        return digest.hexdigest()
+
+    def __hash__(self) -> int:
+        return hash(self.content_hash)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Recipe) and self.content_hash == other.content_hash
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    length: int
+    width: int | None = None
+    height: int | None = None
+    features: NDArray[np.float32] | None = None
+    reconstruction_error: float | None = None
+    reason: str | None = None
+    detail: str | None = None
+    sha256: str | None = None
+
+
+class Featurizer:
+    """Turns batches of `schema.PICTURES` into batches of `schema.OUTCOMES`, row by row in the same order.
+
+    Use `load_featurizer`, which keeps one per process. Not thread-safe.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._backbone = BackboneRunner(recipe.backbone)
+        self._projection = recipe.projection
+        self._limits = recipe.limits
+        self._fetch_ahead = recipe.fetch_ahead
+        self._readers = ThreadPoolExecutor(recipe.fetch_ahead, thread_name_prefix="fetch")
+
+    def __call__(self, pictures: pa.RecordBatch) -> pa.RecordBatch:
+        """Featurize a batch.
+
+        Raises:
+            OSError: the store failed in a way that may pass; the batch is to be tried again.
+        """
+        paths: list[str] = pictures.column("path").to_pylist()
+        lengths: list[int] = pictures.column("length").to_pylist()
+        outcomes = [
+            self._featurize(content, length)
+            for content, length in zip(self._contents(paths, lengths), lengths, strict=True)
+        ]
+        return _as_batch(pictures, outcomes)
+
+    def _contents(self, paths: list[str], lengths: list[int]) -> Iterator[Future[bytes] | None]:
+        """Each picture's bytes in turn, with a bounded number of reads under way; None for one not worth reading."""
+        limit = self._limits.max_bytes
+        reads = (
+            self._readers.submit(read_picture, path, limit) if length <= limit else None
+            for path, length in zip(paths, lengths, strict=True)
+        )
+        under_way = deque(islice(reads, self._fetch_ahead))
+        while under_way:
+            yield under_way.popleft()
+            under_way.extend(islice(reads, 1))
+
+    def _featurize(self, content: Future[bytes] | None, length: int) -> _Outcome:
+        data = b""
+        try:
+            if content is None:
+                raise Rejected(
+                    Reason.TOO_MANY_BYTES, f"{length} bytes; imaging.max_bytes allows {self._limits.max_bytes}"
+                )
+            data = _read(content)
+            length = len(data)
+            picture = decode(data, self._limits)
+            features = self._backbone.run(picture.pixels)
+            if not np.isfinite(features).all():
+                raise Rejected(Reason.NOT_FINITE, "the backbone gave a NaN or an infinity")
+        except Rejected as rejected:
+            known = content is not None and rejected.reason not in (Reason.VANISHED, Reason.UNREADABLE)
+            return _Outcome(
+                length=length,
+                reason=rejected.reason.value,
+                detail=rejected.detail,
+                sha256=hashlib.sha256(data).hexdigest() if known else None,
+            )
+        error = None
+        if self._projection:
+            features, error = self._projection.apply(features)
+        return _Outcome(length, picture.width, picture.height, features, error)
+
+
+def _read(content: Future[bytes]) -> bytes:
+    try:
+        return content.result()
+    except NotFoundError:
+        raise Rejected(
+            Reason.VANISHED, "it was seen when the input was listed, and was gone when it was to be read"
+        ) from None
+    except PermissionError:
+        raise Rejected(Reason.UNREADABLE, "reading it is not allowed to this user") from None
+
+
+def _as_batch(pictures: pa.RecordBatch, outcomes: list[_Outcome]) -> pa.RecordBatch:
+    columns = {name: pictures.column(name) for name in ("path", "modification_time")}
+    for name in ("length", "width", "height", "reconstruction_error", "reason", "detail", "sha256"):
+        columns[name] = pa.array([getattr(outcome, name) for outcome in outcomes], OUTCOMES.field(name).type)
+    columns["features"] = _as_lists([outcome.features for outcome in outcomes])
+    return pa.RecordBatch.from_arrays([columns[name] for name in OUTCOMES.names], schema=OUTCOMES)
+
+
+def _as_lists(rows: list[NDArray[np.float32] | None]) -> pa.ListArray:
+    """list<float32> from arrays, without a Python object per number."""
+    offsets = np.cumsum([0, *(0 if row is None else len(row) for row in rows)], dtype=np.int32)
+    values = np.concatenate([np.empty(0, np.float32), *(row for row in rows if row is not None)])
+    missing = pa.array([row is None for row in rows], pa.bool_())
+    return pa.ListArray.from_arrays(
+        pa.array(offsets), pa.array(values), type=OUTCOMES.field("features").type, mask=missing
+    )
+
+
+@lru_cache(maxsize=1)
+def load_featurizer(recipe: Recipe) -> Featurizer:
+    """The featurizer of this process for this recipe, loaded when the recipe's content is new."""
+    return Featurizer(recipe)

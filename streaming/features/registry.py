@@ -1,0 +1,119 @@
+"""The registry: a folder of bundles, and CURRENT, which names the one to serve.
+
+It owns CURRENT and its history; it must not know what a bundle is good for.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from conf.errors import AlreadyExistsError, ConflictError, ModelError, NoModelError, NotFoundError
+from streaming.features.bundle import MANIFEST, Bundle, BundleManifest, is_version
+from streaming.features.storage import Folder
+
+CURRENT = "CURRENT"
+
+
+class Current(BaseModel):
+    """What CURRENT holds: the version to serve, and those promoted before it, the latest first."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: str
+    previous: tuple[str, ...] = ()
+    promoted_at: datetime
+
+
+class Registry:
+    """The models in one folder."""
+
+    def __init__(self, models: Folder) -> None:
+        self._models = models
+
+    def current(self) -> str:
+        """The version to serve.
+
+        Raises:
+            NoModelError: nothing was ever promoted.
+            ModelError: CURRENT cannot be read.
+        """
+        state, _ = self._state()
+        if state is None:
+            raise NoModelError(
+                f"no model in {self._models.root}: fit one with "
+                f"python -m batch_fit fit --input PICTURES --models {self._models.root}"
+            )
+        return state.version
+
+    def versions(self) -> list[BundleManifest]:
+        """The manifests of all bundles, oldest first; their files are not checked."""
+        found = []
+        for name in self._models.names(""):
+            version, _, file = name.partition("/")
+            if file == MANIFEST and is_version(version):
+                found.append(BundleManifest.model_validate_json(self._models.read(name)))
+        return found
+
+    def open(self, version: str) -> Bundle:
+        """Read and check a bundle.
+
+        Raises:
+            ModelError: there is no such version, or it was changed.
+        """
+        if not is_version(version):
+            raise ModelError(f"{version!r} is no version of a model; python -m batch_fit models list shows them")
+        return Bundle(self._models, version)
+
+    def promote(self, version: str) -> None:
+        """Make `version`, which must be a sound bundle, the current one; the present one becomes history.
+
+        Raises:
+            ModelError: the bundle is not usable, or somebody else promoted at the same time.
+        """
+        self.open(version)
+        state, tag = self._state()
+        if state and state.version == version:
+            return
+        previous = (state.version, *state.previous) if state else ()
+        self._write(Current(version=version, previous=previous, promoted_at=datetime.now(UTC)), tag)
+
+    def rollback(self) -> str:
+        """Go back to the model that was current before, and return its version.
+
+        Raises:
+            ModelError: there is none, it is not usable, or somebody else promoted at the same time.
+        """
+        state, tag = self._state()
+        if state is None or not state.previous:
+            raise ModelError(f"{self._models.root}: there is no earlier model to go back to")
+        version, *earlier = state.previous
+        self.open(version)
+        self._write(Current(version=version, previous=tuple(earlier), promoted_at=datetime.now(UTC)), tag)
+        return version
+
+    def _state(self) -> tuple[Current | None, str | None]:
+        try:
+            data, tag = self._models.read_tagged(CURRENT)
+        except NotFoundError:
+            return None, None
+        try:
+            return Current.model_validate_json(data), tag
+        except ValidationError as error:
+            raise ModelError(
+                f"{self._models.path(CURRENT)} cannot be read: {error.errors()[0]['msg']}; "
+                "delete it and promote a version"
+            ) from error
+
+    def _write(self, state: Current, tag: str | None) -> None:
+        data = state.model_dump_json(indent=2).encode()
+        try:
+            if tag is None:
+                self._models.create(CURRENT, data)
+            else:
+                self._models.replace(CURRENT, data, tag)
+        except (AlreadyExistsError, ConflictError):
+            raise ModelError(
+                f"{self._models.path(CURRENT)} was changed by somebody else meanwhile; look at it and try again"
+            ) from None

@@ -1,0 +1,249 @@
+"""The streaming job: discovery, the query over the manifest log, and the sink, wired together.
+
+It owns what runs when, and how it ends; it must not know how any part does its work.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from pyspark.sql import SparkSession
+from pyspark.sql.functions import current_timestamp
+from pyspark.sql.streaming.query import StreamingQuery
+
+from conf.errors import SettingsError
+from conf.session import start_session
+from conf.settings import Settings
+from streaming import manifests
+from streaming.discovery import DiscoveryThread, ListingDiscoverer
+from streaming.epochs import Epochs
+from streaming.features.imaging import Limits
+from streaming.features.registry import Registry
+from streaming.features.storage import Folder, is_inside, list_pictures, open_folder, resolve, spark_uri
+from streaming.known import KnownPictures
+from streaming.lease import Lease
+from streaming.microbatch import BatchReport, MicroBatches
+from streaming.models import ModelSource
+from streaming.signals import drain_on_signal
+from streaming.sink import ParquetSink
+
+_logger = logging.getLogger(__name__)
+
+_PICTURES_PER_SLOT = 500
+_WATCH_SECONDS = 0.2
+_SPARK_PROPERTIES = {
+    # Spark looks for the next manifest this often. On S3 each look is a paid request.
+    "spark.sql.streaming.pollingDelay": "100ms",
+}
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where everything is, checked."""
+
+    source: str
+    models: Folder
+    output: Folder
+    checkpoint: Folder
+
+    @classmethod
+    def of(cls, settings: Settings) -> Places:
+        """From settings whose input, models and output are there.
+
+        Raises:
+            SettingsError: something of ours lies inside the input, where it would be taken for pictures.
+        """
+        assert settings.input is not None
+        assert settings.models is not None
+        assert settings.output is not None
+        source, output = resolve(settings.input), open_folder(settings.output)
+        models = open_folder(settings.models)
+        checkpoint = open_folder(settings.checkpoint or output.path("_checkpoint"))
+        for key, place in (("models", models), ("output", output), ("checkpoint", checkpoint)):
+            if is_inside(place.root, source):
+                raise SettingsError(
+                    f"{key}: {place.root} lies inside the input {source}, where it would be taken for pictures; "
+                    "choose a place outside"
+                )
+        return cls(source, models, output, checkpoint)
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """What a replay has to do.
+
+    Attributes:
+        pictures: in manifests that are not finished.
+        unsettled: pictures left out because they were still being written.
+    """
+
+    pictures: int
+    unsettled: int
+
+
+class StreamJob:
+    """One tenure of an output, which `open_job` begins and ends.
+
+    Attributes:
+        stop: set it to finish the micro-batch in work and end.
+    """
+
+    def __init__(
+        self, settings: Settings, places: Places, lease: Lease, on_report: Callable[[BatchReport], None]
+    ) -> None:
+        self.stop = threading.Event()
+        self._settings = settings
+        self._places = places
+        self._lease = lease
+        self._on_report = on_report
+        self._registry = Registry(places.models)
+        self._sink = ParquetSink(places.output)
+        self._sink.prepare()
+        manifests.prepare_log(places.output)
+        self._epochs = Epochs(places.checkpoint, places.output, self._sink.is_committed)
+        known = KnownPictures(places.output)
+        self._discoverer = ListingDiscoverer(places.source, places.output, known, settings.stream.settle, lease.check)
+
+    def is_idle(self) -> bool:
+        """Whether everything in the input is in the tables already. It needs no Spark.
+
+        Raises:
+            InputError: the input has no pictures, or cannot be listed.
+        """
+        return not self._discoverer.has_new() and not self._unfinished()
+
+    def explain_idle(self) -> str:
+        """Why there is nothing to do, and how to featurize the same pictures anew."""
+        current = self._registry.current()
+        used = self._sink.latest_model()
+        lines = [f"nothing new: every picture in {self._places.source} is in {self._places.output.root} already"]
+        if used and used != current:
+            lines.append(
+                f"the latest were featurized with {used}, and the current model is {current}; "
+                "to featurize all with it, replay into a new output: --output NEW"
+            )
+        return "\n".join(lines)
+
+    def follow(self) -> None:
+        """Featurize what arrives until told to stop."""
+        with self._session() as spark:
+            discovery = DiscoveryThread(self._discoverer, self._max_pictures(spark), self._settings.stream.interval)
+            try:
+                self._run_queries(spark, discovery, available_now=False)
+            finally:
+                discovery.stop()
+
+    def replay(self, on_backlog: Callable[[Backlog], None]) -> None:
+        """Featurize what is there now."""
+        with self._session() as spark:
+            look = self._discoverer.look_until_settled(self._max_pictures(spark))
+            pictures = sum(len(manifests.read_manifest(self._places.output, one)) for one in self._unfinished())
+            on_backlog(Backlog(pictures, look.unsettled))
+            self._run_queries(spark, None, available_now=True)
+
+    def _run_queries(self, spark: SparkSession, discovery: DiscoveryThread | None, *, available_now: bool) -> None:
+        """One query per checkpoint epoch, until told to stop or, with `available_now`, until nothing is left."""
+        models = ModelSource(
+            spark.sparkContext,
+            self._registry,
+            Limits(int(self._settings.imaging.max_bytes), self._settings.imaging.max_pixels),
+            self._settings.imaging.fetch_ahead,
+        )
+        current = models.current().version  # one that cannot be used must end the program now, not at a picture
+        if (used := self._sink.latest_model()) and used != current:
+            _logger.warning(
+                "the output holds features of model %s, the new rows are of %s: compare rows of one model_version only",
+                used,
+                current,
+            )
+        limit = self._settings.stream.epoch_manifests
+        if len(manifests.manifest_ids(self._places.output)) >= limit:
+            self._epochs.turn()
+        while True:
+            batches = MicroBatches(
+                spark, models, self._sink, self._lease.check, self._epochs.check_missing, self._on_report
+            )
+            query = start_query(spark, self._places.output, self._epochs.uri, batches, available_now=available_now)
+            try:
+                while query.isActive and batches.finished < limit and not self._must_stop(discovery):
+                    self.stop.wait(_WATCH_SECONDS)
+            finally:
+                batches.drain()
+                query.stop()
+            raise_failure(query, batches)
+            if batches.finished < limit:
+                return
+            self._epochs.turn()
+
+    def _must_stop(self, discovery: DiscoveryThread | None) -> bool:
+        self._lease.check()
+        if discovery and discovery.failure:
+            raise discovery.failure
+        return self.stop.is_set() or self._lease.drain_requested()
+
+    def _unfinished(self) -> list[str]:
+        log = manifests.manifest_ids(self._places.output)
+        return [manifest for manifest in log if not self._sink.is_committed(manifest)]
+
+    def _max_pictures(self, spark: SparkSession) -> int:
+        return self._settings.stream.max_pictures or _PICTURES_PER_SLOT * spark.sparkContext.defaultParallelism
+
+    @contextmanager
+    def _session(self) -> Iterator[SparkSession]:
+        spark = start_session("picture-features", self._settings, _SPARK_PROPERTIES)
+        try:
+            with drain_on_signal(self.stop):
+                yield spark
+        finally:
+            spark.stop()
+
+
+@contextmanager
+def open_job(settings: Settings, on_report: Callable[[BatchReport], None]) -> Iterator[StreamJob]:
+    """Check everything that can be checked without Spark, take the lease, and give it back at the end.
+
+    Raises:
+        AppError: anything that makes it pointless to start Spark.
+    """
+    places = Places.of(settings)
+    Registry(places.models).current()
+    list_pictures(places.source, lambda path, why: None)
+    with Lease(places.output, settings.stream.lease) as lease:
+        yield StreamJob(settings, places, lease, on_report)
+
+
+def start_query(
+    spark: SparkSession, output: Folder, checkpoint: str, batches: MicroBatches, *, available_now: bool
+) -> StreamingQuery:
+    """The query over the manifest log: each manifest is one micro-batch."""
+    log = (
+        spark.readStream.format("json")
+        .schema(manifests.SPARK_SCHEMA)
+        .option("mode", "FAILFAST")
+        .option("maxFilesPerTrigger", 1)
+        .option("maxFileAge", "36500d")
+        .load(as_glob(spark_uri(output.path(manifests.FOLDER))))
+    )
+    # The query's own clock is logged with the offsets, so that a retry stamps its rows with the same time.
+    stamped = log.withColumn("processed_at", current_timestamp())
+    writer = stamped.writeStream.foreachBatch(batches).option("checkpointLocation", checkpoint)
+    return (writer.trigger(availableNow=True) if available_now else writer).start()
+
+
+def as_glob(uri: str) -> str:
+    """`uri` with the characters escaped that Hadoop takes for a pattern."""
+    return re.sub(r"([\\*?\[\]{}])", r"\\\1", uri)
+
+
+def raise_failure(query: StreamingQuery, batches: MicroBatches) -> None:
+    """Raise what ended a query, if it was not told to end: our own error rather than Spark's wrapping of it."""
+    if batches.failure:
+        raise batches.failure
+    error = query.exception()
+    if error and not batches.drained:
+        raise error

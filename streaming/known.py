@@ -1,0 +1,124 @@
+"""Which pictures were seen already: the memory of discovery.
+
+It owns the compact record of finished manifests under OUTPUT/_known and the in-memory set made from it and from the
+manifests that are still in the log; it must not know how pictures are found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from conf.errors import AlreadyExistsError
+from streaming.features.schema import PICTURES
+from streaming.features.storage import IDENTITY_BYTES, Folder, StoredPicture
+from streaming.manifests import manifest_ids, manifest_name, read_manifest
+
+FOLDER = "_known"
+_MERGE_BELOW_ROWS = 250_000
+
+_SCHEMA = pa.schema(
+    [
+        pa.field("hash", pa.binary(IDENTITY_BYTES), nullable=False),
+        pa.field("manifest", pa.string(), nullable=False),
+        *PICTURES,
+    ]
+)
+
+
+class KnownPictures:
+    """The set of pictures that some manifest lists. 16 bytes of memory for each that was folded."""
+
+    def __init__(self, output: Folder) -> None:
+        """Read the record and the log of an output."""
+        files = [_hashes(output.read(name)) for name in output.names(FOLDER)]
+        self._folded: NDArray[np.bytes_] = np.unique(np.concatenate([_as_array([]), *files]))
+        self._recent: set[bytes] = set()
+        for manifest in manifest_ids(output):
+            self.add(read_manifest(output, manifest))
+
+    def __len__(self) -> int:
+        return len(self._folded) + len(self._recent)
+
+    def add(self, pictures: Iterable[StoredPicture]) -> None:
+        """Remember pictures."""
+        self._recent.update(picture.identity for picture in pictures)
+
+    def unknown(self, pictures: Sequence[StoredPicture]) -> list[StoredPicture]:
+        """Those of `pictures` that were not seen before, in their order."""
+        hashes = [picture.identity for picture in pictures]
+        keys = _as_array(hashes)
+        places = np.searchsorted(self._folded, keys)
+        folded = np.zeros(len(keys), bool)
+        inside = places < len(self._folded)
+        folded[inside] = self._folded[places[inside]] == keys[inside]
+        return [
+            picture
+            for picture, digest, known in zip(pictures, hashes, folded, strict=True)
+            if not known and digest not in self._recent
+        ]
+
+    def compact(self) -> None:
+        """Move what was added one by one into the compact array."""
+        self._folded = np.unique(np.concatenate([self._folded, _as_array(sorted(self._recent))]))
+        self._recent.clear()
+
+
+def _as_array(hashes: Sequence[bytes]) -> NDArray[np.bytes_]:
+    return np.frombuffer(b"".join(hashes), dtype=f"S{IDENTITY_BYTES}")
+
+
+def _hashes(data: bytes) -> NDArray[np.bytes_]:
+    column = pq.read_table(pa.BufferReader(data), columns=["hash"]).column("hash")
+    return _as_array(column.to_pylist())
+
+
+def fold(output: Folder, manifests: Sequence[str]) -> None:
+    """Move finished manifests from the log into the record.
+
+    The record is written before anything is deleted, so that a kill at any point leaves each picture in at least one
+    of the two. A small last file is merged into the new one, so that the number of files stays small for years.
+    """
+    if not manifests:
+        return
+    tables = [_as_table(manifest, read_manifest(output, manifest)) for manifest in manifests]
+    merged = None
+    if names := list(output.names(FOLDER)):
+        last = pq.read_table(pa.BufferReader(output.read(names[-1])))
+        if len(last) < _MERGE_BELOW_ROWS:
+            merged = names[-1]
+            tables.insert(0, last)
+    buffer = pa.BufferOutputStream()
+    pq.write_table(pa.concat_tables(tables), buffer, compression="zstd")
+    name = f"{FOLDER}/{max(manifests)}.parquet"
+    try:
+        output.create(name, buffer.getvalue().to_pybytes())
+    except AlreadyExistsError:
+        merged = None  # a killed run came this far; it has only left the manifests behind
+    if merged:
+        output.delete(merged)
+    for manifest in manifests:
+        output.delete(manifest_name(manifest))
+
+
+def _as_table(manifest: str, pictures: Sequence[StoredPicture]) -> pa.Table:
+    columns = {
+        "hash": [picture.identity for picture in pictures],
+        "manifest": [manifest] * len(pictures),
+        **{name: [getattr(picture, name) for picture in pictures] for name in PICTURES.names},
+    }
+    return pa.table(columns, schema=_SCHEMA)
+
+
+def is_folded(output: Folder, manifest: str) -> bool:
+    """Whether the record holds a manifest. It reads the record: for the rare question only."""
+    for name in output.names(FOLDER):
+        column = pq.read_table(pa.BufferReader(output.read(name)), columns=["manifest"]).column("manifest")
+        if pc.any(pc.equal(column, manifest)).as_py():
+            return True
+    return False

@@ -1,0 +1,93 @@
+"""The manifest log: which pictures were seen, in immutable files under OUTPUT/_manifests.
+
+It owns the form of a manifest, its identity and the names derived from it; it must not know how pictures are found or
+what becomes of them. A manifest is JSON lines, one picture a line, so that a person can read it with `less`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from conf.errors import AlreadyExistsError
+from streaming.features.storage import Folder, StoredPicture
+
+FOLDER = "_manifests"
+SUFFIX = ".json"
+SPARK_SCHEMA = "manifest STRING, path STRING, length LONG, modification_time TIMESTAMP, etag STRING"
+
+_ABOUT = f"{FOLDER}/_about.txt"
+_ABOUT_TEXT = b"""Each file here lists pictures that were seen; one file is one micro-batch of the stream.
+Pictures whose file is deleted before it was finished are found and processed anew.
+"""
+
+
+def prepare_log(output: Folder) -> None:
+    """Make the folder of the log, which Spark wants to see before it holds a manifest."""
+    if not output.exists(_ABOUT):
+        output.create(_ABOUT, _ABOUT_TEXT)
+
+
+def append_manifest(output: Folder, pictures: Sequence[StoredPicture], now: datetime) -> str:
+    """Write a manifest durably and return its id: when it was written, and a hash of what it lists."""
+    paths = "\n".join(picture.path for picture in pictures)
+    digest = hashlib.sha256(paths.encode()).hexdigest()
+    manifest = f"{now.astimezone(UTC):%Y%m%dT%H%M%S%fZ}-{digest[:8]}"
+    try:
+        output.create(manifest_name(manifest), _encode(manifest, pictures))
+    except AlreadyExistsError:
+        pass  # the same pictures in the same microsecond: it is the same manifest
+    return manifest
+
+
+def _encode(manifest: str, pictures: Sequence[StoredPicture]) -> bytes:
+    lines = (
+        json.dumps(
+            {
+                "manifest": manifest,
+                "path": picture.path,
+                "length": picture.length,
+                "modification_time": f"{picture.modification_time:%Y-%m-%dT%H:%M:%S.%f}Z",
+                "etag": picture.etag,
+            }
+        )
+        for picture in pictures
+    )
+    return ("\n".join(lines) + "\n").encode()
+
+
+def read_manifest(output: Folder, manifest: str) -> list[StoredPicture]:
+    """The pictures of a manifest."""
+    lines = [json.loads(line) for line in output.read(manifest_name(manifest)).splitlines()]
+    return [
+        StoredPicture(
+            path=line["path"],
+            length=line["length"],
+            modification_time=datetime.fromisoformat(line["modification_time"]),
+            etag=line["etag"],
+        )
+        for line in lines
+    ]
+
+
+def manifest_ids(output: Folder) -> list[str]:
+    """The ids of the manifests in the log, oldest first."""
+    names = output.names(FOLDER)
+    return [name.removeprefix(f"{FOLDER}/").removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX)]
+
+
+def manifest_name(manifest: str) -> str:
+    """The name of a manifest's file."""
+    return f"{FOLDER}/{manifest}{SUFFIX}"
+
+
+def written_at(manifest: str) -> datetime:
+    """When a manifest was written, from its id."""
+    return datetime.strptime(manifest.partition("-")[0], "%Y%m%dT%H%M%S%fZ").replace(tzinfo=UTC)
+
+
+def table_file(table: str, manifest: str) -> str:
+    """The name of the one file that a manifest has in a table: `features/date=2026-01-31/<id>.parquet`."""
+    return f"{table}/date={written_at(manifest):%Y-%m-%d}/{manifest}.parquet"

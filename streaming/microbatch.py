@@ -1,0 +1,159 @@
+"""One micro-batch: one manifest in, one committed result out.
+
+It owns the order of the steps and the distribution of the work over the executors; it must not know of pixels, nor of
+how the result is stored.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark.core.broadcast import Broadcast
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.pandas.types import from_arrow_schema
+
+from conf.errors import OutputError
+from streaming.features.dealing import deal
+from streaming.features.featurizer import Recipe, load_featurizer
+from streaming.features.schema import OUTCOMES, PICTURES
+from streaming.manifests import written_at
+from streaming.models import ModelSource, ServedModel
+from streaming.sink import Result, Sink
+
+_SLICES_PER_SLOT = 2
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BatchReport:
+    """What a micro-batch did.
+
+    Attributes:
+        manifest: its identity.
+        pictures: rows in features and quarantine together.
+        quarantined: rows in quarantine, by reason.
+        seconds: from its start to its commit.
+        seconds_behind: from the writing of its manifest to its commit.
+        model_version: the model of all its rows.
+    """
+
+    manifest: str
+    pictures: int
+    quarantined: Counter[str]
+    seconds: float
+    seconds_behind: float
+    model_version: str
+
+
+class DrainingError(Exception):
+    """Thrown at Spark to keep it from taking a batch that was not worked on for a finished one."""
+
+
+class MicroBatches:
+    """The function that foreachBatch calls.
+
+    Args:
+        spark: the session.
+        models: gives each micro-batch its model.
+        sink: takes the results.
+        may_commit: called before each commit; raises if this process has lost the right to write.
+        check_missing: called with Spark's id of a micro-batch without rows; raises unless its manifest is finished.
+        on_report: told of each micro-batch.
+    """
+
+    def __init__(
+        self,
+        spark: SparkSession,
+        models: ModelSource,
+        sink: Sink,
+        may_commit: Callable[[], None],
+        check_missing: Callable[[int], None],
+        on_report: Callable[[BatchReport], None],
+    ) -> None:
+        self._spark = spark
+        self._models = models
+        self._sink = sink
+        self._may_commit = may_commit
+        self._check_missing = check_missing
+        self._on_report = on_report
+        self._busy = threading.Lock()
+        self.drained = False
+        self.failure: BaseException | None = None
+        self.finished = 0
+
+    def __call__(self, batch: DataFrame, batch_id: int) -> None:
+        """Featurize and commit a micro-batch."""
+        with self._busy:
+            if self.drained:
+                raise DrainingError
+            try:
+                self._process(batch.toArrow(), batch_id)
+            except BaseException as error:
+                self.failure = error
+                raise
+            self.finished += 1
+
+    def drain(self) -> None:
+        """Let the micro-batch in work end, and begin no other."""
+        self.drained = True
+        with self._busy:
+            pass
+
+    def _process(self, batch: pa.Table, batch_id: int) -> None:
+        started = time.monotonic()
+        [manifest, *others] = pc.unique(batch.column("manifest")).to_pylist() or [None]
+        if manifest is None:
+            self._check_missing(batch_id)
+            return
+        if others:
+            raise OutputError(f"micro-batch {batch_id} holds more than one manifest: {manifest}, {others}")
+        if self._sink.is_committed(manifest):
+            _logger.info("manifest %s is done already", manifest)
+            return
+        model = self._models.current()
+        outcomes = self._featurize(batch.select(PICTURES.names).cast(PICTURES), model)
+        if outcomes.column("path").to_pylist() != batch.column("path").to_pylist():
+            raise OutputError(f"manifest {manifest}: the outcomes are not one row per picture; this is a defect")
+        self._may_commit()
+        processed_at = batch.column("processed_at")[0].as_py()
+        self._sink.commit(manifest, Result(outcomes, model.version, processed_at))
+        reasons = Counter(reason for reason in outcomes.column("reason").to_pylist() if reason)
+        self._on_report(
+            BatchReport(
+                manifest=manifest,
+                pictures=len(outcomes),
+                quarantined=reasons,
+                seconds=time.monotonic() - started,
+                seconds_behind=(datetime.now(UTC) - written_at(manifest)).total_seconds(),
+                model_version=model.version,
+            )
+        )
+
+    def _featurize(self, pictures: pa.Table, model: ServedModel) -> pa.Table:
+        """The outcomes of `pictures`, `schema.OUTCOMES`, in their order."""
+        slices = self._spark.sparkContext.defaultParallelism * _SLICES_PER_SLOT
+        dealt = deal(pictures, slices)
+        frame = self._spark.createDataFrame(dealt)
+        outcomes = frame.mapInArrow(featurize_with(model.recipe), from_arrow_schema(OUTCOMES)).toArrow().cast(OUTCOMES)
+        places = pc.index_in(pictures.column("path"), outcomes.column("path"))
+        return outcomes.take(places)
+
+
+def featurize_with(recipe: Broadcast[Recipe]) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    """The function that mapInArrow runs in the workers."""
+
+    def featurize(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        featurizer = load_featurizer(recipe.value)
+        for batch in batches:
+            yield featurizer(batch)
+
+    return featurize

@@ -1,0 +1,121 @@
+"""Publishes the outcome of a manifest as plain Parquet, exactly once.
+
+It owns the two tables and the rule of the commit mark: one file per table and manifest, created if absent, the
+features file last; its existence says that the manifest is done. It must not know how outcomes are computed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from conf.errors import AlreadyExistsError
+from streaming.features.schema import FEATURES, QUARANTINE, label_of
+from streaming.features.storage import Folder
+from streaming.manifests import table_file
+
+FEATURES_TABLE = "features"
+QUARANTINE_TABLE = "quarantine"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of the pictures of one manifest.
+
+    Attributes:
+        outcomes: `schema.OUTCOMES`, one row per picture.
+        model_version: the model that all of them were featurized with.
+        processed_at: the time of the micro-batch, the same in a retry.
+    """
+
+    outcomes: pa.Table
+    model_version: str
+    processed_at: datetime
+
+
+class Sink(Protocol):
+    """Where results go; the seam for another table format."""
+
+    def prepare(self) -> None:
+        """Make the tables readable before they have a row."""
+
+    def is_committed(self, manifest: str) -> bool:
+        """Whether the result of a manifest is there."""
+
+    def commit(self, manifest: str, result: Result) -> bool:
+        """Publish a result; False if another process did so first, whose result stands."""
+
+
+class ParquetSink:
+    """A `Sink` of Parquet files in hive layout: `OUTPUT/features/date=2026-01-31/<manifest>.parquet`."""
+
+    def __init__(self, output: Folder) -> None:
+        self._output = output
+
+    def prepare(self) -> None:
+        """Give each table that has no file one without rows, so that every reader finds the schema."""
+        today = f"date={datetime.now(UTC):%Y-%m-%d}"
+        for table, schema in ((FEATURES_TABLE, FEATURES), (QUARANTINE_TABLE, QUARANTINE)):
+            if next(self._output.names(table), None) is None:
+                self._output.create(f"{table}/{today}/empty.parquet", _as_parquet(schema.empty_table()))
+
+    def latest_model(self) -> str | None:
+        """The model of the latest rows; None if there are none."""
+        for name in sorted(self._output.names(FEATURES_TABLE), reverse=True):
+            column = pq.read_table(pa.BufferReader(self._output.read(name)), columns=["model_version"]).column(0)
+            if len(column):
+                return str(column[-1].as_py())
+        return None
+
+    def is_committed(self, manifest: str) -> bool:
+        return self._output.exists(table_file(FEATURES_TABLE, manifest))
+
+    def commit(self, manifest: str, result: Result) -> bool:
+        quarantine = quarantine_rows(result)
+        if len(quarantine):
+            self._create_or_replace(table_file(QUARANTINE_TABLE, manifest), _as_parquet(quarantine))
+        try:
+            self._output.create(table_file(FEATURES_TABLE, manifest), _as_parquet(feature_rows(result)))
+        except AlreadyExistsError:
+            return False
+        return True
+
+    def _create_or_replace(self, name: str, data: bytes) -> None:
+        """A quarantine file without its features file is what a killed attempt left; ours takes its place."""
+        try:
+            self._output.create(name, data)
+        except AlreadyExistsError:
+            _, tag = self._output.read_tagged(name)
+            self._output.replace(name, data, tag)
+
+
+def feature_rows(result: Result) -> pa.Table:
+    """The rows of a result for the table of features, `schema.FEATURES`."""
+    accepted = result.outcomes.filter(pc.is_null(result.outcomes.column("reason")))
+    labels = pa.array([label_of(path) for path in accepted.column("path").to_pylist()], pa.string())
+    return _stamped(accepted.append_column("label", labels), result, FEATURES)
+
+
+def quarantine_rows(result: Result) -> pa.Table:
+    """The rows of a result for the table of quarantine, `schema.QUARANTINE`."""
+    rejected = result.outcomes.filter(pc.is_valid(result.outcomes.column("reason")))
+    return _stamped(rejected, result, QUARANTINE)
+
+
+def _stamped(rows: pa.Table, result: Result, schema: pa.Schema) -> pa.Table:
+    stamps = {"model_version": result.model_version, "processed_at": result.processed_at}
+    for name, value in stamps.items():
+        rows = rows.append_column(name, pa.array([value] * len(rows), schema.field(name).type))
+    return rows.select(schema.names).cast(schema)
+
+
+def _as_parquet(table: pa.Table) -> bytes:
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table, buffer, compression="zstd")
+    data: bytes = buffer.getvalue().to_pybytes()
+    return data
