@@ -6,7 +6,9 @@ manifests that are still in the log; it must not know how pictures are found.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 import numpy as np
 import pyarrow as pa
@@ -40,7 +42,7 @@ class KnownPictures:
         self._folded: NDArray[np.bytes_] = np.unique(np.concatenate([_as_array([]), *files]))
         self._recent: set[bytes] = set()
         for manifest in manifest_ids(output):
-            self.add(read_manifest(output, manifest))
+            self.add(self.unknown(read_manifest(output, manifest)))
 
     def __len__(self) -> int:
         return len(self._folded) + len(self._recent)
@@ -87,21 +89,20 @@ def fold(output: Folder, manifests: Sequence[str]) -> None:
     if not manifests:
         return
     tables = [_as_table(manifest, read_manifest(output, manifest)) for manifest in manifests]
-    merged = None
+    former = None
     if names := list(output.names(FOLDER)):
         last = pq.read_table(pa.BufferReader(output.read(names[-1])))
         if len(last) < _MERGE_BELOW_ROWS:
-            merged = names[-1]
-            tables.insert(0, last)
+            former = names[-1]
+            tables.insert(0, last.filter(pc.invert(pc.is_in(last.column("manifest"), pa.array(manifests)))))
     buffer = pa.BufferOutputStream()
     pq.write_table(pa.concat_tables(tables), buffer, compression="zstd")
-    name = f"{FOLDER}/{max(manifests)}.parquet"
-    try:
-        output.create(name, buffer.getvalue().to_pybytes())
-    except AlreadyExistsError:
-        merged = None  # a killed run came this far; it has only left the manifests behind
-    if merged:
-        output.delete(merged)
+    data = buffer.getvalue().to_pybytes()
+    name = f"{FOLDER}/{max(manifests)}-{hashlib.sha256(data).hexdigest()[:8]}.parquet"
+    with suppress(AlreadyExistsError):  # a killed run came this far: the same name means the same content
+        output.create(name, data)
+    if former and former != name:
+        output.delete(former)
     for manifest in manifests:
         output.delete(manifest_name(manifest))
 

@@ -10,19 +10,18 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.core.broadcast import Broadcast
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from conf.errors import OutputError
 from streaming.features.dealing import deal
-from streaming.features.featurizer import Recipe, load_featurizer
+from streaming.features.featurizer import featurize_with
 from streaming.features.schema import OUTCOMES, PICTURES
 from streaming.manifests import written_at
 from streaming.models import ModelSource, ServedModel
@@ -146,14 +145,3 @@ class MicroBatches:
         outcomes = frame.mapInArrow(featurize_with(model.recipe), from_arrow_schema(OUTCOMES)).toArrow().cast(OUTCOMES)
         places = pc.index_in(pictures.column("path"), outcomes.column("path"))
         return outcomes.take(places)
-
-
-def featurize_with(recipe: Broadcast[Recipe]) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    """The function that mapInArrow runs in the workers."""
-
-    def featurize(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        featurizer = load_featurizer(recipe.value)
-        for batch in batches:
-            yield featurizer(batch)
-
-    return featurize

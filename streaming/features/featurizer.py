@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import islice
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -167,3 +168,22 @@ def _as_lists(rows: list[NDArray[np.float32] | None]) -> pa.ListArray:
 def load_featurizer(recipe: Recipe) -> Featurizer:
     """The featurizer of this process for this recipe, loaded when the recipe's content is new."""
     return Featurizer(recipe)
+
+
+class Broadcast(Protocol):
+    """What Spark's broadcasts look like from here."""
+
+    @property
+    def value(self) -> Recipe:
+        """The recipe, as this process has it."""
+
+
+def featurize_with(broadcast: Broadcast) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    """The function that mapInArrow runs in the workers: batches of `PICTURES` to batches of `OUTCOMES`."""
+
+    def featurize(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        featurizer = load_featurizer(broadcast.value)
+        for batch in batches:
+            yield featurizer(batch)
+
+    return featurize

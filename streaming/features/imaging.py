@@ -3,7 +3,8 @@
 It owns what counts as a picture (formats, limits, rotation, colour, size) and what is said of one that does not. It
 must not know where bytes come from or what becomes of a picture.
 
-What is of an accepted format and decodes whole is a picture, whatever its name and however odd its metadata:
+What is of an accepted format and decodes whole is a picture, whatever its name. (Whole as far as the codecs say: damage
+that libjpeg or libtiff conceals is not seen here.)
 
 - A format is recognised by content. Of several frames or pages, the first counts.
 - EXIF rotation is applied. Metadata that cannot be read leaves a picture as it lies, as viewers do.
@@ -22,6 +23,7 @@ from __future__ import annotations
 import io
 import logging
 import re
+import struct
 import warnings
 from dataclasses import dataclass
 
@@ -81,7 +83,7 @@ _MAX_SCANS = 100
 """Encoders write about ten scans into a progressive JPEG. Each costs a pass over all pixels and can be a few bytes
 long, so that without a limit one small file holds a worker for hours."""
 
-_TRANSPOSITIONS: dict[object, Image.Transpose] = {
+_TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -91,13 +93,6 @@ _TRANSPOSITIONS: dict[object, Image.Transpose] = {
     8: Image.Transpose.ROTATE_90,
 }
 """What puts a picture upright, by the value of the EXIF tag Orientation (EXIF 2.32, 4.6.4.A)."""
-
-_SIDEWAYS = {
-    Image.Transpose.TRANSPOSE,
-    Image.Transpose.ROTATE_270,
-    Image.Transpose.TRANSVERSE,
-    Image.Transpose.ROTATE_90,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +118,8 @@ class Picture:
     height: int
 
 
-class Rejected(Exception):
-    """These bytes are no picture that is accepted: data about a file, not an error of the program.
+class Rejected(Exception):  # noqa: N818 - an outcome, not an error
+    """These bytes are no picture that is accepted.
 
     Attributes:
         reason: the stable code.
@@ -149,50 +144,61 @@ def decode(data: bytes, limits: Limits) -> Picture:
     if not data:
         raise Rejected(Reason.EMPTY, "the file has no bytes")
     if len(data) > limits.max_bytes:
-        raise Rejected(Reason.TOO_MANY_BYTES, f"{len(data)} bytes; imaging.max_bytes is {limits.max_bytes}")
+        raise Rejected(Reason.TOO_MANY_BYTES, f"{len(data)} bytes; imaging.max_bytes allows {limits.max_bytes}")
     name, plugin = _recognise(data)
     try:
         return _decode(plugin(io.BytesIO(data)), data, limits)
     except Rejected:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise Rejected(Reason.TOO_MANY_PIXELS, _one_line(error)) from error
+        raise Rejected(Reason.TOO_MANY_PIXELS, str(error)) from error
     except Exception as error:  # whatever a plugin trips over, a MemoryError included, is the file's doing
-        raise Rejected(Reason.CORRUPT, f"damaged {name}: {_one_line(error)}") from error
+        raise Rejected(Reason.CORRUPT, f"this {name} does not decode: {_one_line(error)}") from error
 
 
 def _recognise(data: bytes) -> tuple[str, type[ImageFile]]:
     for name, signature in _REFUSED:
         if signature.match(data):
-            raise Rejected(Reason.UNSUPPORTED_FORMAT, f"{name} is not accepted; convert it to one of {_ACCEPTED_NAMES}")
+            raise Rejected(
+                Reason.UNSUPPORTED_FORMAT, f"{name} pictures are not accepted; convert them to one of {_ACCEPTED_NAMES}"
+            )
     for name, signature, plugin in _ACCEPTED:
         if signature.match(data):
             return name, plugin
     raise Rejected(Reason.NOT_AN_IMAGE, f"begins with {data[:16]!r}, unlike any of {_ACCEPTED_NAMES}")
 
 
-def _decode(opened: ImageFile, data: bytes, limits: Limits) -> Picture:
-    width, height = opened.size
+def _decode(image: Image.Image, data: bytes, limits: Limits) -> Picture:
+    """The rest of `decode`, for an opened picture. It holds one reference to the frame, so that each step frees it."""
+    width, height = image.size
     if width * height > limits.max_pixels:
-        raise Rejected(Reason.TOO_MANY_PIXELS, f"{width} x {height} pixels; imaging.max_pixels is {limits.max_pixels}")
-    if opened.mode in ("I", "F"):
+        raise Rejected(
+            Reason.TOO_MANY_PIXELS, f"{width} x {height} pixels; imaging.max_pixels allows {limits.max_pixels}"
+        )
+    if image.mode in ("I", "F"):
         raise Rejected(Reason.UNSUPPORTED_FORMAT, "its samples (signed, 32-bit or floating point) have no fixed white")
-    if isinstance(opened, JpegImageFile):
-        if "progressive" in opened.info and (scans := data.count(b"\xff\xda")) > _MAX_SCANS:
-            raise Rejected(Reason.CORRUPT, f"a progressive JPEG of {scans} scans; at most {_MAX_SCANS} are decoded")
-        opened.draft(None, _DRAFT_SIZE)
-    opened.load()
-    image = _rgb(opened)
-    transposition = _transposition(opened)
-    if transposition is not None:
-        image = image.transpose(transposition)
-    if transposition in _SIDEWAYS:
+    if isinstance(image, JpegImageFile):
+        _refuse_scan_bomb(image, data)
+        image.draft(None, _DRAFT_SIZE)
+    image.load()
+    orientation = _orientation(image)
+    image = _rgb(image)
+    if orientation in _TRANSPOSITIONS:
+        image = image.transpose(_TRANSPOSITIONS[orientation])
+    if orientation >= 5:  # noqa: PLR2004 - 5 to 8 lie on their side
         width, height = height, width
-    resized = image.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
-    pixels = np.array(resized, dtype=np.float32)
+    pixels = np.array(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC), dtype=np.float32)
     pixels /= 127.5
     pixels -= 1.0
     return Picture(pixels, width, height)
+
+
+def _refuse_scan_bomb(image: JpegImageFile, data: bytes) -> None:
+    if "progressive" not in image.info:
+        return
+    scans = data.count(b"\xff\xda")
+    if scans > _MAX_SCANS:
+        raise Rejected(Reason.CORRUPT, f"a progressive JPEG of {scans} scans; at most {_MAX_SCANS} are decoded")
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -204,17 +210,21 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _transposition(image: Image.Image) -> Image.Transpose | None:
+def _orientation(image: Image.Image) -> int:
+    """The EXIF tag Orientation, 1 to 8; 1, which is upright, where there is none or it cannot be read."""
     try:
-        return _TRANSPOSITIONS.get(image.getexif().get(ExifTags.Base.Orientation))
-    except Exception:
-        return None
+        orientation: int = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # noqa: BLE001 - odd metadata make Pillow's parser raise almost anything
+        return 1
+    return orientation if orientation in _TRANSPOSITIONS else 1
 
 
 def _one_line(error: Exception) -> str:
     """The message of an exception of Pillow; with its type, where the message alone says nothing."""
     message = re.sub(r"<\S+ object at 0x[0-9a-f]+>", "the file", str(error))
     line = " ".join("".join(c if c.isprintable() else " " for c in message).split())[:200]
-    if line and isinstance(error, (OSError, SyntaxError, ValueError, Image.DecompressionBombError)):
+    if isinstance(error.__cause__, (IndexError, EOFError, struct.error)):  # how Pillow notices that a header ends early
+        return f"its header breaks off ({line})"
+    if line and isinstance(error, (OSError, SyntaxError, ValueError)):
         return line
     return f"{type(error).__name__}: {line}" if line else type(error).__name__

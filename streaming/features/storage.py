@@ -53,11 +53,16 @@ class StoredPicture:
 
     @property
     def identity(self) -> bytes:
-        """A 128-bit hash of the raw key.
+        """See `identity_of`."""
+        return identity_of(self.path)
 
-        Among 50 million pictures the chance that any two share one is below 1e-23, so it stands for the key.
-        """
-        return hashlib.blake2b(self.path.encode(), digest_size=IDENTITY_BYTES).digest()
+
+def identity_of(path: str) -> bytes:
+    """A 128-bit hash of a raw key.
+
+    Among 50 million pictures the chance that any two share one is below 1e-23, so it stands for the key.
+    """
+    return hashlib.blake2b(path.encode(), digest_size=IDENTITY_BYTES).digest()
 
 
 OnSkip = Callable[[str, str], None]

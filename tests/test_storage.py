@@ -1,0 +1,199 @@
+"""The storage seam: names, listings and the two conditional writes."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conf.errors import AlreadyExistsError, ConflictError, InputError, NotFoundError, SettingsError, StorageError
+from streaming.features.schema import label_of
+from streaming.features.storage import (
+    LocalFolder,
+    identity_of,
+    is_inside,
+    list_pictures,
+    open_folder,
+    read_picture,
+    resolve,
+)
+
+_names = st.text(st.characters(blacklist_characters="/\0", blacklist_categories=["Cs"]), min_size=1).filter(
+    lambda name: name not in (".", "..")
+)
+
+
+def _listed(folder: Path) -> tuple[list[str], dict[str, str]]:
+    skipped: dict[str, str] = {}
+    found = [picture.path for picture in list_pictures(str(folder), skipped.__setitem__)]
+    return [os.path.relpath(path, folder) for path in found], skipped
+
+
+@given(st.lists(_names, min_size=1, max_size=4))
+def test_a_plain_path_is_taken_as_it_stands(names: list[str]) -> None:
+    """Percent signs, plus signs, question marks and hashes in a local path mean themselves."""
+    path = "/" + "/".join(names)
+    assert resolve(path) == path
+
+
+@given(st.lists(_names, min_size=1, max_size=4))
+def test_a_file_uri_is_decoded(names: list[str]) -> None:
+    """What pathlib writes as a URI comes back as the path it was made from."""
+    path = "/" + "/".join(names)
+    assert resolve(Path(path).as_uri()) == path
+
+
+def test_a_foreign_scheme_is_refused_by_name() -> None:
+    """A location that cannot be used is named in the error."""
+    with pytest.raises(SettingsError, match="'ftp://host/pictures'"):
+        resolve("ftp://host/pictures")
+
+
+@pytest.mark.parametrize(
+    ("path", "label"),
+    [("/in/Apple Red/1.jpg", "Apple Red"), ("/1.jpg", ""), ("s3://bucket/a%20b/c.jpg", "a%20b"), ("/in//x.jpg", "")],
+)
+def test_the_label_is_the_parent_folder_as_it_stands_in_the_path(path: str, label: str) -> None:
+    """Nothing is decoded, trimmed or looked up."""
+    assert label_of(path) == label
+
+
+@given(st.sets(st.text(st.characters(blacklist_categories=["Cs"])), max_size=50))
+def test_different_paths_have_different_identities(paths: set[str]) -> None:
+    """The hash that stands for a path does not confuse any two."""
+    assert len({identity_of(path) for path in paths}) == len(paths)
+
+
+def test_a_folder_knows_what_is_inside_it() -> None:
+    """A common prefix of letters is not a common folder."""
+    assert is_inside("/data/pictures/x", "/data/pictures")
+    assert is_inside("/data/pictures", "/data/pictures")
+    assert not is_inside("/data/pictures2", "/data/pictures")
+
+
+def test_listing_finds_every_file_whatever_its_name(tmp_path: Path) -> None:
+    """Names that Spark's own file source skips in silence, or that need quoting somewhere, are all found."""
+    names = ["_DSC0001.jpg", ".hidden.jpg", "a b.jpg", "é.JPG", "50%.jpg", "a+b#c?.jpg", "sub/_x/.y/z.jpg", "empty"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert sorted(_listed(tmp_path)[0]) == sorted(names)
+
+
+def test_listing_ends_where_links_form_a_loop(tmp_path: Path) -> None:
+    """Links to folders are not followed, and said so; a link that leads to itself is left out, and said so."""
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "self").symlink_to(tmp_path / "self")
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "a.jpg")
+    (tmp_path / "dangling.jpg").symlink_to(tmp_path / "nothing")
+    found, skipped = _listed(tmp_path)
+    assert sorted(found) == ["a.jpg", "link.jpg"]
+    assert sorted(os.path.relpath(path, tmp_path) for path in skipped) == ["loop", "self"]
+
+
+def test_listing_says_what_it_cannot_take(tmp_path: Path) -> None:
+    """A pipe, and a name that is not UTF-8, are reported instead of failing the listing."""
+    os.mkfifo(tmp_path / "pipe")
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jpg")).write_bytes(b"x")
+    found, skipped = _listed(tmp_path)
+    assert not found
+    assert sorted(skipped.values()) == [
+        "has a name that is not UTF-8, which no table can hold; rename it",
+        "is neither a file nor a folder",
+    ]
+
+
+def test_a_missing_input_and_an_input_that_is_a_file_are_told_apart(tmp_path: Path) -> None:
+    """Each gets a line that says what to do."""
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(InputError, match="no such folder"):
+        list_pictures(str(tmp_path / "missing"), print)
+    with pytest.raises(InputError, match="this is a file"):
+        list_pictures(str(tmp_path / "file"), print)
+
+
+def test_a_picture_is_read_no_further_than_one_byte_past_the_limit(tmp_path: Path) -> None:
+    """A file that grew beyond the limit since it was listed cannot fill a worker's memory."""
+    (tmp_path / "x").write_bytes(b"12345678")
+    assert read_picture(str(tmp_path / "x"), 8) == b"12345678"
+    assert read_picture(str(tmp_path / "x"), 3) == b"1234"
+    with pytest.raises(NotFoundError):
+        read_picture(str(tmp_path / "x/y"), 3)
+
+
+def test_create_never_overwrites(tmp_path: Path) -> None:
+    """The second writer of a name is told, and the first one's content stays."""
+    folder = open_folder(str(tmp_path))
+    folder.create("a/b", b"first")
+    with pytest.raises(AlreadyExistsError):
+        folder.create("a/b", b"second")
+    assert folder.read("a/b") == b"first"
+
+
+def test_of_two_replacements_at_once_one_wins_and_the_other_is_told(tmp_path: Path) -> None:
+    """Compare and replace are one step, among threads as among processes."""
+    folder = open_folder(str(tmp_path))
+    tag = folder.create("x", b"0")
+    start, told = threading.Barrier(8), []
+
+    def replace(number: int) -> None:
+        start.wait()
+        try:
+            folder.replace("x", str(number).encode(), tag)
+        except ConflictError:
+            told.append(number)
+
+    threads = [threading.Thread(target=replace, args=(number,)) for number in range(1, 9)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {int(folder.read("x")), *told} == set(range(1, 9))
+    assert len(told) == 7
+
+
+def test_replace_refuses_what_was_deleted_meanwhile(tmp_path: Path) -> None:
+    """A file that is gone does not come back by a replacement."""
+    folder = open_folder(str(tmp_path))
+    tag = folder.create("x", b"0")
+    folder.delete("x")
+    with pytest.raises(ConflictError):
+        folder.replace("x", b"1", tag)
+    assert not folder.exists("x")
+
+
+def test_nothing_is_left_behind_under_temporary_names(tmp_path: Path) -> None:
+    """Refused writes clean up after themselves."""
+    folder = LocalFolder(str(tmp_path))
+    folder.create("x", b"0")
+    with pytest.raises(AlreadyExistsError):
+        folder.create("x", b"1")
+    assert list(folder.names("_tmp")) == []
+
+
+def test_a_full_disk_is_called_by_its_name() -> None:
+    """The error says what is full and what to do."""
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    with (
+        pytest.raises(StorageError, match="the disk is full; free some space"),
+        LocalFolder("/dev")._explained("full", "write"),
+        open("/dev/full", "wb", buffering=0) as full,
+    ):
+        full.write(b"x")
+
+
+def test_names_are_those_below_a_folder_and_none_if_it_is_missing(tmp_path: Path) -> None:
+    """Names are relative to the root, in order."""
+    folder = open_folder(str(tmp_path))
+    for name in ("t/b", "t/a", "t/d=1/c", "u/x"):
+        folder.create(name, b"")
+    assert list(folder.names("t")) == ["t/a", "t/b", "t/d=1/c"]
+    assert list(folder.names("missing")) == []
+    folder.delete_tree("t")
+    assert list(folder.names("t")) == []
