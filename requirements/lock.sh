@@ -6,8 +6,9 @@ lock() {
     out=$1
     shift
     uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-        -c requirements/constraints.txt "$@" pyproject.toml -o "requirements/$out"
+        -c requirements/constraints.txt "$@" -o "requirements/$out"
 }
-lock dev.txt --all-extras
-lock fit.txt --extra fit -c requirements/dev.txt
-lock run.txt -c requirements/dev.txt
+lock dev.txt pyproject.toml --all-extras
+lock fit.txt pyproject.toml --extra fit -c requirements/dev.txt
+lock run.txt pyproject.toml -c requirements/dev.txt
+lock java.txt --group java

@@ -1,0 +1,27 @@
+# What to do with a checkout. Each target sets up what it needs, with nothing but Python, make and Java on the machine.
+
+.PHONY: help setup demo test check bench clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+
+setup: ## install what is locked into .venv, and a Java into .java/ if there is none (the targets below do this first)
+	@requirements/install.sh
+
+demo: setup ## generate pictures, fit a model on them and replay them into a table, all in demo/
+	@tests/demo.sh
+
+test: setup ## run the test suite
+	.venv/bin/python -m pytest
+
+check: setup ## check style, formatting, types and the direction of imports
+	.venv/bin/python -m ruff check
+	.venv/bin/python -m ruff format --check
+	.venv/bin/python -m mypy
+	.venv/bin/lint-imports
+
+bench: setup ## measure what the README states about speed
+	.venv/bin/python -m benchmarks
+
+clean: ## remove all that these targets made
+	rm -rf .venv .java demo build *.egg-info .hypothesis .*_cache
