@@ -156,7 +156,7 @@ def run_program(
     except BrokenPipeError:  # the reader of our output, like head, has seen enough
         sys.stderr.close()
         return 0
-    except Exception as error:  # noqa: BLE001 - the last line of defence: people get one line, the log the rest
+    except Exception as error:
         known = error if isinstance(error, AppError) else explain(error)
         message = str(known) if known else f"unexpected failure: {type(error).__name__}: {_first_line(error)}"
         _logger.debug("failed: %s", message, exc_info=error)

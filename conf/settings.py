@@ -13,10 +13,10 @@ import re
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
@@ -24,6 +24,7 @@ from conf.errors import SettingsError
 
 ENV_PREFIX = "PICTURE_FEATURES_"
 
+_DEFAULT_VARIANCE = 0.9
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(" + "|".join(sorted(_UNIT_SECONDS, key=len, reverse=True)) + ")")
 
@@ -118,7 +119,7 @@ class FitSettings(Section):
         gt=0,
         le=1,
         description="Take the fewest components that explain this share of the variance, like 0.9. "
-        "The default, where --k is not given either, is 0.9.",
+        f"The default, where --k is not given either, is {_DEFAULT_VARIANCE}.",
     )
     weights: str = Field(
         "imagenet",
@@ -140,6 +141,17 @@ class FitSettings(Section):
         "result is what a fit on all of them would give.",
     )
     promote: bool = Field(True, description="Make the new model the current one.")
+
+    @model_validator(mode="after")
+    def _one_decides(self) -> Self:
+        if self.k is not None and self.variance is not None:
+            raise ValueError("k and variance exclude each other; give either")
+        return self
+
+    @property
+    def variance_target(self) -> float | None:
+        """What decides where `k` does not."""
+        return None if self.k is not None else self.variance or _DEFAULT_VARIANCE
 
 
 class SparkSettings(Section):

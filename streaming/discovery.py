@@ -161,7 +161,7 @@ class DiscoveryThread:
     def _run(self, discoverer: ListingDiscoverer, max_pictures: int, interval: timedelta) -> None:
         try:
             discoverer.follow(max_pictures, interval, self._leave)
-        except BaseException as error:  # noqa: BLE001 - the main thread raises it again
+        except BaseException as error:
             self.failure = error
             if not isinstance(error, AppError):
                 _logger.debug("discovery failed", exc_info=error)

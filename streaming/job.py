@@ -16,15 +16,13 @@ from pyspark.sql import SparkSession
 from pyspark.sql.functions import current_timestamp
 from pyspark.sql.streaming.query import StreamingQuery
 
-from conf.errors import SettingsError
 from conf.session import start_session
 from conf.settings import Settings
 from streaming import manifests
 from streaming.discovery import DiscoveryThread, ListingDiscoverer
 from streaming.epochs import Epochs
-from streaming.features.imaging import Limits
 from streaming.features.registry import Registry
-from streaming.features.storage import Folder, is_inside, list_pictures, open_folder, resolve, spark_uri
+from streaming.features.storage import Folder, check_outside, list_pictures, open_folder, resolve, spark_uri
 from streaming.known import KnownPictures
 from streaming.lease import Lease
 from streaming.microbatch import BatchReport, MicroBatches
@@ -64,12 +62,7 @@ class Places:
         source, output = resolve(settings.input), open_folder(settings.output)
         models = open_folder(settings.models)
         checkpoint = open_folder(settings.checkpoint or output.path("_checkpoint"))
-        for key, place in (("models", models), ("output", output), ("checkpoint", checkpoint)):
-            if is_inside(place.root, source):
-                raise SettingsError(
-                    f"{key}: {place.root} lies inside the input {source}, where it would be taken for pictures; "
-                    "choose a place outside"
-                )
+        check_outside(source, {"models": models.root, "output": output.root, "checkpoint": checkpoint.root})
         return cls(source, models, output, checkpoint)
 
 
@@ -148,12 +141,7 @@ class StreamJob:
 
     def _run_queries(self, spark: SparkSession, discovery: DiscoveryThread | None, *, available_now: bool) -> None:
         """One query per checkpoint epoch, until told to stop or, with `available_now`, until nothing is left."""
-        models = ModelSource(
-            spark.sparkContext,
-            self._registry,
-            Limits(int(self._settings.imaging.max_bytes), self._settings.imaging.max_pixels),
-            self._settings.imaging.fetch_ahead,
-        )
+        models = ModelSource(spark.sparkContext, self._registry, self._settings.imaging)
         current = models.current().version  # one that cannot be used must end the program now, not at a picture
         if (used := self._sink.latest_model()) and used != current:
             _logger.warning(

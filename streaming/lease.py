@@ -142,8 +142,10 @@ class Lease:
                 self._output.delete(DRAIN)
 
     def check(self) -> None:
-        """Raises:
-        LeaseLostError: if the lease ran out, or was taken by another.
+        """Make sure that the lease is still ours.
+
+        Raises:
+            LeaseLostError: it ran out, or was taken by another.
         """
         if self._lost is None and datetime.now(UTC) >= self._holder.expires_at:
             self._lost = "it ran out before it could be renewed"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from conf.errors import AlreadyExistsError
@@ -35,10 +36,8 @@ def append_manifest(output: Folder, pictures: Sequence[StoredPicture], now: date
     paths = "\n".join(picture.path for picture in pictures)
     digest = hashlib.sha256(paths.encode()).hexdigest()
     manifest = f"{now.astimezone(UTC):%Y%m%dT%H%M%S%fZ}-{digest[:8]}"
-    try:
+    with suppress(AlreadyExistsError):  # the same pictures in the same microsecond: it is the same manifest
         output.create(manifest_name(manifest), _encode(manifest, pictures))
-    except AlreadyExistsError:
-        pass  # the same pictures in the same microsecond: it is the same manifest
     return manifest
 
 

@@ -12,8 +12,8 @@ from pyspark import SparkContext
 from pyspark.core.broadcast import Broadcast
 
 from conf.errors import AppError
+from conf.settings import ImagingSettings
 from streaming.features.featurizer import Recipe
-from streaming.features.imaging import Limits
 from streaming.features.registry import Registry
 
 _logger = logging.getLogger(__name__)
@@ -30,11 +30,10 @@ class ServedModel:
 class ModelSource:
     """Gives each micro-batch its model."""
 
-    def __init__(self, context: SparkContext, registry: Registry, limits: Limits, fetch_ahead: int) -> None:
+    def __init__(self, context: SparkContext, registry: Registry, imaging: ImagingSettings) -> None:
         self._context = context
         self._registry = registry
-        self._limits = limits
-        self._fetch_ahead = fetch_ahead
+        self._imaging = imaging
         self._served: ServedModel | None = None
 
     def current(self) -> ServedModel:
@@ -55,7 +54,7 @@ class ModelSource:
         return self._served
 
     def _serve(self, version: str) -> None:
-        recipe = self._registry.open(version).recipe(self._limits, self._fetch_ahead)
+        recipe = self._registry.open(version).recipe(self._imaging)
         _ = recipe.content_hash  # once here, instead of once per worker
         former = self._served
         self._served = ServedModel(version, self._context.broadcast(recipe))

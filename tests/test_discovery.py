@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -203,10 +204,8 @@ def test_folding_that_was_killed_loses_and_repeats_nothing(
 
         calls[0] = 0
         monkeypatch.setattr(output, "delete", delete_or_die)
-        try:
+        with suppress(Killed):
             known.fold(output, manifests.manifest_ids(output))
-        except Killed:
-            pass
         monkeypatch.undo()
         assert len(KnownPictures(output)) == 4
         assert not _discoverer(source, output).has_new()

@@ -25,8 +25,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from conf.errors import AlreadyExistsError, BundleError, NotFoundError
+from conf.settings import ImagingSettings
 from streaming.features.featurizer import Recipe
-from streaming.features.imaging import Limits
 from streaming.features.projection import Projection
 from streaming.features.storage import Folder
 
@@ -122,9 +122,9 @@ class Bundle:
         """The scaler and the PCA."""
         return Projection.from_bytes(self.file(PROJECTION))
 
-    def recipe(self, limits: Limits, fetch_ahead: int) -> Recipe:
+    def recipe(self, imaging: ImagingSettings) -> Recipe:
         """What workers need to featurize with this model."""
-        return Recipe(self.file(BACKBONE), self.projection(), limits, fetch_ahead)
+        return Recipe.of(self.file(BACKBONE), self.projection(), imaging)
 
 
 def seal(models: Folder, version: str, manifest: BundleManifest) -> None:

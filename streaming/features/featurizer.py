@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import islice
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,9 @@ from streaming.features.imaging import Limits, Rejected, decode
 from streaming.features.projection import Projection
 from streaming.features.schema import OUTCOMES, Reason
 from streaming.features.storage import read_picture
+
+if TYPE_CHECKING:  # workers have no need of pydantic, which takes memory in each
+    from conf.settings import ImagingSettings
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,12 @@ class Recipe:
     projection: Projection | None
     limits: Limits
     fetch_ahead: int
+
+    @classmethod
+    def of(cls, backbone: bytes, projection: Projection | None, imaging: ImagingSettings) -> Recipe:
+        """From the settings, which stay on the driver."""
+        limits = Limits(max_bytes=int(imaging.max_bytes), max_pixels=imaging.max_pixels)
+        return cls(backbone, projection, limits, imaging.fetch_ahead)
 
     @cached_property
     def content_hash(self) -> str:

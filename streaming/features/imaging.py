@@ -11,7 +11,7 @@ that libjpeg or libtiff conceals is not seen here.)
 - Colour is Pillow's `convert("RGB")`: transparency is dropped, and the colours beneath it count.
 - 16-bit gray is scaled to 8 bits, as Pillow does with 16-bit colour; its own conversion of gray clips, which makes
   nearly everything white. Samples without a fixed black and white (signed, 32-bit, floating point) are refused.
-- A JPEG of at least twice the backbone's size is decoded at 1/2, 1/4 or 1/8 scale: docs/adr/0001-jpeg-draft.md.
+- A JPEG of at least 896 pixels on each side is decoded at 1/2, 1/4 or 1/8 scale: docs/adr/0001-jpeg-draft.md.
 
 Pillow's format classes are called directly instead of through `Image.open`, which imports all of Pillow's plugins,
 hides the cause where one refuses its file, and follows the index of a multi-picture JPEG whose first frame is all
@@ -223,7 +223,8 @@ def _one_line(error: Exception) -> str:
     """The message of an exception of Pillow; with its type, where the message alone says nothing."""
     message = re.sub(r"<\S+ object at 0x[0-9a-f]+>", "the file", str(error))
     line = " ".join("".join(c if c.isprintable() else " " for c in message).split())[:200]
-    if isinstance(error.__cause__, (IndexError, EOFError, struct.error)):  # how Pillow notices that a header ends early
+    # This is how Pillow notices that a header ends early.
+    if isinstance(error, SyntaxError) and isinstance(error.__cause__, (IndexError, EOFError, struct.error)):
         return f"its header breaks off ({line})"
     if line and isinstance(error, (OSError, SyntaxError, ValueError)):
         return line

@@ -39,13 +39,18 @@ class Registry:
             NoModelError: nothing was ever promoted.
             ModelError: CURRENT cannot be read.
         """
-        state, _ = self._state()
-        if state is None:
+        version = self.current_or_none()
+        if version is None:
             raise NoModelError(
                 f"no model in {self._models.root}: fit one with "
                 f"python -m batch_fit fit --input PICTURES --models {self._models.root}"
             )
-        return state.version
+        return version
+
+    def current_or_none(self) -> str | None:
+        """The version to serve, if one was ever promoted."""
+        state, _ = self._state()
+        return state.version if state else None
 
     def versions(self) -> list[BundleManifest]:
         """The manifests of all bundles, oldest first; their files are not checked."""

@@ -16,7 +16,7 @@ import shutil
 import stat
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -87,6 +87,17 @@ def resolve(uri: str) -> str:
 def is_inside(path: str, folder: str) -> bool:
     """Whether the canonical `path` is `folder` or lies below it."""
     return os.path.commonpath([path, folder]) == folder
+
+
+def check_outside(source: str, places: Mapping[str, str | None]) -> None:
+    """Refuse places of ours, by setting, that lie inside the input, where they would be taken for pictures.
+
+    Raises:
+        SettingsError: naming the setting.
+    """
+    for key, place in places.items():
+        if place and is_inside(place, source):
+            raise SettingsError(f"{key}: {place} lies inside the input {source}; choose a place outside")
 
 
 def spark_uri(path: str) -> str:

@@ -1,0 +1,158 @@
+"""One distributed pass: pictures in, mergeable statistics and a small sample of features out.
+
+It owns how the work is divided over the executors and brought together; it must not know what is computed from the
+statistics.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark import StorageLevel
+from pyspark.accumulators import Accumulator
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.functions import col, element_at, split
+from pyspark.sql.pandas.types import from_arrow_schema
+
+from batch_fit.statistics import Statistics, fold_batch, merge_all
+from streaming.features.dealing import deal
+from streaming.features.featurizer import Recipe, featurize_with
+from streaming.features.schema import OUTCOMES, PICTURES
+from streaming.features.storage import StoredPicture, identity_of, spark_uri
+
+SAMPLE = 2000
+"""So many pictures, chosen by the hash of their paths, give their features to the report's scatter plot."""
+
+_PICTURES_PER_TASK = (250, 4000)
+_TASKS = 64
+_MERGE_ABOVE = 16
+
+_FOLDED = pa.schema(
+    [
+        OUTCOMES.field("path").with_nullable(True),
+        OUTCOMES.field("features"),
+        OUTCOMES.field("reason"),
+        OUTCOMES.field("detail"),
+        pa.field("statistics", pa.binary()),
+    ]
+)
+_FOLDED_IN_SPARK = from_arrow_schema(_FOLDED)
+
+
+@dataclass(frozen=True)
+class Featurized:
+    """What the pass over the pictures gives.
+
+    Attributes:
+        statistics: of the features of all accepted pictures.
+        outcomes: path, features (1280 float32, of the sample only), reason, detail; one row per picture.
+    """
+
+    statistics: Statistics
+    outcomes: pa.Table
+
+    @classmethod
+    def nothing(cls) -> Featurized:
+        """Of no pictures."""
+        return cls(Statistics.empty(), _FOLDED.empty_table().drop(["statistics"]))
+
+    @property
+    def accepted(self) -> pa.Table:
+        """The rows of pictures that gave features."""
+        return self.outcomes.filter(pc.is_null(self.outcomes.column("reason")))
+
+    @property
+    def rejected(self) -> pa.Table:
+        """The rows of pictures that did not."""
+        return self.outcomes.filter(pc.is_valid(self.outcomes.column("reason")))
+
+
+def featurize(
+    spark: SparkSession, pictures: Sequence[StoredPicture], recipe: Recipe, save_to: str | None, done: Accumulator[int]
+) -> Featurized:
+    """Featurize pictures on the executors.
+
+    Args:
+        spark: the session.
+        pictures: at least one.
+        recipe: without a projection.
+        save_to: canonical path of a new Parquet table of path, label and features; None for none.
+        done: counts the pictures of finished tasks, for a progress bar.
+    """
+    tasks = deal(_as_table(pictures), _task_count(len(pictures)))
+    frame = spark.createDataFrame(tasks)
+    broadcast = spark.sparkContext.broadcast(recipe)
+    to_outcomes = featurize_with(broadcast)
+    fold = _fold_with(sorted(picture.identity for picture in pictures)[:SAMPLE][-1], done)
+    if save_to is None:
+        folded = frame.mapInArrow(lambda batches: fold(to_outcomes(batches)), _FOLDED_IN_SPARK)
+        result = _collect(folded, tasks.column(0).num_chunks)
+    else:
+        outcomes = frame.mapInArrow(to_outcomes, from_arrow_schema(OUTCOMES)).persist(StorageLevel.DISK_ONLY)
+        _save(outcomes, save_to)
+        result = _collect(outcomes.mapInArrow(fold, _FOLDED_IN_SPARK), tasks.column(0).num_chunks)
+        outcomes.unpersist()
+    broadcast.unpersist()
+    partial = result.column("statistics").drop_null().to_pylist()
+    rows = result.filter(pc.is_valid(result.column("path"))).drop(["statistics"])
+    return Featurized(merge_all(Statistics.from_bytes(data) for data in partial), rows)
+
+
+def _task_count(pictures: int) -> int:
+    low, high = _PICTURES_PER_TASK
+    return math.ceil(pictures / min(max(pictures // _TASKS, low), high))
+
+
+def _as_table(pictures: Sequence[StoredPicture]) -> pa.Table:
+    return pa.table(
+        {name: [getattr(picture, name) for picture in pictures] for name in PICTURES.names}, schema=PICTURES
+    )
+
+
+def _collect(folded: DataFrame, tasks: int) -> pa.Table:
+    """The rows on the driver; of many tasks, the statistics are merged on the executors first (13 MB each)."""
+    if tasks > _MERGE_ABOVE:
+        folded = folded.repartition(math.isqrt(tasks)).mapInArrow(_merge, _FOLDED_IN_SPARK)
+    return folded.toArrow().cast(_FOLDED)
+
+
+def _save(outcomes: DataFrame, save_to: str) -> None:
+    label = element_at(split("path", "/"), -2).alias("label")  # as schema.label_of
+    outcomes.where(col("reason").isNull()).select("path", label, "features").write.parquet(spark_uri(save_to))
+
+
+def _fold_with(
+    sample_up_to: bytes, done: Accumulator[int]
+) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    """The function that folds batches of outcomes: their rows, and at the end one row with the statistics of all."""
+
+    def fold(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        partial = []
+        for outcomes in batches:
+            partial.append(fold_batch(outcomes))
+            in_sample = pa.array([identity_of(path) <= sample_up_to for path in outcomes.column("path").to_pylist()])
+            columns = [outcomes.column(name) for name in ("path", "features", "reason", "detail")]
+            columns[1] = pc.if_else(in_sample, columns[1], pa.scalar(None, columns[1].type))
+            yield pa.RecordBatch.from_arrays([*columns, pa.nulls(len(outcomes), pa.binary())], schema=_FOLDED)
+            done.add(len(outcomes))
+        yield _statistics_row(merge_all(partial))
+
+    return fold
+
+
+def _merge(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Pass the rows of pictures on, and merge those with statistics into one."""
+    partial = []
+    for batch in batches:
+        partial += [Statistics.from_bytes(data) for data in batch.column("statistics").drop_null().to_pylist()]
+        yield batch.filter(pc.is_null(batch.column("statistics")))
+    yield _statistics_row(merge_all(partial))
+
+
+def _statistics_row(statistics: Statistics) -> pa.RecordBatch:
+    row = {name: [None] for name in _FOLDED.names} | {"statistics": [statistics.to_bytes()]}
+    return pa.RecordBatch.from_pydict(row, schema=_FOLDED)

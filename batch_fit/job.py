@@ -1,0 +1,207 @@
+"""The fit: pictures, features, statistics, PCA, bundle, wired together.
+
+It owns what happens in which order; it must not know how any part does its work.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyspark.accumulators import Accumulator
+from pyspark.sql import SparkSession
+
+from batch_fit.backbone import load_backbone
+from batch_fit.featurize import Featurized, featurize
+from batch_fit.pca import fit_pca
+from batch_fit.pipeline import build_pipeline
+from batch_fit.report import render
+from batch_fit.statistics import Statistics
+from conf.errors import InputError, SettingsError
+from conf.session import start_session
+from conf.settings import Settings
+from streaming.features import bundle
+from streaming.features.featurizer import Recipe
+from streaming.features.registry import Registry
+from streaming.features.storage import (
+    IDENTITY_BYTES,
+    Folder,
+    StoredPicture,
+    check_outside,
+    identity_of,
+    list_pictures,
+    open_folder,
+    resolve,
+    spark_uri,
+)
+
+_logger = logging.getLogger(__name__)
+
+_SPARK_PROPERTIES = {
+    # A batch of pictures holds its 1280 features in memory until it is folded.
+    "spark.sql.execution.arrow.maxRecordsPerBatch": "250",
+}
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a fit made.
+
+    Attributes:
+        manifest: of the new bundle.
+        report: canonical path of the HTML page.
+        promoted: whether it is the current model now.
+        rejected: pictures that could not be used, by reason.
+    """
+
+    manifest: bundle.BundleManifest
+    report: str
+    promoted: bool
+    rejected: Counter[str]
+
+
+class _Stages:
+    """How long each stage took, for the report and the log."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self.seconds[name] = time.monotonic() - started
+        _logger.debug("%s took %.1fs", name, self.seconds[name])
+
+
+OnStart = Callable[[int, Accumulator[int]], AbstractContextManager[None]]
+"""Called with the number of pictures and a counter of those done; entered while they are worked on."""
+
+
+def fit(settings: Settings, progress: OnStart) -> Fitted:
+    """Fit a model on the pictures of the input and put it into the registry.
+
+    Raises:
+        AppError: anything that keeps a model from being made; the registry is as it was then.
+    """
+    assert settings.input is not None
+    assert settings.models is not None
+    source, models = resolve(settings.input), open_folder(settings.models)
+    save_to = resolve(settings.fit.save_features) if settings.fit.save_features else None
+    _check_places(source, models, save_to)
+    registry, stages = Registry(models), _Stages()
+    base = registry.open(settings.fit.from_version) if settings.fit.from_version else None
+    with stages("list the pictures"):
+        pictures = choose(source, settings.fit.limit)
+        seen = read_identities(base) if base else set()
+        new = [picture for picture in pictures if picture.identity not in seen]
+        _logger.info("%d pictures in %s, %d of them new to the statistics", len(pictures), source, len(new))
+    with stages("load the backbone"):
+        backbone, weights = _backbone(settings.fit.weights, base)
+    with stages("start Spark"):
+        spark = start_session("picture-features fit", settings, _SPARK_PROPERTIES)
+    try:
+        with stages("featurize and fold"):
+            featurized = _featurize(spark, settings, new, backbone, save_to, progress)
+        with stages("fit scaler and PCA"):
+            statistics = featurized.statistics
+            if base:
+                statistics = Statistics.from_bytes(base.file(bundle.STATISTICS)).merge(statistics)
+            projection = fit_pca(statistics, settings.fit.k, settings.fit.variance_target)
+        created_at = datetime.now(UTC)
+        version = bundle.new_version(created_at, backbone, projection)
+        with stages("save the model"):
+            build_pipeline(spark, projection).save(spark_uri(models.path(f"{version}/{bundle.PIPELINE}")))
+            models.create(f"{version}/{bundle.BACKBONE}", backbone)
+            models.create(f"{version}/{bundle.PROJECTION}", projection.to_bytes())
+            models.create(f"{version}/{bundle.STATISTICS}", statistics.to_bytes())
+            folded = {identity_of(path) for path in featurized.accepted.column("path").to_pylist()}
+            models.create(f"{version}/{bundle.PICTURES}", write_identities(seen | folded))
+    finally:
+        spark.stop()
+    rejected = Counter(featurized.rejected.column("reason").to_pylist())
+    manifest = bundle.BundleManifest(
+        version=version,
+        created_at=created_at,
+        weights=weights,
+        k=projection.k,
+        variance_kept=float(projection.explained_variance[: projection.k].sum()),
+        pictures=statistics.count,
+        quarantined=rejected.total(),
+        input=source,
+        limit=settings.fit.limit,
+        from_version=settings.fit.from_version,
+        files={},
+    )
+    page = render(describe(manifest, projection, featurized, stages.seconds))
+    models.create(f"{version}/{bundle.REPORT}", page.encode())
+    sealed = manifest.model_copy(update={"files": bundle.hash_files(models, version)})
+    bundle.seal(models, version, sealed)
+    if settings.fit.promote:
+        registry.promote(version)
+    return Fitted(sealed, models.path(f"{version}/{bundle.REPORT}"), settings.fit.promote, rejected)
+
+
+def choose(source: str, limit: int | None) -> list[StoredPicture]:
+    """The pictures to fit on: all, or a sample of `limit` over the whole input, the same each time.
+
+    Raises:
+        InputError: there is none.
+    """
+    listed = list_pictures(source, lambda path, why: _logger.warning("left out: %r %s", path, why))
+    # The hash of a path has nothing to do with its place in the input.
+    pictures = list(listed) if limit is None else heapq.nsmallest(limit, listed, key=lambda one: one.identity)
+    if not pictures:
+        raise InputError(f"{source}: there are no pictures in this folder; check --input")
+    return pictures
+
+
+def write_identities(identities: Collection[bytes]) -> bytes:
+    """The content of a bundle's `pictures.parquet`."""
+    column = pa.array(sorted(identities), pa.binary(IDENTITY_BYTES))
+    buffer = pa.BufferOutputStream()
+    pq.write_table(pa.table({"identity": column}), buffer)
+    return bytes(buffer.getvalue().to_pybytes())
+
+
+def read_identities(base: bundle.Bundle) -> set[bytes]:
+    """The identities of the pictures that a bundle's statistics hold."""
+    return set(pq.read_table(pa.BufferReader(base.file(bundle.PICTURES))).column("identity").to_pylist())
+
+
+def _check_places(source: str, models: Folder, save_to: str | None) -> None:
+    check_outside(source, {"models": models.root, "fit.save_features": save_to})
+    if save_to and next(open_folder(save_to).names(""), None):
+        raise SettingsError(f"fit.save_features: {save_to} holds files already; name a new folder")
+
+
+def _backbone(weights: str, base: bundle.Bundle | None) -> tuple[bytes, str]:
+    """The flatbuffer, and the name of its weights; those of the model that the fit adds to, if there is one."""
+    if base:
+        return base.file(bundle.BACKBONE), base.manifest.weights
+    loaded = load_backbone(weights)
+    return loaded.flatbuffer, loaded.weights
+
+
+def _featurize(
+    spark: SparkSession,
+    settings: Settings,
+    pictures: list[StoredPicture],
+    backbone: bytes,
+    save_to: str | None,
+    progress: OnStart,
+) -> Featurized:
+    if not pictures:
+        return Featurized.nothing()
+    recipe = Recipe.of(backbone, None, settings.imaging)
+    done = spark.sparkContext.accumulator(0)
+    with progress(len(pictures), done):
+        return featurize(spark, pictures, recipe, save_to, done)
