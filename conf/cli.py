@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from conf.errors import AppError, SettingsError
-from conf.logs import set_up_logging
+from conf.logs import logging_to
 from conf.settings import ENV_PREFIX, Settings, field_of, load_settings
 
 _logger = logging.getLogger(__name__)
@@ -141,33 +141,45 @@ def run_program(
         explain: turns a failure of a library into an error for people, or None if it cannot.
     """
     arguments = parser.parse_args(argv)
-    verb: Verb = arguments.command
-    log_file: Path | None = None
+    debug = arguments.debug
     try:
-        flags = {flag: value for flag, value in vars(arguments).items() if _is_setting(flag)}
-        if arguments.debug:
-            flags["log.level"] = "debug"
-        settings = load_settings(flags, arguments.config)
-        _require(settings, verb.required)
-        log_file = set_up_logging(settings.log, program)
-        answer = verb.run(settings, arguments)
+        settings = _settings(arguments)
+        with logging_to(settings.log, program) as log_file:
+            try:
+                answer = arguments.command.run(settings, arguments)
+            except Exception as error:  # noqa: BLE001 - the last line of defence: people get one line, the log the rest
+                return _report(error, explain(error), log_file, debug=debug)
+        if answer:
+            sys.stdout.write(f"{answer}\n")
+            sys.stdout.flush()
+    except AppError as error:
+        return _report(error, None, None, debug=debug)
     except KeyboardInterrupt:
         return _INTERRUPTED
     except BrokenPipeError:  # the reader of our output, like head, has seen enough
-        sys.stderr.close()
-        return 0
-    except Exception as error:
-        known = error if isinstance(error, AppError) else explain(error)
-        message = str(known) if known else f"unexpected failure: {type(error).__name__}: {_first_line(error)}"
-        _logger.debug("failed: %s", message, exc_info=error)
-        if arguments.debug:
-            traceback.print_exception(error)
-        hint = f" (details: {log_file})" if log_file and (known is None or known.__cause__) else ""
-        sys.stderr.write(f"error: {message}{hint}\n")
-        return known.exit_code if known else AppError.exit_code
-    if answer:
-        sys.stdout.write(f"{answer}\n")
+        sys.stdout = None  # type: ignore[assignment] # or Python complains when it flushes it at exit
     return 0
+
+
+def _settings(arguments: argparse.Namespace) -> Settings:
+    flags = {flag: value for flag, value in vars(arguments).items() if _is_setting(flag)}
+    if arguments.debug:
+        flags["log.level"] = "debug"
+    settings = load_settings(flags, arguments.config)
+    _require(settings, arguments.command.required)
+    return settings
+
+
+def _report(error: Exception, explained: AppError | None, log_file: Path | None, *, debug: bool) -> int:
+    """Tell people what went wrong in one line, and the log all of it; returns the exit code."""
+    known = error if isinstance(error, AppError) else explained
+    message = str(known) if known else f"unexpected failure: {type(error).__name__}: {_first_line(error)}"
+    _logger.debug("failed: %s", message, exc_info=error)
+    if debug:
+        traceback.print_exception(error)
+    hint = f" (details: {log_file})" if log_file and (known is None or known.__cause__) else ""
+    sys.stderr.write(f"error: {message}{hint}\n")
+    return known.exit_code if known else AppError.exit_code
 
 
 def _is_setting(destination: str) -> bool:

@@ -11,6 +11,8 @@ import logging
 import logging.handlers
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -61,11 +63,9 @@ def log_folder(settings: LogSettings) -> Path:
     return folder
 
 
-def set_up_logging(settings: LogSettings, program: str) -> Path:
-    """Send the log to stderr and, with all details, to a rotating file.
-
-    Returns:
-        The path of the log file.
+@contextmanager
+def logging_to(settings: LogSettings, program: str) -> Iterator[Path]:
+    """Send the log to stderr and, with all details, to a rotating file, whose path the context gives.
 
     Raises:
         SettingsError: if the file cannot be written.
@@ -86,10 +86,17 @@ def set_up_logging(settings: LogSettings, program: str) -> Path:
     to_stderr.setLevel(settings.level.upper())
 
     root = logging.getLogger()
+    former = root.handlers[:], root.level
     root.handlers[:] = [to_stderr, to_file]
     root.setLevel(logging.INFO)
     for ours in ("conf", "streaming", "batch_fit"):
         logging.getLogger(ours).setLevel(logging.DEBUG)
-    logging.getLogger("py4j").setLevel(logging.ERROR)
+    logging.getLogger("py4j").setLevel(logging.CRITICAL)  # what fails behind it is reported by whoever called it
     logging.captureWarnings(capture=True)
-    return file
+    try:
+        yield file
+    finally:
+        logging.captureWarnings(capture=False)
+        root.handlers[:] = former[0]
+        root.setLevel(former[1])
+        to_file.close()

@@ -99,8 +99,9 @@ class ImagingSettings(Section):
     max_pixels: int = Field(
         50_000_000,
         gt=0,
+        le=178_956_970,  # beyond, Pillow itself refuses some formats
         description="A picture with more pixels is quarantined as too_many_pixels before it is decoded. Decoding "
-        "takes up to 10 bytes of worker memory per pixel.",
+        "takes up to 16 bytes of worker memory per pixel (WebP; a JPEG as cameras write it takes next to none).",
     )
     fetch_ahead: int = Field(
         4,

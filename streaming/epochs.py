@@ -57,14 +57,21 @@ class Epochs:
     def _name(self) -> str:
         return f"{self._number:06d}"
 
+    def is_full(self, limit: int) -> bool:
+        """Whether `limit` finished manifests or more are in the log."""
+        return len(manifest_ids(self._output)) >= limit and len(self._finished()) >= limit
+
     def turn(self) -> None:
         """Fold the finished manifests and begin a fresh checkpoint. No query may be running."""
-        finished = [manifest for manifest in manifest_ids(self._output) if self._is_committed(manifest)]
+        finished = self._finished()
         known.fold(self._output, finished)
         former = self._name
         self._number += 1
         self._checkpoint.delete_tree(former)
         _logger.info("folded %d manifests; checkpoint epoch %s follows %s", len(finished), self._name, former)
+
+    def _finished(self) -> list[str]:
+        return [manifest for manifest in manifest_ids(self._output) if self._is_committed(manifest)]
 
     def check_missing(self, batch_id: int) -> None:
         """Tell whether a micro-batch may be without rows: its manifest was folded after it was finished.

@@ -150,7 +150,7 @@ class StreamJob:
                 current,
             )
         limit = self._settings.stream.epoch_manifests
-        if len(manifests.manifest_ids(self._places.output)) >= limit:
+        if self._epochs.is_full(limit):
             self._epochs.turn()
         while True:
             batches = MicroBatches(

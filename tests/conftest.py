@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pyspark.sql import SparkSession
 
+from batch_fit.backbone import load_backbone
 from conf.session import start_session
 from conf.settings import load_settings
+from streaming.features import bundle
+from streaming.features.projection import Projection
+from streaming.features.registry import Registry
+from streaming.features.storage import open_folder
+from tests.samples import write_samples
+from tests.streams import Place
 
 
 @pytest.fixture(autouse=True)
@@ -40,3 +52,81 @@ def spark(tmp_path: Path) -> Iterator[SparkSession]:
     session = start_session("tests", settings, {})
     yield session
     session.stop()
+
+
+@pytest.fixture(scope="session")
+def backbone() -> bytes:
+    """MobileNetV2 with random weights as a LiteRT flatbuffer."""
+    return load_backbone("random:0").flatbuffer
+
+
+@pytest.fixture(scope="session")
+def fitted(tmp_path_factory: pytest.TempPathFactory, backbone: bytes) -> Path:
+    """A registry with one model, made without Spark; tests work on copies of it."""
+    models = open_folder(str(tmp_path_factory.mktemp("fitted") / "models"))
+    random = np.random.default_rng(0)
+    components, _ = np.linalg.qr(random.normal(size=(1280, 8)))
+    projection = Projection(np.zeros(1280), np.ones(1280), components, np.full(1280, 1 / 1280))
+    version = bundle.new_version(datetime.now(UTC), backbone, projection)
+    models.create(f"{version}/{bundle.BACKBONE}", backbone)
+    models.create(f"{version}/{bundle.PROJECTION}", projection.to_bytes())
+    manifest = bundle.BundleManifest(
+        version=version,
+        created_at=datetime.now(UTC),
+        weights="random:0",
+        k=8,
+        variance_kept=0.5,
+        pictures=100,
+        quarantined=0,
+        input="/nowhere",
+        limit=None,
+        from_version=None,
+        files=bundle.hash_files(models, version),
+    )
+    bundle.seal(models, version, manifest)
+    Registry(models).promote(version)
+    return Path(models.root)
+
+
+@pytest.fixture
+def place(tmp_path: Path, fitted: Path) -> Place:
+    """An empty input, a model, and an output to be made."""
+    place = Place(tmp_path / "place")
+    place.source.mkdir(parents=True)
+    shutil.copytree(fitted, place.models)
+    return place
+
+
+@pytest.fixture(scope="session")
+def _samples(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], list[Path]]:
+    samples = write_samples(tmp_path_factory.mktemp("samples"), pictures=60, classes=6, broken=4)
+    return samples.pictures, list(samples.broken)
+
+
+@pytest.fixture
+def pictures(_samples: tuple[list[Path], list[Path]]) -> list[Path]:
+    """60 pictures of fruit."""
+    return _samples[0]
+
+
+@pytest.fixture
+def broken(_samples: tuple[list[Path], list[Path]]) -> list[Path]:
+    """4 files that are none."""
+    return _samples[1]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        message = f"this test needs the right to mount a file system: {mounted.stderr.decode().strip()}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+    yield folder
+    subprocess.run(["umount", folder], check=True)

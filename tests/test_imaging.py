@@ -248,8 +248,9 @@ def mean_difference(one: NDArray[np.float32], other: NDArray[np.float32]) -> flo
 
 @pytest.mark.filterwarnings("ignore:::PIL")  # as imaging does for the process; pytest's own filters come first
 @pytest.mark.parametrize("exif", [b"MM\0*\0\0\0\x08\0\x20", b"rubbish", b"II*\0\xff\xff\xff\xff"])
-def test_metadata_that_cannot_be_read_leave_a_picture_as_it_lies(exif: bytes) -> None:
-    data = encoded(fruit(), "JPEG", exif=b"Exif\0\0" + exif)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_metadata_that_cannot_be_read_leave_a_picture_as_it_lies(kind: str, exif: bytes) -> None:
+    data = encoded(fruit(), kind, exif=b"Exif\0\0" + exif, dpi=(72, 72))
     assert np.array_equal(decode(data, LIMITS).pixels, plain(data))
 
 
@@ -326,6 +327,12 @@ def test_transparency_is_dropped_and_the_colours_beneath_it_count() -> None:
         assert np.array_equal(decode(encoded(transparent, kind), LIMITS).pixels, plain(encoded(opaque, "PNG")))
 
 
+@pytest.mark.parametrize("name", ["JPEG", "GIF"])
+def test_a_header_that_breaks_off_is_called_that(name: str) -> None:
+    """Pillow's own words for it are "index out of range" and the like."""
+    assert rejection(FORMATS[name][:20]).detail == f"this {name} does not decode: its header breaks off"
+
+
 def test_no_bytes_are_empty() -> None:
     assert rejection(b"").reason is Reason.EMPTY
 
@@ -399,7 +406,7 @@ def test_too_many_pixels_are_noticed_before_any_is_decoded(name: str) -> None:
 
 
 def test_a_progressive_jpeg_of_endless_scans_is_not_decoded() -> None:
-    """A few kilobytes would keep a worker busy for hours: every scan is one more pass over all pixels."""
+    """A few megabytes would hold a worker for an hour: every scan is one more pass over all pixels."""
     whole = encoded(Image.new("L", (640, 640)), "JPEG", progressive=True)
     last_scan = whole[whole.rindex(b"\xff\xda") : -2]
     assert isinstance(decode(whole[:-2] + 10 * last_scan + whole[-2:], LIMITS), Picture)

@@ -1,0 +1,135 @@
+"""Keras MobileNetV2 to a LiteRT flatbuffer: the only module that imports TensorFlow.
+
+It owns the backbone's architecture and weights; it must not know who runs the flatbuffer.
+
+TensorFlow works in a child process. So its 740 MB do not stay in the Spark driver, what it prints from C++ can be
+silenced as a whole, and it cannot take the fit down with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import socket
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import TYPE_CHECKING
+
+from conf.errors import ModelError, PlatformError, SettingsError
+from streaming.features.imaging import SIDE
+from streaming.features.storage import resolve
+
+if TYPE_CHECKING:
+    import keras
+
+_MAX_SEED = 2**32 - 1  # NumPy's, one of the generators that Keras seeds
+_NETWORK_TIMEOUT = 20  # seconds
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A backbone ready to run.
+
+    Attributes:
+        flatbuffer: LiteRT model, (1, 224, 224, 3) float32 in [-1, 1] to (1, 1280) float32.
+        weights: what was loaded: `imagenet`, `random:SEED`, or a file's name and the beginning of its SHA-256.
+    """
+
+    flatbuffer: bytes
+    weights: str
+
+
+def load_backbone(weights: str) -> Backbone:
+    """Build MobileNetV2 (width 1.0, no top, average-pooled) with these weights and convert it; takes 10 s.
+
+    Args:
+        weights: `imagenet`, from Keras's cache (`KERAS_HOME`, by default `~/.keras`) or else downloaded; the path of a
+            Keras weights file; or `random:SEED`, which gives the same flatbuffer for the same seed.
+
+    Raises:
+        SettingsError: if `weights` is none of these.
+        ModelError: if the weights cannot be had or do not fit.
+        PlatformError: if TensorFlow is not installed or does not run.
+    """
+    described = _describe(weights)
+    try:
+        # Spawned, not forked: the parent has threads of Spark's.
+        with ProcessPoolExecutor(1, get_context("spawn"), initializer=_isolate) as child:
+            return Backbone(child.submit(_convert, weights).result(), described)
+    except BrokenProcessPool as error:
+        raise PlatformError(
+            "TensorFlow crashed while it converted the backbone; it needs 1 GB of free memory and a CPU with AVX"
+        ) from error
+
+
+def _describe(weights: str) -> str:
+    """`weights` as it is recorded, after a check of all that can be checked without TensorFlow."""
+    if weights == "imagenet":
+        return weights
+    if weights.startswith("random:"):
+        return f"random:{_seed(weights)}"
+    if not weights.endswith((".h5", ".keras")):
+        raise SettingsError(
+            f"fit.weights: {weights!r} is not allowed: give imagenet, random:SEED, or the path of a Keras weights file "
+            "(.h5 or .keras)"
+        )
+    path = resolve(weights)
+    try:
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelError(f"fit.weights: cannot read {path}: {error.strerror}") from error
+    return f"{os.path.basename(path)} sha256:{digest[:12]}"
+
+
+def _seed(weights: str) -> int:
+    match = re.fullmatch(r"random:(\d{1,10})", weights, re.ASCII)
+    if not match or int(match[1]) > _MAX_SEED:
+        raise SettingsError(f"fit.weights: {weights!r} is not allowed: SEED is a whole number from 0 to {_MAX_SEED}")
+    return int(match[1])
+
+
+def _isolate() -> None:
+    """Make the child independent of the user's Keras configuration, of GPUs, of dead networks, and silent."""
+    os.environ |= {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": ""}
+    socket.setdefaulttimeout(_NETWORK_TIMEOUT)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+
+
+def _convert(weights: str) -> bytes:
+    try:
+        import tensorflow as tf  # noqa: PLC0415 - 3 s, and only the child pays them
+    except ImportError as error:
+        raise PlatformError(f"TensorFlow cannot be imported ({error}); pip install 'picture-features[fit]'") from None
+    flatbuffer: bytes = tf.lite.TFLiteConverter.from_keras_model(_build(weights)).convert()
+    return flatbuffer
+
+
+def _build(weights: str) -> keras.Model:
+    import keras  # noqa: PLC0415 - as above
+
+    keras.config.set_image_data_format("channels_last")
+    keras.config.set_floatx("float32")
+    source: str | None = weights
+    if weights.startswith("random:"):
+        keras.utils.set_random_seed(_seed(weights))
+        source = None
+    elif weights != "imagenet":
+        source = resolve(weights)
+    try:
+        return keras.applications.MobileNetV2(
+            input_shape=(SIDE, SIDE, 3), include_top=False, pooling="avg", weights=source
+        )
+    except Exception as error:  # noqa: BLE001 - urllib, h5py and Keras raise nearly everything
+        cause = " ".join(str(error).rpartition(" -- ")[2].split())[:200]  # Keras: "URL fetch failure on ... -- cause"
+        if weights == "imagenet":
+            raise ModelError(
+                f"fit.weights: imagenet is not in Keras's cache and cannot be downloaded ({cause}); point KERAS_HOME "
+                "to a cache that has it, give the path of a weights file or, to try things out, --weights random:0"
+            ) from None
+        raise ModelError(f"fit.weights: {weights} does not fit MobileNetV2 without top: {cause}") from None

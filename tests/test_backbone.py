@@ -1,0 +1,160 @@
+"""The backbone: Keras's MobileNetV2, feature for feature, and an error one can act on where its weights are missing."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import shutil
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from batch_fit import backbone
+from batch_fit.backbone import Backbone, load_backbone
+from conf.errors import ModelError, PlatformError, SettingsError
+from streaming.features.backbone import BackboneRunner
+from tests.data import shared_data
+
+Array = NDArray[np.float32]
+
+WEIGHTS_FILE = "models/mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"
+
+
+@pytest.fixture
+def imagenet(monkeypatch: pytest.MonkeyPatch) -> Backbone:
+    monkeypatch.setenv("KERAS_HOME", str(shared_data() / "keras_home"))
+    return loaded_once("imagenet")
+
+
+@functools.cache
+def loaded_once(weights: str) -> Backbone:
+    return load_backbone(weights)
+
+
+def pixels_of(path: Path) -> Array:
+    """What Keras's `mobilenet_v2.preprocess_input` makes of the picture as Pillow resizes it by default."""
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB").resize((224, 224)), np.float32) / np.float32(127.5) - np.float32(1)
+
+
+def features_of(flatbuffer: bytes, pictures: list[Array]) -> Array:
+    runner = BackboneRunner(flatbuffer)
+    return np.stack([runner.run(picture) for picture in pictures])
+
+
+def keras_features_of(weights: str, pictures: list[Array]) -> Array:
+    features: Array = backbone._build(weights).predict(np.stack(pictures), verbose=0)
+    return features
+
+
+def distances(actual: Array, expected: Array) -> Array:
+    """Relative L2 distance of each row."""
+    distance: Array = np.linalg.norm(actual - expected, axis=1) / np.linalg.norm(expected, axis=1)
+    return distance
+
+
+def test_features_are_those_that_an_independent_team_computed_on_emr(imagenet: Backbone) -> None:
+    with np.load(shared_data() / "emr_reference_apple_braeburn.npz") as reference:
+        paths, expected = reference["path"], reference["features"]
+    actual = features_of(imagenet.flatbuffer, [pixels_of(shared_data() / "fruits360" / path) for path in paths])
+    assert len(paths) == 100
+    assert distances(actual, expected).max() < 1e-5
+
+
+def test_litert_computes_what_keras_computes(imagenet: Backbone) -> None:
+    fruits = sorted((shared_data() / "fruits360").glob("*/*.jpg"))[::97]
+    cameras = sorted((shared_data() / "camera").glob("*/*.jpg"))[::7]
+    pictures = [pixels_of(path) for path in (*fruits, *cameras)]
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=backbone._isolate) as child:  # as load_backbone does
+        expected = child.submit(keras_features_of, "imagenet", pictures).result()
+    assert distances(features_of(imagenet.flatbuffer, pictures), expected).max() < 1e-5
+    assert imagenet.weights == "imagenet"
+
+
+def test_a_weights_file_is_loaded_and_recorded_by_its_content(imagenet: Backbone, tmp_path: Path) -> None:
+    source = shared_data() / "keras_home" / WEIGHTS_FILE
+    file = tmp_path / "my weights.h5"
+    shutil.copyfile(source, file)
+    loaded = load_backbone(str(file))
+    assert loaded.weights == f"my weights.h5 sha256:{hashlib.sha256(source.read_bytes()).hexdigest()[:12]}"
+    assert loaded.flatbuffer == imagenet.flatbuffer
+
+
+def test_a_seed_gives_the_same_backbone_whatever_the_users_keras_is_set_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "keras.json").write_text(
+        '{"backend": "jax", "image_data_format": "channels_first", "floatx": "float16"}'
+    )
+    with monkeypatch.context() as patch:
+        patch.setenv("KERAS_HOME", str(tmp_path))
+        again = load_backbone("random:007")
+    assert again == loaded_once("random:7")
+    assert again.weights == "random:7"
+
+
+def test_tensorflow_says_nothing_and_stays_out_of_this_process(capfd: pytest.CaptureFixture[str]) -> None:
+    load_backbone("random:8")
+    assert capfd.readouterr() == ("", "")
+    assert not {"tensorflow", "keras"} & set(sys.modules)
+
+
+def test_another_seed_gives_another_backbone() -> None:
+    picture = np.random.default_rng(0).uniform(-1, 1, (224, 224, 3)).astype(np.float32)
+    one, other = (features_of(loaded_once(f"random:{seed}").flatbuffer, [picture]) for seed in (7, 8))
+    assert np.isfinite(one).all()
+    assert one.std() > 0
+    assert distances(one, other)[0] > 0.1
+
+
+@pytest.mark.parametrize("weights", ["random:", "random:x", "random:-1", "random:1.5", "random:4294967296", "random:٣"])
+def test_a_seed_is_a_whole_number_that_numpy_takes(weights: str) -> None:
+    with pytest.raises(SettingsError, match=rf"fit\.weights: '{weights}' is not allowed: SEED is .* 0 to 4294967295"):
+        load_backbone(weights)
+
+
+@pytest.mark.parametrize("weights", ["imagnet", "ImageNet", "", "weights.tflite"])
+def test_what_is_none_of_the_three_is_refused(weights: str) -> None:
+    with pytest.raises(SettingsError, match=r"give imagenet, random:SEED, or the path of a Keras weights file"):
+        load_backbone(weights)
+
+
+def test_a_weights_file_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=rf"cannot read {tmp_path}/none\.h5: No such file"):
+        load_backbone(str(tmp_path / "none.h5"))
+
+
+def test_a_weights_file_of_something_else_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "text.h5"
+    file.write_text("not weights")
+    with pytest.raises(ModelError, match=rf"fit\.weights: {file} does not fit MobileNetV2 without top: .*open file"):
+        load_backbone(str(file))
+
+
+def test_imagenet_weights_that_cannot_be_had_are_answered_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody listens there
+    with pytest.raises(ModelError, match=r"cannot be downloaded \(.*refused\); point KERAS_HOME .* --weights random:0"):
+        load_backbone("imagenet")
+
+
+def test_a_missing_tensorflow_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tensorflow.py").write_text("raise ImportError('No module named tensorflow')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(PlatformError, match=r"TensorFlow cannot be imported .* pip install 'picture-features\[fit\]'"):
+        load_backbone("random:0")
+
+
+def test_a_crash_of_tensorflow_is_an_error_and_not_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tensorflow.py").write_text("import os; os.abort()")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(PlatformError, match="TensorFlow crashed"):
+        load_backbone("random:0")

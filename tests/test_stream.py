@@ -1,0 +1,381 @@
+"""The stream as a whole, on real Spark: each test starts it, disturbs it, and counts."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyspark.sql import SparkSession
+
+from streaming import manifests
+from streaming.__main__ import main
+from streaming.features.registry import Registry
+from streaming.features.schema import FEATURES, QUARANTINE
+from streaming.features.storage import StoredPicture, open_folder
+from streaming.sink import ParquetSink
+from tests.streams import Place, run, start
+
+Wait = Callable[[Callable[[], bool]], None]
+
+
+def _replay(place: Place, *more: str) -> int:
+    return main(place.arguments("replay", *more))
+
+
+def _end(process: subprocess.Popen[str]) -> str:
+    said, _ = process.communicate(timeout=120)
+    return said
+
+
+def test_replay_gives_each_picture_one_row(
+    place: Place, pictures: list[Path], broken: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Good pictures are in features, broken ones in quarantine, nothing is in both or missing."""
+    good, bad = place.put(*pictures), place.put(*broken, folder="broken")
+    assert _replay(place, "--max-pictures", "25") == 0
+    said = capsys.readouterr().out
+    assert re.search(rf"pictures +{len(good) + len(bad)} in .* pictures/s", said)
+    features, quarantine = place.rows("features"), place.rows("quarantine")
+    assert features.column("path").to_pylist() == sorted(good)
+    assert quarantine.column("path").to_pylist() == sorted(bad)
+    version = Registry(open_folder(str(place.models))).current()
+    assert features.column("model_version").unique().to_pylist() == [version]
+    assert set(features.column("label").to_pylist()) == {"apple"}
+    assert version in said
+    for reason in set(quarantine.column("reason").to_pylist()):
+        assert reason in said
+
+
+def test_a_second_replay_says_so_and_adds_nothing(
+    place: Place, pictures: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And where the model has changed since, it says how to featurize anew."""
+    place.put(*pictures[:10])
+    assert _replay(place) == 0
+    before = place.rows()
+    assert _replay(place) == 0
+    assert "nothing new" in capsys.readouterr().out
+    version = place.promote_another(1)
+    assert _replay(place) == 0
+    said = capsys.readouterr().out
+    assert version in said
+    assert "--output NEW" in said
+    assert place.rows() == before
+    place.put(*pictures[10:15])
+    assert _replay(place) == 0
+    assert set(place.counted().values()) == {1}
+    assert len(place.counted()) == 15
+
+
+def test_the_features_of_a_picture_do_not_depend_on_its_company(
+    place: Place, pictures: list[Path], tmp_path: Path
+) -> None:
+    """The same picture gives the same bits alone, in a batch of many, and in another process."""
+    place.put(*pictures[:40])
+    assert _replay(place) == 0
+    other = Place(tmp_path / "other")
+    shutil.copytree(place.models, other.models)
+    for number in range(3):
+        other.put(pictures[number])
+        assert _replay(other) == 0
+    many = dict(zip([Path(p).name for p in place.rows()["path"].to_pylist()], place.rows()["features"], strict=True))
+    for path, features in zip(other.rows()["path"].to_pylist(), other.rows()["features"], strict=True):
+        assert many[Path(path).name] == features
+
+
+@pytest.mark.parametrize("committed", [0, 2])
+def test_a_killed_driver_loses_and_repeats_nothing(
+    place: Place, pictures: list[Path], wait_for: Wait, committed: int
+) -> None:
+    """Kill -9 in mid-batch, before and after the first commits; the next start finishes the work at once."""
+    paths = place.put(*pictures)
+    process = start("streaming", place.arguments("replay", "--max-pictures", "20"))
+    wait_for(lambda: len(place.logged()) == 3 and place.committed() == committed)
+    process.kill()
+    _end(process)
+    assert place.committed() < 3
+    assert _replay(place, "--max-pictures", "20") == 0
+    assert place.counted() == dict.fromkeys(paths, 1)
+
+
+def test_a_killed_stream_is_succeeded_and_goes_on(place: Place, pictures: list[Path], wait_for: Wait) -> None:
+    """What arrived before, between and after is there once."""
+    paths = place.put(*pictures[:10])
+    first = start("streaming", place.arguments("run", "--interval", "100ms"))
+    wait_for(lambda: place.committed() == 1)
+    first.kill()
+    _end(first)
+    paths += place.put(*pictures[10:20])
+    second = start("streaming", place.arguments("run", "--interval", "100ms"))
+    wait_for(lambda: place.committed() == 2)
+    paths += place.put(*pictures[20:30])
+    wait_for(lambda: place.committed() == 3)
+    assert main(["stop", "--output", str(place.output)]) == 0
+    assert "model" in _end(second)
+    assert second.returncode == 0
+    assert place.counted() == dict.fromkeys(paths, 1)
+
+
+def test_a_deleted_checkpoint_loses_and_repeats_nothing(place: Place, pictures: list[Path]) -> None:
+    """The manifests and the tables say what was done; the checkpoint is not needed for that."""
+    paths = place.put(*pictures[:30])
+    assert _replay(place, "--max-pictures", "10") == 0
+    shutil.rmtree(place.checkpoint)
+    paths += place.put(*pictures[30:40])
+    assert _replay(place, "--max-pictures", "10") == 0
+    assert place.counted() == dict.fromkeys(paths, 1)
+
+
+@pytest.mark.parametrize("epoch", [1000, 3])
+def test_a_checkpoint_restored_from_an_older_copy_loses_and_repeats_nothing(
+    place: Place, pictures: list[Path], tmp_path: Path, epoch: int
+) -> None:
+    """Also where the manifests that the old copy wants to go on with were folded since."""
+    more = ("--max-pictures", "5", "--epoch-manifests", str(epoch))
+    paths = place.put(*pictures[:10])
+    assert _replay(place, *more) == 0
+    shutil.copytree(place.checkpoint, tmp_path / "copy")
+    for commit in (tmp_path / "copy" / "000001" / "commits").glob("*1*"):
+        commit.unlink()  # the copy was made while the second micro-batch was under way
+    paths += place.put(*pictures[10:40])
+    assert _replay(place, *more) == 0
+    shutil.rmtree(place.checkpoint)
+    shutil.copytree(tmp_path / "copy", place.checkpoint)
+    paths += place.put(*pictures[40:45])
+    assert _replay(place, *more) == 0
+    assert place.counted() == dict.fromkeys(paths, 1)
+
+
+def test_the_checkpoint_of_another_output_is_refused(
+    place: Place, pictures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its pending work would end up in the wrong tables."""
+    place.put(*pictures[:3])
+    assert _replay(place) == 0
+    other = Place(tmp_path / "other")
+    shutil.copytree(place.models, other.models)
+    other.put(*pictures[:3])
+    assert _replay(other, "--checkpoint", str(place.checkpoint)) == 5
+    assert "is the checkpoint of another output" in capsys.readouterr().err
+
+
+def test_a_manifest_that_was_deleted_by_a_hand_is_named_and_its_pictures_are_found_anew(
+    place: Place, pictures: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A micro-batch without rows is a question, never an answer."""
+    paths = place.put(*pictures[:5])
+    assert _replay(place) == 0
+    [manifest] = place.logged()
+    manifest.unlink()
+    for left in (*place.output.glob("features/*/2*"), *place.checkpoint.glob("*/commits/*0*")):
+        left.unlink()
+    place.put(*pictures[5:6])
+    assert _replay(place) == 5
+    assert f"manifest {manifest.stem} is gone" in capsys.readouterr().err
+    shutil.rmtree(place.checkpoint)
+    assert _replay(place) == 0
+    assert place.counted() == dict.fromkeys([*paths, *place.put(*pictures[5:6])], 1)
+
+
+def test_nothing_grows_with_the_number_of_manifests(place: Place, pictures: list[Path]) -> None:
+    """Each epoch folds its manifests and begins a fresh checkpoint; folded pictures stay known."""
+    paths = place.put(*pictures[:40])
+    assert _replay(place, "--max-pictures", "4", "--epoch-manifests", "3") == 0
+    assert place.committed() == 10
+    assert len(place.logged()) < 4
+    [epoch] = place.checkpoint.glob("0*")
+    assert int(epoch.name) > 2
+    assert place.counted() == dict.fromkeys(paths, 1)
+    assert _replay(place, "--max-pictures", "4", "--epoch-manifests", "3") == 0
+    assert place.committed() == 10
+
+
+def test_a_stream_changes_its_model_between_micro_batches_and_goes_back(
+    place: Place, pictures: list[Path], wait_for: Wait
+) -> None:
+    """Promote and rollback reach a running stream with the next micro-batch; each batch has one model."""
+    registry = Registry(open_folder(str(place.models)))
+    first = registry.current()
+    process = start("streaming", place.arguments("run", "--interval", "100ms"))
+    place.put(*pictures[:5])
+    wait_for(lambda: place.committed() == 1)
+    second = place.promote_another(2)
+    place.put(*pictures[5:10])
+    wait_for(lambda: place.committed() == 2)
+    registry.rollback()
+    place.put(*pictures[10:15])
+    wait_for(lambda: place.committed() == 3)
+    process.send_signal(signal.SIGTERM)
+    said = _end(process)
+    assert process.returncode == 0, said
+    rows = place.rows().to_pandas()
+    used = rows.groupby("processed_at")["model_version"].agg(["nunique", "first"]).sort_index()
+    assert used["nunique"].tolist() == [1, 1, 1]
+    assert used["first"].tolist() == [first, second, first]
+    assert {len(features) for features in rows[rows.model_version == second].features} == {4}
+
+
+def test_a_changed_bundle_keeps_the_last_good_model_in_service(
+    place: Place, pictures: list[Path], wait_for: Wait
+) -> None:
+    """A stream that runs says what is wrong and goes on; one that starts refuses, naming the file."""
+    first = Registry(open_folder(str(place.models))).current()
+    process = start("streaming", place.arguments("run", "--interval", "100ms"))
+    place.put(*pictures[:5])
+    wait_for(lambda: place.committed() == 1)
+    second = place.promote_another(3)
+    damaged = bytearray((place.models / second / "backbone.tflite").read_bytes())
+    damaged[-1000] ^= 1
+    (place.models / second / "backbone.tflite").write_bytes(damaged)
+    place.put(*pictures[5:10])
+    wait_for(lambda: place.committed() == 2)
+    process.send_signal(signal.SIGINT)
+    assert f"keeping model {first}: {place.models}/{second} is not usable: backbone.tflite was changed" in _end(process)
+    assert place.rows()["model_version"].unique().to_pylist() == [first]
+    place.put(*pictures[10:11])
+    refused = run("streaming", place.arguments("replay"))
+    assert refused.returncode == 4
+    assert "backbone.tflite was changed; promote another version" in refused.stdout
+
+
+def test_every_reader_reads_the_tables_from_the_first_moment_on(
+    place: Place, pictures: list[Path], broken: list[Path], spark: SparkSession
+) -> None:
+    """pandas, pyarrow, DuckDB and Spark agree on both tables, before the first picture and after it."""
+    ParquetSink(open_folder(str(place.output))).prepare()
+    for filled in (False, True):
+        if filled:
+            place.put(*pictures[:20])
+            place.put(*broken, folder="broken")
+            ran = run("streaming", place.arguments("replay", "--max-pictures", "7"))
+            assert ran.returncode == 0, ran.stdout
+        for table, schema, rows in (("features", FEATURES, 20), ("quarantine", QUARANTINE, len(broken))):
+            root = str(place.output / table)
+            arrow = place.rows(table)
+            assert len(arrow) == rows * filled
+            assert arrow.drop(["date"]).schema.equals(schema)
+            assert len(pd.read_parquet(root)) == len(arrow)
+            assert duckdb.sql(f"SELECT * FROM read_parquet('{root}/**/*.parquet')").arrow().read_all().num_rows == len(
+                arrow
+            )
+            frame = spark.read.parquet(root)
+            assert frame.count() == len(arrow)
+            assert set(frame.columns) == {*schema.names, "date"}
+
+
+def test_a_picture_that_vanished_is_a_row_in_quarantine(place: Place, pictures: list[Path]) -> None:
+    """What was seen is accounted for, though it cannot be read any more."""
+    paths = place.put(*pictures[:4])
+    output = open_folder(str(place.output))
+    gone = str(place.source / "apple" / "gone.jpg")
+    seen = [StoredPicture(path, 1000, datetime(2026, 1, 1, tzinfo=UTC)) for path in [*paths, gone]]
+    manifests.append_manifest(output, seen, datetime.now(UTC))
+    assert _replay(place) == 0
+    assert place.counted() == dict.fromkeys([*paths, gone], 1)
+    [row] = place.rows("quarantine").to_pylist()
+    assert (row["path"], row["reason"], row["sha256"], row["length"]) == (gone, "vanished", None, 1000)
+
+
+def test_what_an_attempt_left_in_quarantine_is_replaced(place: Place, broken: list[Path]) -> None:
+    """A quarantine file without its features file is of a killed attempt, and does not count twice."""
+    paths = place.put(*broken, folder="broken")
+    output = open_folder(str(place.output))
+    seen = [StoredPicture(path, Path(path).stat().st_size, datetime(2026, 1, 1, tzinfo=UTC)) for path in paths]
+    manifest = manifests.append_manifest(output, seen, datetime.now(UTC))
+    left = place.output / manifests.table_file("quarantine", manifest)
+    left.parent.mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist([], QUARANTINE), left)
+    assert _replay(place) == 0
+    assert place.counted() == dict.fromkeys(paths, 1)
+
+
+def test_the_second_signal_stops_at_once(place: Place, pictures: list[Path], wait_for: Wait) -> None:
+    """Without waiting for the micro-batch; the next start does it."""
+    paths = place.put(*pictures)
+    process = start("streaming", place.arguments("run", "--interval", "100ms"))
+    wait_for(lambda: len(place.logged()) == 1 and (place.checkpoint / "000001" / "offsets" / "0").exists())
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    _end(process)
+    assert process.returncode in (130, 0)
+    assert _replay(place) == 0
+    assert place.counted() == dict.fromkeys(paths, 1)
+
+
+def test_a_second_stream_on_the_same_output_is_refused(place: Place, pictures: list[Path], wait_for: Wait) -> None:
+    """At once, before Spark starts, with the holder named."""
+    process = start("streaming", place.arguments("run", "--interval", "100ms"))
+    wait_for((place.output / "_lease").exists)
+    place.put(*pictures[:1])
+    second = run("streaming", place.arguments("replay"))
+    assert second.returncode == 5
+    assert f"another stream writes to this output: process {process.pid} on" in second.stdout
+    wait_for(lambda: place.committed() == 1)
+    assert main(["stop", "--output", str(place.output)]) == 0
+    _end(process)
+    assert process.returncode == 0
+
+
+def test_names_of_every_kind_come_through(place: Place, pictures: list[Path]) -> None:
+    """Spaces, accents, %, +, #, ?, quotes, leading _ and ., in files and folders, and in the output's own path."""
+    odd = Place(place.root / "a b%20+#é[1]{2}*'")
+    shutil.copytree(place.models, odd.models)
+    names = ["_x.jpg", ".x.jpg", "a b.JPG", "50%.jpg", "%41.jpg", "a+b#c?d.jpg", "é\u0301.jpg", "'\"\\.jpg", "x\n.jpg"]
+    for name in names:
+        for folder in ("_f", ".g", "h%20 #"):
+            (odd.source / folder).mkdir(parents=True, exist_ok=True)
+            shutil.copy(pictures[0], odd.source / folder / name)
+    assert _replay(odd) == 0
+    expected = [str(odd.source / folder / name) for folder in ("_f", ".g", "h%20 #") for name in names]
+    assert odd.counted() == dict.fromkeys(expected, 1)
+    assert len(odd.rows()) == len(expected)
+    assert _replay(odd) == 0
+    assert odd.counted() == dict.fromkeys(expected, 1)
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(
+    place: Place, pictures: list[Path], small_disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """When there is room again, the next start goes on where the last one stopped."""
+    full = Place(small_disk)
+    paths = place.put(*pictures[:20])
+    filler = small_disk / "filler"
+    here = [
+        "replay", "--input", str(place.source), "--models", str(place.models), "--output", str(full.output),
+        "--settle", "0s", "--master", "local[2,4]",
+    ]  # fmt: skip
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
+    assert main(here) == 6
+    assert "the disk is full" in capsys.readouterr().err
+    filler.unlink()
+    assert main(here) == 0
+    assert full.counted() == dict.fromkeys(paths, 1)
+
+
+def test_times_are_what_they_say(place: Place, pictures: list[Path]) -> None:
+    """modification_time is the file's to the microsecond; processed_at is this run's; both in UTC."""
+    [path] = place.put(pictures[0])
+    began = datetime.now(UTC) - timedelta(seconds=1)
+    assert _replay(place) == 0
+    [row] = place.rows().to_pylist()
+    assert row["modification_time"] == datetime.fromtimestamp(0, UTC) + timedelta(
+        microseconds=Path(path).stat().st_mtime_ns // 1000
+    )
+    assert began < row["processed_at"] < datetime.now(UTC) + timedelta(seconds=1)
+    assert (row["length"], row["width"], row["height"]) == (Path(path).stat().st_size, 100, 100)
+    assert np.isfinite(row["features"]).all()
+    assert row["reconstruction_error"] >= 0
