@@ -143,6 +143,7 @@ _VERBS = (
         ("models",),
         _models,
         _action,
+        "{list,show,promote,rollback} [VERSION]",
     ),
 )
 

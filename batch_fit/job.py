@@ -20,6 +20,7 @@ from pyspark.accumulators import Accumulator
 from pyspark.sql import SparkSession
 
 from batch_fit.backbone import load_backbone
+from batch_fit.describe import describe
 from batch_fit.featurize import Featurized, featurize
 from batch_fit.pca import fit_pca
 from batch_fit.pipeline import build_pipeline
@@ -141,8 +142,8 @@ def fit(settings: Settings, progress: OnStart) -> Fitted:
         from_version=settings.fit.from_version,
         files={},
     )
-    page = render(describe(manifest, projection, featurized, stages.seconds))
-    models.create(f"{version}/{bundle.REPORT}", page.encode())
+    report = describe(manifest, projection, featurized, stages.seconds, settings.fit.variance_target)
+    models.create(f"{version}/{bundle.REPORT}", render(report).encode())
     sealed = manifest.model_copy(update={"files": bundle.hash_files(models, version)})
     bundle.seal(models, version, sealed)
     if settings.fit.promote:

@@ -83,6 +83,7 @@ class Verb:
         required: keys of settings that must have a value.
         run: called with the settings and the positional arguments; returns what to print on stdout, if anything.
         arguments: declares positional arguments.
+        positional: how help shows them.
     """
 
     name: str
@@ -92,6 +93,12 @@ class Verb:
     required: Sequence[str]
     run: Callable[[Settings, argparse.Namespace], str | None]
     arguments: Callable[[argparse.ArgumentParser], None] = lambda parser: None
+    positional: str = ""
+
+    @property
+    def usage(self) -> str:
+        """What a command line must have: the positional arguments and the required flags."""
+        return " ".join((self.positional, *(f"--{key} URI" for key in self.required))).strip()
 
 
 class _Parser(argparse.ArgumentParser):
@@ -108,7 +115,12 @@ def make_parser(program: str, description: str, verbs: Sequence[Verb]) -> argpar
     commands = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for verb in verbs:
         command = commands.add_parser(
-            verb.name, help=verb.summary, description=verb.description, epilog=EPILOG, formatter_class=raw
+            verb.name,
+            usage=" ".join((f"python -m {program}", verb.name, verb.usage, "[options]")),
+            help=verb.summary,
+            description=verb.description,
+            epilog=EPILOG,
+            formatter_class=raw,
         )
         verb.arguments(command)
         for flag in verb.flags:
@@ -157,7 +169,7 @@ def run_program(
     except KeyboardInterrupt:
         return _INTERRUPTED
     except BrokenPipeError:  # the reader of our output, like head, has seen enough
-        sys.stdout = None  # type: ignore[assignment] # or Python complains when it flushes it at exit
+        sys.stdout = None  # or Python complains when it flushes it at exit
     return 0
 
 

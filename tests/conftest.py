@@ -46,12 +46,24 @@ def wait_for() -> Callable[[Callable[[], bool]], None]:
 
 
 @pytest.fixture
-def spark(tmp_path: Path) -> Iterator[SparkSession]:
-    """A real Spark session, made as the programs make theirs; the JVM beneath it is shared by all tests."""
+def new_session(tmp_path: Path) -> Iterator[Callable[[], SparkSession]]:
+    """Makes a real Spark session as the programs make theirs; the JVM beneath it is shared by all tests."""
     settings = load_settings({"spark.master": "local[2,4]", "log.folder": str(tmp_path)})
-    session = start_session("tests", settings, {})
-    yield session
-    session.stop()
+    sessions: list[SparkSession] = []
+
+    def start() -> SparkSession:
+        sessions.append(start_session("tests", settings, {}))
+        return sessions[-1]
+
+    yield start
+    for session in sessions:
+        session.stop()
+
+
+@pytest.fixture
+def spark(new_session: Callable[[], SparkSession]) -> SparkSession:
+    """One that is there from the beginning of the test."""
+    return new_session()
 
 
 @pytest.fixture(scope="session")

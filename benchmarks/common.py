@@ -1,0 +1,117 @@
+"""What the benchmarks share: a place with a model and pictures, and the form of a figure.
+
+It owns what is the same for all of them; it must not know what any of them measures.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from batch_fit.backbone import load_backbone
+from streaming.features import bundle
+from streaming.features.projection import Projection
+from streaming.features.registry import Registry
+from streaming.features.storage import open_folder
+from tests.streams import Place
+
+CORES = len(os.sched_getaffinity(0))
+COMPONENTS = 100
+WEIGHTS = "random:0"  # the speed is that of any other weights
+
+_CACHE = Path(tempfile.gettempdir()) / "picture-features-benchmarks"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A line of the table.
+
+    Attributes:
+        what: was measured.
+        measured: the value with its unit.
+        target: what is asked for; empty where the value only explains others.
+        met: whether `measured` reaches `target`.
+    """
+
+    what: str
+    measured: str
+    target: str = ""
+    met: bool | None = None
+
+
+def print_figures(figures: Iterable[Figure]) -> None:
+    """Print a Markdown table."""
+    print("\n| what | measured | target | met |\n|---|---:|---:|---|")
+    for figure in figures:
+        met = "" if figure.met is None else "yes" if figure.met else "NO"
+        print(f"| {figure.what} | {figure.measured} | {figure.target} | {met} |", flush=True)
+
+
+@contextmanager
+def new_place() -> Iterator[Place]:
+    """An empty input, a model of `COMPONENTS` components, and an output to be made, all gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
+        place = Place(Path(folder))
+        place.source.mkdir()
+        _promote_model(place.models)
+        yield place
+
+
+def arguments(place: Place, verb: str, *more: str) -> list[str]:
+    """The command line of a verb of the stream on all cores of this machine."""
+    return place.arguments(verb, "--master", f"local[{CORES},4]", "--log-folder", str(place.root / "log"), *more)
+
+
+def link_pictures(folder: Path, pictures: Iterable[Path], count: int) -> None:
+    """Fill `folder` with `count` files: each of `pictures` in turn, under as many names as it takes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    originals = list(pictures)
+    for number in range(count):
+        os.link(originals[number % len(originals)], folder / f"{number:06}.jpg")
+
+
+def read_backbone() -> bytes:
+    """The flatbuffer of `WEIGHTS`; its conversion takes 10 s, so it is kept in the temporary folder."""
+    file = _CACHE / f"{WEIGHTS.replace(':', '-')}.tflite"
+    if not file.exists():
+        _CACHE.mkdir(exist_ok=True)
+        part = file.with_suffix(f".{os.getpid()}")
+        part.write_bytes(load_backbone(WEIGHTS).flatbuffer)
+        part.rename(file)
+    return file.read_bytes()
+
+
+def make_projection() -> Projection:
+    """`COMPONENTS` orthonormal components of 1280 features, drawn at random."""
+    components, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(1280, COMPONENTS)))
+    return Projection(np.zeros(1280), np.ones(1280), components, np.full(1280, 1 / 1280))
+
+
+def _promote_model(folder: Path) -> None:
+    models, backbone, projection = open_folder(str(folder)), read_backbone(), make_projection()
+    now = datetime.now(UTC)
+    version = bundle.new_version(now, backbone, projection)
+    models.create(f"{version}/{bundle.BACKBONE}", backbone)
+    models.create(f"{version}/{bundle.PROJECTION}", projection.to_bytes())
+    manifest = bundle.BundleManifest(
+        version=version,
+        created_at=now,
+        weights=WEIGHTS,
+        k=COMPONENTS,
+        variance_kept=COMPONENTS / 1280,
+        pictures=0,
+        quarantined=0,
+        input="/nowhere",
+        limit=None,
+        from_version=None,
+        files=bundle.hash_files(models, version),
+    )
+    bundle.seal(models, version, manifest)
+    Registry(models).promote(version)
