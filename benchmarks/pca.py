@@ -1,0 +1,116 @@
+"""Statistics and PCA of given features, against MLlib's StandardScaler and PCA on the same Parquet files.
+
+    python -m benchmarks.pca
+
+Both read the files, which are in the page cache, and both are warm. That they agree is checked, too.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyspark.ml import Pipeline, PipelineModel
+from pyspark.ml.feature import PCA, PCAModel, StandardScaler
+from pyspark.ml.functions import array_to_vector
+from pyspark.sql import SparkSession
+from pyspark.sql.functions import col
+
+from batch_fit.pca import fit_pca
+from batch_fit.statistics import Statistics, fold_batch, merge_all
+from benchmarks.common import COMPONENTS, CORES, Figure, print_figures
+from conf.session import start_session
+from conf.settings import load_settings
+from streaming.features.projection import Projection
+from streaming.features.schema import FEATURE_COUNT, OUTCOMES
+
+PICTURES = 24_000
+FILES = 8
+TARGET = 8.0
+
+T = TypeVar("T")
+
+
+def write_features(folder: Path, pictures: int) -> None:
+    """Features like a backbone's: never negative, correlated, a few of them dead."""
+    chance = np.random.default_rng(0)
+    mixing = chance.normal(size=(64, FEATURE_COUNT)).astype(np.float32)
+    schema = pa.schema([OUTCOMES.field("features")])
+    folder.mkdir()
+    for number in range(FILES):
+        factors = chance.normal(size=(pictures // FILES, len(mixing))).astype(np.float32)
+        features = factors @ mixing + chance.normal(size=(len(factors), FEATURE_COUNT)).astype(np.float32)
+        features[:, :3] = -1
+        rows = pa.array(list(np.maximum(features, 0)), schema.field(0).type)
+        pq.write_table(pa.table([rows], schema), folder / f"{number}.parquet")
+
+
+def fit_ours(spark: SparkSession, folder: Path) -> Projection:
+    """As the fit does: fold on the workers, merge and decompose on the driver."""
+    partial = spark.read.parquet(str(folder)).mapInArrow(_fold, "statistics binary").toArrow()
+    statistics = merge_all(map(Statistics.from_bytes, partial.column(0).to_pylist()))
+    return fit_pca(statistics, COMPONENTS, None)
+
+
+def _fold(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    yield pa.record_batch({"statistics": [merge_all(map(fold_batch, batches)).to_bytes()]})
+
+
+def fit_mllib(spark: SparkSession, folder: Path) -> PipelineModel:
+    """As anybody would with pyspark.ml."""
+    vectors = spark.read.parquet(str(folder)).select(array_to_vector(col("features")).alias("features"))
+    scaler = StandardScaler(inputCol="features", outputCol="standardised", withMean=True, withStd=True)
+    return Pipeline(stages=[scaler, PCA(k=COMPONENTS, inputCol="standardised", outputCol="pca")]).fit(vectors)
+
+
+def timed(function: Callable[[], T]) -> tuple[T, float]:
+    """The result of a call, and the seconds that it took."""
+    started = time.perf_counter()
+    return function(), time.perf_counter() - started
+
+
+def measure() -> list[Figure]:
+    """Fit both ways on `PICTURES` pictures."""
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
+        small, large = Path(folder, "small"), Path(folder, "large")
+        write_features(small, 40 * FILES)
+        write_features(large, PICTURES)
+        spark = start_session("benchmark", load_settings({"spark.master": f"local[{CORES}]"}), {})
+        try:
+            fit_ours(spark, small), fit_mllib(spark, small)
+            ours, our_seconds = timed(lambda: fit_ours(spark, large))
+            mllib, mllib_seconds = timed(lambda: fit_mllib(spark, large))
+            difference = _difference(ours, mllib)
+        finally:
+            spark.stop()
+    size = f"{PICTURES:,} x {FEATURE_COUNT}"
+    return [
+        Figure(f"statistics and PCA, {size}", f"{our_seconds:.1f} s"),
+        Figure(f"MLlib's StandardScaler and PCA, {size}", f"{mllib_seconds:.1f} s"),
+        Figure("largest difference of a component's entry", f"{difference:.0e}", "1e-10", difference < 1e-10),
+        Figure(
+            "fit over MLlib",
+            f"{mllib_seconds / our_seconds:.1f} x",
+            f"{TARGET:g} x",
+            mllib_seconds > TARGET * our_seconds,
+        ),
+    ]
+
+
+def _difference(ours: Projection, mllib: PipelineModel) -> float:
+    """Of the components, up to sign."""
+    pca = mllib.stages[1]
+    assert isinstance(pca, PCAModel)
+    theirs = pca.pc.toArray()
+    signs = np.sign((theirs * ours.components).sum(axis=0))
+    return float(np.abs(theirs * signs - ours.components).max())
+
+
+if __name__ == "__main__":
+    print_figures(measure())

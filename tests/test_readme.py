@@ -1,0 +1,100 @@
+"""The README's commands, run as they stand there, on real photographs."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.data import shared_data
+from tests.streams import PROJECT
+
+README = (PROJECT / "README.md").read_text(encoding="utf-8")
+
+
+def _block(language: str, containing: str) -> str:
+    """The one code block that contains some text."""
+    [block] = [block for block in re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL) if containing in block]
+    return str(block)
+
+
+def _start(commands: str, folder: Path) -> subprocess.Popen[str]:
+    """Run shell commands in `folder`, with this interpreter as `python` and the ImageNet weights at hand."""
+    (folder / "bin").mkdir(exist_ok=True)
+    if not (folder / "bin" / "python").exists():
+        (folder / "bin" / "python").symlink_to(sys.executable)
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(PROJECT),
+        "KERAS_HOME": str(shared_data() / "keras_home"),
+        "PICTURE_FEATURES_STREAM__SETTLE": "0s",
+        "PICTURE_FEATURES_STREAM__INTERVAL": "200ms",
+    }
+    return subprocess.Popen(
+        ["sh", "-euc", commands],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def _run(commands: str, folder: Path) -> str:
+    process = _start(commands, folder)
+    said, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, said
+    return said
+
+
+def test_the_readme_does_what_it_says(tmp_path: Path, wait_for: Callable[[Callable[[], bool]], None]) -> None:
+    """Fit, replay, run, read, refit, roll back and stop, in the order of the page."""
+    fruits = sorted((shared_data() / "fruits360").iterdir())
+    for fruit in fruits[:6]:
+        shutil.copytree(fruit, tmp_path / "pictures" / fruit.name)
+    here = {"pictures": sum(1 for _ in (tmp_path / "pictures").rglob("*.jpg"))}
+
+    said = _run(_block("sh", "--variance 0.9"), tmp_path)
+    assert re.search(r"components +\d+, which keep 9\d\.\d% of the variance\nweights +imagenet", said)
+    assert f"pictures     {here['pictures']}" in said
+    said = _run(_block("sh", "streaming replay"), tmp_path)
+    assert f"features     {here['pictures']} rows" in said
+    assert "nothing new" in _run(_block("sh", "streaming replay"), tmp_path)
+
+    stream = _start(_block("sh", "streaming run"), tmp_path)
+    for fruit in fruits[6:8]:
+        shutil.copytree(fruit, tmp_path / "pictures" / fruit.name)
+    here["pictures"] += sum(1 for fruit in fruits[6:8] for _ in fruit.glob("*.jpg"))
+
+    def rows() -> int:
+        said = _run(f'python - <<"END"\n{_block("python", "read_parquet")}\nprint("rows", len(features))\nEND', tmp_path)
+        return int(said.rpartition("rows ")[2])
+
+    wait_for(lambda: rows() == here["pictures"])
+    [first] = [path.name for path in (tmp_path / "models").glob("2*")]
+    _run(_block("sh", "--from VERSION").replace("VERSION", first), tmp_path)
+    said = _run(_block("sh", "models rollback"), tmp_path)
+    assert said.endswith(f"current: {first}\n")
+    _run(_block("sh", "streaming stop"), tmp_path)
+    said, _ = stream.communicate(timeout=60)
+    assert stream.returncode == 0, said
+
+
+def test_every_file_that_the_readme_names_exists() -> None:
+    """Links lead somewhere."""
+    for link in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (PROJECT / link).exists(), link
+
+
+def test_every_exit_code_is_the_readmes() -> None:
+    """The table and the error classes say the same."""
+    from conf import errors
+
+    codes = {cls.exit_code for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, Exception)}
+    assert {int(code) for code in re.findall(r"^\| (\d+) \|", README, re.MULTILINE)} == codes | {0, 130}
