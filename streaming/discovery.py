@@ -66,8 +66,19 @@ class ListingDiscoverer:
         self._skipped: set[str] = set()
 
     def has_new(self) -> bool:
-        """Whether the input holds a picture that was not seen before, settled or not."""
-        return any(self._known.unknown(page) for page in self._pages())
+        """Whether the input holds a picture that was not seen before, settled or not.
+
+        Raises:
+            InputError: it holds none at all.
+        """
+        empty = True
+        for page in self._pages():
+            empty = False
+            if self._known.unknown(page):
+                return True
+        if empty:
+            raise InputError(f"{self._source}: there are no pictures in this folder; check --input")
+        return False
 
     def look(self, max_pictures: int) -> Look:
         """List the input once and append manifests of what is new, of at most `max_pictures` each.

@@ -108,7 +108,7 @@ class StreamJob:
         Raises:
             InputError: the input has no pictures, or cannot be listed.
         """
-        return not self._discoverer.has_new() and not self._unfinished()
+        return not self._unfinished() and not self._discoverer.has_new()
 
     def explain_idle(self) -> str:
         """Why there is nothing to do, and how to featurize the same pictures anew."""

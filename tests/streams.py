@@ -80,11 +80,11 @@ class Place:
         """The manifests in the log."""
         return sorted((self.output / "_manifests").glob("2*.json"))
 
-    def promote_another(self, seed: int) -> str:
-        """Promote a model of the same backbone with a random projection; returns its version."""
+    def promote_another(self, seed: int, backbone: bytes | None = None) -> str:
+        """Promote a model of the same backbone, or another, with a random projection; returns its version."""
         models = open_folder(str(self.models))
         registry = Registry(models)
-        backbone = registry.open(registry.current()).file(bundle.BACKBONE)
+        backbone = backbone or registry.open(registry.current()).file(bundle.BACKBONE)
         random = np.random.default_rng(seed)
         components, _ = np.linalg.qr(random.normal(size=(1280, 4)))
         projection = Projection(np.zeros(1280), np.ones(1280), components, np.full(1280, 1 / 1280))

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from conf import errors
 from tests.data import shared_data
 from tests.streams import PROJECT
 
@@ -73,7 +74,8 @@ def test_the_readme_does_what_it_says(tmp_path: Path, wait_for: Callable[[Callab
     here["pictures"] += sum(1 for fruit in fruits[6:8] for _ in fruit.glob("*.jpg"))
 
     def rows() -> int:
-        said = _run(f'python - <<"END"\n{_block("python", "read_parquet")}\nprint("rows", len(features))\nEND', tmp_path)
+        snippet = _block("python", "read_parquet") + 'print("rows", len(features))\n'
+        said = _run(f'python - <<"END"\n{snippet}END', tmp_path)
         return int(said.rpartition("rows ")[2])
 
     wait_for(lambda: rows() == here["pictures"])
@@ -94,7 +96,5 @@ def test_every_file_that_the_readme_names_exists() -> None:
 
 def test_every_exit_code_is_the_readmes() -> None:
     """The table and the error classes say the same."""
-    from conf import errors
-
     codes = {cls.exit_code for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, Exception)}
     assert {int(code) for code in re.findall(r"^\| (\d+) \|", README, re.MULTILINE)} == codes | {0, 130}
