@@ -99,6 +99,7 @@ def fit(settings: Settings, progress: OnStart) -> Fitted:
     save_to = resolve(settings.fit.save_features) if settings.fit.save_features else None
     _check_places(source, models, save_to)
     registry, stages = Registry(models), _Stages()
+    models.remove_leftovers()
     base = registry.open(settings.fit.from_version) if settings.fit.from_version else None
     with stages("list the pictures"):
         pictures = choose(source, settings.fit.limit)

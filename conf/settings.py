@@ -160,8 +160,8 @@ class SparkSettings(Section):
 
     master: str | None = Field(
         "local[*,4]",
-        description="Where Spark runs; null in the file leaves it to spark-submit. The 4 lets a task be tried four times, "
-        "as on a cluster.",
+        description="Where Spark runs; null in the file leaves it to spark-submit. The 4 lets a task be tried four "
+        "times, as on a cluster.",
     )
     conf: dict[str, str] = Field({}, description="More Spark properties, as in spark-defaults.conf.")
 

@@ -96,6 +96,7 @@ class StreamJob:
         self._on_report = on_report
         self._registry = Registry(places.models)
         self._sink = ParquetSink(places.output)
+        places.output.remove_leftovers()
         self._sink.prepare()
         manifests.prepare_log(places.output)
         self._epochs = Epochs(places.checkpoint, places.output, self._sink.is_committed)
@@ -125,6 +126,7 @@ class StreamJob:
     def follow(self) -> None:
         """Featurize what arrives until told to stop."""
         with self._session() as spark:
+            _logger.info("watching %s; Ctrl-C, or python -m streaming stop, ends it", self._places.source)
             discovery = DiscoveryThread(self._discoverer, self._max_pictures(spark), self._settings.stream.interval)
             try:
                 self._run_queries(spark, discovery, available_now=False)

@@ -23,6 +23,7 @@ from streaming.manifests import manifest_ids, manifest_name, read_manifest
 
 FOLDER = "_known"
 _MERGE_BELOW_ROWS = 250_000
+_COMPACT_AFTER = 250_000
 
 _SCHEMA = pa.schema(
     [
@@ -34,41 +35,40 @@ _SCHEMA = pa.schema(
 
 
 class KnownPictures:
-    """The set of pictures that some manifest lists. 16 bytes of memory for each that was folded."""
+    """The set of pictures that some manifest lists. 16 bytes of memory for each, but for the latest."""
 
     def __init__(self, output: Folder) -> None:
         """Read the record and the log of an output."""
         files = [_hashes(output.read(name)) for name in output.names(FOLDER)]
-        self._folded: NDArray[np.bytes_] = np.unique(np.concatenate([_as_array([]), *files]))
+        self._compact: NDArray[np.bytes_] = np.unique(np.concatenate([_as_array([]), *files]))
         self._recent: set[bytes] = set()
         for manifest in manifest_ids(output):
             self.add(self.unknown(read_manifest(output, manifest)))
 
     def __len__(self) -> int:
-        return len(self._folded) + len(self._recent)
+        return len(self._compact) + len(self._recent)
 
     def add(self, pictures: Iterable[StoredPicture]) -> None:
         """Remember pictures."""
         self._recent.update(picture.identity for picture in pictures)
+        if len(self._recent) >= _COMPACT_AFTER:
+            fresh = _as_array(sorted(self._recent))
+            self._compact = np.insert(self._compact, np.searchsorted(self._compact, fresh), fresh)
+            self._recent.clear()
 
     def unknown(self, pictures: Sequence[StoredPicture]) -> list[StoredPicture]:
         """Those of `pictures` that were not seen before, in their order."""
         hashes = [picture.identity for picture in pictures]
         keys = _as_array(hashes)
-        places = np.searchsorted(self._folded, keys)
+        places = np.searchsorted(self._compact, keys)
         folded = np.zeros(len(keys), bool)
-        inside = places < len(self._folded)
-        folded[inside] = self._folded[places[inside]] == keys[inside]
+        inside = places < len(self._compact)
+        folded[inside] = self._compact[places[inside]] == keys[inside]
         return [
             picture
             for picture, digest, known in zip(pictures, hashes, folded, strict=True)
             if not known and digest not in self._recent
         ]
-
-    def compact(self) -> None:
-        """Move what was added one by one into the compact array."""
-        self._folded = np.unique(np.concatenate([self._folded, _as_array(sorted(self._recent))]))
-        self._recent.clear()
 
 
 def _as_array(hashes: Sequence[bytes]) -> NDArray[np.bytes_]:

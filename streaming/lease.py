@@ -126,7 +126,6 @@ class Lease:
             self._write(tag)
         except (AlreadyExistsError, ConflictError):
             raise LeaseHeldError(f"{self._output.root}: another stream has just taken this output") from None
-        self._output.delete(DRAIN)
         self._renewer.start()
         return self
 
@@ -183,6 +182,7 @@ def request_drain(output: Folder) -> Holder | None:
     holder, _ = read_holder(output)
     if holder is None or holder.is_gone(datetime.now(UTC)):
         return None
-    output.delete(DRAIN)
-    output.create(DRAIN, holder.id.encode())
+    output.delete(DRAIN)  # one that an earlier holder left
+    with suppress(AlreadyExistsError):  # another request, at the same moment
+        output.create(DRAIN, holder.id.encode())
     return holder

@@ -213,16 +213,17 @@ def test_folding_that_was_killed_loses_and_repeats_nothing(
     assert set(_folded(output)) == {picture.path for picture in list_pictures(str(source), print)}
 
 
-def test_compact_memory_knows_the_same(source: Path, output: Folder) -> None:
+@pytest.mark.parametrize("compact_after", [1, 7, 1000])
+def test_compact_memory_knows_the_same(
+    source: Path, output: Folder, monkeypatch: pytest.MonkeyPatch, compact_after: int
+) -> None:
     """Moving pictures into the compact array changes nothing but the memory that they take."""
+    monkeypatch.setattr(known, "_COMPACT_AFTER", compact_after)
     _put(source, *(f"{number}.jpg" for number in range(50)))
     pictures = list(list_pictures(str(source), print))
     memory = KnownPictures(output)
-    memory.add(pictures[:30])
-    memory.compact()
-    memory.add(pictures[25:40])
-    assert len(memory.unknown(pictures)) == 10
-    memory.compact()
+    for start in range(0, 40, 5):
+        memory.add(memory.unknown(pictures[start : start + 5]))
     assert memory.unknown(pictures) == pictures[40:]
     assert len(memory) == 40
 

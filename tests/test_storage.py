@@ -176,6 +176,17 @@ def test_nothing_is_left_behind_under_temporary_names(tmp_path: Path) -> None:
     assert list(folder.names("_tmp")) == []
 
 
+def test_what_killed_writes_left_is_removed_once_it_is_old(tmp_path: Path) -> None:
+    """A young file may still be in the making."""
+    folder = LocalFolder(str(tmp_path))
+    folder.create("x", b"0")
+    for name in ("old", "young"):
+        (tmp_path / "_tmp" / name).write_bytes(b"")
+    os.utime(tmp_path / "_tmp" / "old", (0, 0))
+    folder.remove_leftovers()
+    assert list(folder.names("_tmp")) == ["_tmp/young"]
+
+
 def test_a_full_disk_is_called_by_its_name() -> None:
     """The error says what is full and what to do."""
     if not Path("/dev/full").exists():

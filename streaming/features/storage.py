@@ -28,6 +28,7 @@ from conf.errors import AlreadyExistsError, ConflictError, InputError, NotFoundE
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TEMPORARY = "_tmp"
+_LEFTOVER_SECONDS = 3600
 
 IDENTITY_BYTES = 16
 
@@ -239,6 +240,9 @@ class Folder(Protocol):
     def delete_tree(self, name: str) -> None:
         """Delete a folder inside this one with all that is in it; one that does not exist is no error."""
 
+    def remove_leftovers(self) -> None:
+        """Delete what writes that were killed have left."""
+
 
 def open_folder(uri: str) -> Folder:
     """The folder at `uri`, which need not exist yet."""
@@ -316,9 +320,8 @@ class LocalFolder:
         with self._explained(name, "delete"), suppress(FileNotFoundError):
             shutil.rmtree(self._root / name)
 
-    def remove_leftovers(self, older_than: timedelta) -> None:
-        """Delete what killed processes left under `_tmp/`."""
-        horizon = time.time() - older_than.total_seconds()
+    def remove_leftovers(self) -> None:
+        horizon = time.time() - _LEFTOVER_SECONDS  # a younger one may be of a process that is alive
         for name in self.names(_TEMPORARY):
             file = self._root / name
             with suppress(FileNotFoundError):
