@@ -31,7 +31,7 @@ _REFRESH_SECONDS = 0.5
 def _bar(total: int, done: Accumulator[int]) -> Iterator[None]:
     """A bar that follows `done` while the executors work."""
     leave = threading.Event()
-    with tqdm(total=total, unit="picture", disable=None, dynamic_ncols=True) as bar, logging_redirect_tqdm():
+    with tqdm(total=total, unit=" pictures", disable=None, dynamic_ncols=True) as bar, logging_redirect_tqdm():
 
         def follow() -> None:
             while not leave.wait(_REFRESH_SECONDS):

@@ -83,12 +83,12 @@ class _ReplayProgress:
         self._quarantined: Counter[str] = Counter()
         self._pictures = 0
         self._models: dict[str, None] = {}
-        self._unsettled = 0
+        self._unsettled = self._total = 0
 
     def begin(self, backlog: Backlog) -> None:
         self._started = time.monotonic()
-        self._unsettled = backlog.unsettled
-        self._bar = tqdm(total=backlog.pictures, unit="picture", disable=None, dynamic_ncols=True)
+        self._unsettled, self._total = backlog.unsettled, backlog.pictures
+        self._bar = tqdm(total=backlog.pictures, unit=" pictures", disable=None, dynamic_ncols=True)
 
     def advance(self, report: BatchReport) -> None:
         self._pictures += report.pictures
@@ -110,6 +110,8 @@ class _ReplayProgress:
             + (f" ({_counted(self._quarantined)}), rows in {output}/quarantine" if self._quarantined else ""),
             f"model        {', '.join(self._models)}",
         ]
+        if left := self._total - self._pictures:
+            lines.append(f"stopped      with {left:,} pictures left; replay again to go on")
         if self._unsettled:
             lines.append(f"left out     {self._unsettled:,} still being written; replay again to add them")
         return "\n".join(lines)
