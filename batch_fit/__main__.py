@@ -18,6 +18,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from batch_fit.job import fit
 from conf.cli import Flag, Verb, make_parser, run_program
 from conf.errors import SettingsError
+from conf.s3 import S3Connection
 from conf.session import explain_failure
 from conf.settings import Settings
 from streaming.features.bundle import BundleManifest
@@ -64,7 +65,7 @@ def _fit(settings: Settings, _arguments: argparse.Namespace) -> str:
 
 
 def _models(settings: Settings, arguments: argparse.Namespace) -> str:
-    registry = Registry(open_folder(settings.models or ""))
+    registry = Registry(open_folder(settings.models or "", S3Connection.of(settings.s3)))
     action, version = arguments.action, arguments.version
     if version is None and action == "promote":
         raise SettingsError("models promote: say which VERSION; models list shows them")

@@ -22,7 +22,8 @@ from batch_fit.statistics import Statistics, fold_batch, merge_all
 from streaming.features.dealing import deal
 from streaming.features.featurizer import Recipe, featurize_with
 from streaming.features.schema import OUTCOMES, PICTURES
-from streaming.features.storage import StoredPicture, identity_of, spark_uri
+from streaming.features.storage import spark_uri
+from streaming.features.stored import StoredPicture, identity_of
 
 SAMPLE = 2000
 """So many pictures, chosen by the hash of their paths, give their features to the report's scatter plot."""

@@ -27,22 +27,21 @@ from batch_fit.pipeline import build_pipeline
 from batch_fit.report import render
 from batch_fit.statistics import Statistics
 from conf.errors import InputError, SettingsError
+from conf.s3 import S3Connection
 from conf.session import start_session
 from conf.settings import Settings
 from streaming.features import bundle
 from streaming.features.featurizer import Recipe
 from streaming.features.registry import Registry
 from streaming.features.storage import (
-    IDENTITY_BYTES,
-    Folder,
-    StoredPicture,
     check_outside,
-    identity_of,
+    is_on_s3,
     list_pictures,
     open_folder,
     resolve,
     spark_uri,
 )
+from streaming.features.stored import IDENTITY_BYTES, Folder, StoredPicture, identity_of
 
 _logger = logging.getLogger(__name__)
 
@@ -95,21 +94,22 @@ def fit(settings: Settings, progress: OnStart) -> Fitted:
     """
     assert settings.input is not None
     assert settings.models is not None
-    source, models = resolve(settings.input), open_folder(settings.models)
+    connection = S3Connection.of(settings.s3)
+    source, models = resolve(settings.input), open_folder(settings.models, connection)
     save_to = resolve(settings.fit.save_features) if settings.fit.save_features else None
-    _check_places(source, models, save_to)
+    _check_places(source, models, save_to, connection)
     registry, stages = Registry(models), _Stages()
     models.remove_leftovers()
     base = registry.open(settings.fit.from_version) if settings.fit.from_version else None
     with stages("list the pictures"):
-        pictures = choose(source, settings.fit.limit)
+        pictures = choose(source, settings.fit.limit, connection)
         seen = read_identities(base) if base else set()
         new = [picture for picture in pictures if picture.identity not in seen]
         _logger.info("%d pictures in %s, %d of them new to the statistics", len(pictures), source, len(new))
     with stages("load the backbone"):
         backbone, weights = _backbone(settings.fit.weights, base)
     with stages("start Spark"):
-        spark = start_session("picture-features fit", settings, _SPARK_PROPERTIES)
+        spark = start_session("picture-features fit", settings, _spark_properties(connection, models.root, save_to))
     try:
         with stages("featurize and fold"):
             featurized = _featurize(spark, settings, new, backbone, save_to, progress)
@@ -152,13 +152,18 @@ def fit(settings: Settings, progress: OnStart) -> Fitted:
     return Fitted(sealed, models.path(f"{version}/{bundle.REPORT}"), settings.fit.promote, rejected)
 
 
-def choose(source: str, limit: int | None) -> list[StoredPicture]:
+def _spark_properties(connection: S3Connection, *places: str | None) -> dict[str, str]:
+    on_s3 = any(place and is_on_s3(place) for place in places)
+    return _SPARK_PROPERTIES | (connection.spark_properties() if on_s3 else {})
+
+
+def choose(source: str, limit: int | None, connection: S3Connection) -> list[StoredPicture]:
     """The pictures to fit on: all, or a sample of `limit` over the whole input, the same each time.
 
     Raises:
         InputError: there is none.
     """
-    listed = list_pictures(source, lambda path, why: _logger.warning("left out: %r %s", path, why))
+    listed = list_pictures(source, lambda path, why: _logger.warning("left out: %r %s", path, why), connection)
     # The hash of a path has nothing to do with its place in the input.
     pictures = list(listed) if limit is None else heapq.nsmallest(limit, listed, key=lambda one: one.identity)
     if not pictures:
@@ -179,9 +184,9 @@ def read_identities(base: bundle.Bundle) -> set[bytes]:
     return set(pq.read_table(pa.BufferReader(base.file(bundle.PICTURES))).column("identity").to_pylist())
 
 
-def _check_places(source: str, models: Folder, save_to: str | None) -> None:
+def _check_places(source: str, models: Folder, save_to: str | None, connection: S3Connection) -> None:
     check_outside(source, {"models": models.root, "fit.save_features": save_to})
-    if save_to and next(open_folder(save_to).names(""), None):
+    if save_to and next(open_folder(save_to, connection).names(""), None):
         raise SettingsError(f"fit.save_features: {save_to} holds files already; name a new folder")
 
 
@@ -203,7 +208,7 @@ def _featurize(
 ) -> Featurized:
     if not pictures:
         return Featurized.nothing()
-    recipe = Recipe.of(backbone, None, settings.imaging)
+    recipe = Recipe.of(backbone, None, settings)
     done = spark.sparkContext.accumulator(0)
     with progress(len(pictures), done):
         return featurize(spark, pictures, recipe, save_to, done)

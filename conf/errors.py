@@ -14,7 +14,10 @@
     ├── StorageError              6   the store refused: permission, full disk, unreachable
     │   ├── NotFoundError             nothing under this name
     │   ├── AlreadyExistsError        create-if-absent met an existing file
-    │   └── ConflictError             replace-if-unchanged met a changed file
+    │   ├── ConflictError             replace-if-unchanged met a changed file
+    │   ├── RefusedError              this one thing may not be read
+    │   ├── ArchivedError             this one thing is in an archive
+    │   └── TransientError            the store fails now; the same request may succeed later
     └── PlatformError             7   Java, Python or a package is missing or of the wrong version
 
 A message is one line for the person who reads it: what was wrong, which value, what to do.
@@ -87,6 +90,18 @@ class AlreadyExistsError(StorageError):
 
 class ConflictError(StorageError):
     """Replace-if-unchanged met a file that somebody else has changed."""
+
+
+class RefusedError(StorageError):
+    """This one thing may not be read."""
+
+
+class ArchivedError(StorageError):
+    """This one thing has to be restored from an archive before it can be read."""
+
+
+class TransientError(StorageError):
+    """The store fails now, and the same request may succeed later."""
 
 
 class PlatformError(AppError):

@@ -111,6 +111,25 @@ class ImagingSettings(Section):
     )
 
 
+class S3Settings(Section):
+    """How S3 is reached. What is not set here comes from the AWS environment variables and profile; keys always do."""
+
+    endpoint: str | None = Field(None, description="The address of a store other than AWS.")
+    region: str | None = Field(None, description="The region of the buckets.")
+    path_style: bool | None = Field(
+        None,
+        description="Whether the bucket stands in the path instead of the host name. Default: where the endpoint is an "
+        "IP address or localhost.",
+    )
+    attempts: int = Field(
+        5, ge=1, description="How often a request is tried in all, with growing random pauses in between."
+    )
+    timeout: Duration = Field(
+        timedelta(seconds=20),
+        description="A request is tried again after this long without a sign from the store.",
+    )
+
+
 class FitSettings(Section):
     """The fit."""
 
@@ -195,6 +214,7 @@ class Settings(BaseSettings):
     checkpoint: str | None = Field(None, description="Spark's checkpoint. Default: OUTPUT/_checkpoint.")
     stream: StreamSettings = StreamSettings()
     imaging: ImagingSettings = ImagingSettings()
+    s3: S3Settings = S3Settings()
     fit: FitSettings = FitSettings()
     spark: SparkSettings = SparkSettings()
     log: LogSettings = LogSettings()

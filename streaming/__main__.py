@@ -17,9 +17,10 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from conf.cli import Flag, Verb, make_parser, run_program
+from conf.s3 import S3Connection
 from conf.session import explain_failure
 from conf.settings import Settings
-from streaming.features.storage import open_folder
+from streaming.features.storage import open_folder, resolve
 from streaming.job import Backlog, open_job
 from streaming.lease import read_holder, request_drain
 from streaming.microbatch import BatchReport
@@ -126,11 +127,11 @@ def _replay(settings: Settings, _arguments: argparse.Namespace) -> str:
             job.replay(progress.begin)
         finally:
             progress.end()
-        return progress.summary(open_folder(settings.output or "").root)
+        return progress.summary(resolve(settings.output or ""))
 
 
 def _stop(settings: Settings, _arguments: argparse.Namespace) -> str:
-    output = open_folder(settings.output or "")
+    output = open_folder(settings.output or "", S3Connection.of(settings.s3))
     holder = request_drain(output)
     if holder is None:
         return f"no stream runs on {output.root}"

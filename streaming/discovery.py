@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 
 from conf.errors import AppError, InputError
-from streaming.features.storage import Folder, StoredPicture, list_pictures
+from streaming.features.stored import Folder, OnSkip, StoredPicture
 from streaming.known import KnownPictures
 from streaming.manifests import append_manifest
 
@@ -43,7 +43,8 @@ class ListingDiscoverer:
     """Lists the whole input at each look.
 
     Args:
-        source: canonical path of the input.
+        source: canonical path of the input, for messages.
+        list_pictures: lists the input.
         output: gets the manifests.
         known: what was seen; only this discoverer adds to it.
         settle: a local file that changed less than this ago is left for a later look.
@@ -53,12 +54,14 @@ class ListingDiscoverer:
     def __init__(
         self,
         source: str,
+        list_pictures: Callable[[OnSkip], Iterator[StoredPicture]],
         output: Folder,
         known: KnownPictures,
         settle: timedelta,
         may_append: Callable[[], None],
     ) -> None:
         self._source = source
+        self._list_pictures = list_pictures
         self._output = output
         self._known = known
         self._settle = settle.total_seconds()
@@ -139,7 +142,7 @@ class ListingDiscoverer:
             leave.wait(max(pause - took, 0.02, min(took, 1.0)))
 
     def _pages(self) -> Iterator[list[StoredPicture]]:
-        pictures = list_pictures(self._source, self._report_skipped)
+        pictures = self._list_pictures(self._report_skipped)
         while page := list(islice(pictures, _PAGE)):
             yield page
 

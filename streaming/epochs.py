@@ -13,7 +13,8 @@ from collections.abc import Callable
 
 from conf.errors import OutputError
 from streaming import known
-from streaming.features.storage import Folder, spark_uri
+from streaming.features.storage import spark_uri
+from streaming.features.stored import Folder
 from streaming.manifests import FOLDER, SUFFIX, manifest_ids
 
 _OWNER = "output"

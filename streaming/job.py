@@ -16,13 +16,15 @@ from pyspark.sql import SparkSession
 from pyspark.sql.functions import current_timestamp
 from pyspark.sql.streaming.query import StreamingQuery
 
+from conf.s3 import CHECKPOINT_PROPERTIES, S3Connection
 from conf.session import start_session
 from conf.settings import Settings
 from streaming import manifests
 from streaming.discovery import DiscoveryThread, ListingDiscoverer
 from streaming.epochs import Epochs
 from streaming.features.registry import Registry
-from streaming.features.storage import Folder, check_outside, list_pictures, open_folder, resolve, spark_uri
+from streaming.features.storage import check_outside, is_on_s3, list_pictures, open_folder, resolve, spark_uri
+from streaming.features.stored import Folder, OnSkip, StoredPicture
 from streaming.known import KnownPictures
 from streaming.lease import Lease
 from streaming.microbatch import BatchReport, MicroBatches
@@ -34,10 +36,6 @@ _logger = logging.getLogger(__name__)
 
 _PICTURES_PER_SLOT = 500
 _WATCH_SECONDS = 0.2
-_SPARK_PROPERTIES = {
-    # Spark looks for the next manifest this often. On S3 each look is a paid request.
-    "spark.sql.streaming.pollingDelay": "100ms",
-}
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,21 @@ class Places:
     models: Folder
     output: Folder
     checkpoint: Folder
+    connection: S3Connection
+
+    def list_input(self, on_skip: OnSkip) -> Iterator[StoredPicture]:
+        """The pictures that are there."""
+        return list_pictures(self.source, on_skip, self.connection)
+
+    def spark_properties(self) -> dict[str, str]:
+        """What Spark needs for these places."""
+        properties = {"spark.sql.streaming.pollingDelay": "100ms"}
+        if any(is_on_s3(place.root) for place in (self.output, self.checkpoint)):
+            properties |= self.connection.spark_properties()
+            properties["spark.sql.streaming.pollingDelay"] = "1s"  # each look for a manifest is a paid request
+        if is_on_s3(self.checkpoint.root):
+            properties |= CHECKPOINT_PROPERTIES
+        return properties
 
     @classmethod
     def of(cls, settings: Settings) -> Places:
@@ -59,11 +72,12 @@ class Places:
         assert settings.input is not None
         assert settings.models is not None
         assert settings.output is not None
-        source, output = resolve(settings.input), open_folder(settings.output)
-        models = open_folder(settings.models)
-        checkpoint = open_folder(settings.checkpoint or output.path("_checkpoint"))
+        connection = S3Connection.of(settings.s3)
+        source, output = resolve(settings.input), open_folder(settings.output, connection)
+        models = open_folder(settings.models, connection)
+        checkpoint = open_folder(settings.checkpoint or output.path("_checkpoint"), connection)
         check_outside(source, {"models": models.root, "output": output.root, "checkpoint": checkpoint.root})
-        return cls(source, models, output, checkpoint)
+        return cls(source, models, output, checkpoint, connection)
 
 
 @dataclass(frozen=True)
@@ -101,7 +115,9 @@ class StreamJob:
         manifests.prepare_log(places.output)
         self._epochs = Epochs(places.checkpoint, places.output, self._sink.is_committed)
         known = KnownPictures(places.output)
-        self._discoverer = ListingDiscoverer(places.source, places.output, known, settings.stream.settle, lease.check)
+        self._discoverer = ListingDiscoverer(
+            places.source, places.list_input, places.output, known, settings.stream.settle, lease.check
+        )
 
     def is_idle(self) -> bool:
         """Whether everything in the input is in the tables already. It needs no Spark.
@@ -143,7 +159,7 @@ class StreamJob:
 
     def _run_queries(self, spark: SparkSession, discovery: DiscoveryThread | None, *, available_now: bool) -> None:
         """One query per checkpoint epoch, until told to stop or, with `available_now`, until nothing is left."""
-        models = ModelSource(spark.sparkContext, self._registry, self._settings.imaging)
+        models = ModelSource(spark.sparkContext, self._registry, self._settings)
         current = models.current().version  # one that cannot be used must end the program now, not at a picture
         if (used := self._sink.latest_model()) and used != current:
             _logger.warning(
@@ -185,7 +201,7 @@ class StreamJob:
 
     @contextmanager
     def _session(self) -> Iterator[SparkSession]:
-        spark = start_session("picture-features", self._settings, _SPARK_PROPERTIES)
+        spark = start_session("picture-features", self._settings, self._places.spark_properties())
         try:
             with drain_on_signal(self.stop):
                 yield spark
@@ -202,7 +218,7 @@ def open_job(settings: Settings, on_report: Callable[[BatchReport], None]) -> It
     """
     places = Places.of(settings)
     Registry(places.models).current()
-    list_pictures(places.source, lambda path, why: None)
+    places.list_input(lambda path, why: None)
     with Lease(places.output, settings.stream.lease) as lease:
         yield StreamJob(settings, places, lease, on_report)
 

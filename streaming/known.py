@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from conf.errors import AlreadyExistsError
 from streaming.features.schema import PICTURES
-from streaming.features.storage import IDENTITY_BYTES, Folder, StoredPicture
+from streaming.features.stored import IDENTITY_BYTES, Folder, StoredPicture
 from streaming.manifests import manifest_ids, manifest_name, read_manifest
 
 FOLDER = "_known"

@@ -20,7 +20,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from conf.errors import AlreadyExistsError, ConflictError, LeaseHeldError, LeaseLostError, NotFoundError, StorageError
-from streaming.features.storage import Folder
+from streaming.features.stored import Folder
 
 LEASE = "_lease"
 DRAIN = "_drain"

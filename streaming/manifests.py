@@ -13,7 +13,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 
 from conf.errors import AlreadyExistsError
-from streaming.features.storage import Folder, StoredPicture
+from streaming.features.stored import Folder, StoredPicture
 
 FOLDER = "_manifests"
 SUFFIX = ".json"

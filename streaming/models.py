@@ -12,7 +12,7 @@ from pyspark import SparkContext
 from pyspark.core.broadcast import Broadcast
 
 from conf.errors import AppError
-from conf.settings import ImagingSettings
+from conf.settings import Settings
 from streaming.features.featurizer import Recipe
 from streaming.features.registry import Registry
 
@@ -30,10 +30,10 @@ class ServedModel:
 class ModelSource:
     """Gives each micro-batch its model."""
 
-    def __init__(self, context: SparkContext, registry: Registry, imaging: ImagingSettings) -> None:
+    def __init__(self, context: SparkContext, registry: Registry, settings: Settings) -> None:
         self._context = context
         self._registry = registry
-        self._imaging = imaging
+        self._settings = settings
         self._served: ServedModel | None = None
 
     def current(self) -> ServedModel:
@@ -54,7 +54,7 @@ class ModelSource:
         return self._served
 
     def _serve(self, version: str) -> None:
-        recipe = self._registry.open(version).recipe(self._imaging)
+        recipe = self._registry.open(version).recipe(self._settings)
         _ = recipe.content_hash  # once here, instead of once per worker
         former = self._served
         self._served = ServedModel(version, self._context.broadcast(recipe))

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from conf.errors import AlreadyExistsError
 from streaming.features.schema import FEATURES, QUARANTINE, label_of
-from streaming.features.storage import Folder
+from streaming.features.stored import Folder
 from streaming.manifests import table_file
 
 FEATURES_TABLE = "features"

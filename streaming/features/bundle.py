@@ -25,10 +25,10 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from conf.errors import AlreadyExistsError, BundleError, NotFoundError
-from conf.settings import ImagingSettings
+from conf.settings import Settings
 from streaming.features.featurizer import Recipe
 from streaming.features.projection import Projection
-from streaming.features.storage import Folder
+from streaming.features.stored import Folder
 
 MANIFEST = "manifest.json"
 BACKBONE = "backbone.tflite"
@@ -122,9 +122,9 @@ class Bundle:
         """The scaler and the PCA."""
         return Projection.from_bytes(self.file(PROJECTION))
 
-    def recipe(self, imaging: ImagingSettings) -> Recipe:
+    def recipe(self, settings: Settings) -> Recipe:
         """What workers need to featurize with this model."""
-        return Recipe.of(self.file(BACKBONE), self.projection(), imaging)
+        return Recipe.of(self.file(BACKBONE), self.projection(), settings)
 
 
 def seal(models: Folder, version: str, manifest: BundleManifest) -> None:

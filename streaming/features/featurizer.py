@@ -18,7 +18,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from conf.errors import NotFoundError
+from conf.errors import ArchivedError, NotFoundError, RefusedError
+from conf.s3 import S3Connection
 from streaming.features.backbone import BackboneRunner
 from streaming.features.imaging import Limits, Rejected, decode
 from streaming.features.projection import Projection
@@ -26,7 +27,7 @@ from streaming.features.schema import OUTCOMES, Reason
 from streaming.features.storage import read_picture
 
 if TYPE_CHECKING:  # workers have no need of pydantic, which takes memory in each
-    from conf.settings import ImagingSettings
+    from conf.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -38,25 +39,28 @@ class Recipe:
         projection: None for the raw 1280 features.
         limits: of the decoder.
         fetch_ahead: how many pictures are read ahead of the one in work.
+        connection: to S3.
     """
 
     backbone: bytes = field(repr=False)
     projection: Projection | None
     limits: Limits
     fetch_ahead: int
+    connection: S3Connection
 
     @classmethod
-    def of(cls, backbone: bytes, projection: Projection | None, imaging: ImagingSettings) -> Recipe:
+    def of(cls, backbone: bytes, projection: Projection | None, settings: Settings) -> Recipe:
         """From the settings, which stay on the driver."""
+        imaging = settings.imaging
         limits = Limits(max_bytes=int(imaging.max_bytes), max_pixels=imaging.max_pixels)
-        return cls(backbone, projection, limits, imaging.fetch_ahead)
+        return cls(backbone, projection, limits, imaging.fetch_ahead, S3Connection.of(settings.s3))
 
     @cached_property
     def content_hash(self) -> str:
         """Hash of everything above; the same recipe is loaded once per worker process."""
         digest = hashlib.sha256(self.backbone)
         digest.update(self.projection.to_bytes() if self.projection else b"")
-        digest.update(repr((self.limits, self.fetch_ahead)).encode())
+        digest.update(repr((self.limits, self.fetch_ahead, self.connection)).encode())
         return digest.hexdigest()
 
     def __hash__(self) -> int:
@@ -64,6 +68,9 @@ class Recipe:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Recipe) and self.content_hash == other.content_hash
+
+
+_NEVER_READ = (Reason.VANISHED, Reason.DENIED, Reason.ARCHIVED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +96,7 @@ class Featurizer:
         self._projection = recipe.projection
         self._limits = recipe.limits
         self._fetch_ahead = recipe.fetch_ahead
+        self._connection = recipe.connection
         self._readers = ThreadPoolExecutor(recipe.fetch_ahead, thread_name_prefix="fetch")
 
     def __call__(self, pictures: pa.RecordBatch) -> pa.RecordBatch:
@@ -109,7 +117,7 @@ class Featurizer:
         """Each picture's bytes in turn, with a bounded number of reads under way; None for one not worth reading."""
         limit = self._limits.max_bytes
         reads = (
-            self._readers.submit(read_picture, path, limit) if length <= limit else None
+            self._readers.submit(read_picture, path, limit, self._connection) if length <= limit else None
             for path, length in zip(paths, lengths, strict=True)
         )
         under_way = deque(islice(reads, self._fetch_ahead))
@@ -131,7 +139,7 @@ class Featurizer:
             if not np.isfinite(features).all():
                 raise Rejected(Reason.NOT_FINITE, "the backbone gave a NaN or an infinity")
         except Rejected as rejected:
-            known = content is not None and rejected.reason not in (Reason.VANISHED, Reason.UNREADABLE)
+            known = content is not None and rejected.reason not in _NEVER_READ
             return _Outcome(
                 length=length,
                 reason=rejected.reason.value,
@@ -151,8 +159,10 @@ def _read(content: Future[bytes]) -> bytes:
         raise Rejected(
             Reason.VANISHED, "it was seen when the input was listed, and was gone when it was to be read"
         ) from None
-    except PermissionError:
-        raise Rejected(Reason.UNREADABLE, "reading it is not allowed to this user") from None
+    except RefusedError:
+        raise Rejected(Reason.DENIED, "reading it is not allowed; retry it when access was granted") from None
+    except ArchivedError:
+        raise Rejected(Reason.ARCHIVED, "it is archived; retry it when it was restored") from None
 
 
 def _as_batch(pictures: pa.RecordBatch, outcomes: list[_Outcome]) -> pa.RecordBatch:

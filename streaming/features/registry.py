@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from conf.errors import AlreadyExistsError, ConflictError, ModelError, NoModelError, NotFoundError
 from streaming.features.bundle import MANIFEST, Bundle, BundleManifest, is_version
-from streaming.features.storage import Folder
+from streaming.features.stored import Folder
 
 CURRENT = "CURRENT"
 

@@ -32,8 +32,10 @@ class Reason(StrEnum):
     """More pixels than imaging.max_pixels; it was not decoded."""
     VANISHED = "vanished"
     """It was seen, and was gone when it was to be read."""
-    UNREADABLE = "unreadable"
-    """It is there, and reading it was refused."""
+    DENIED = "denied"
+    """It is there, and this user may not read it."""
+    ARCHIVED = "archived"
+    """It is in an archive (Glacier) and has to be restored first."""
     NOT_FINITE = "not_finite"
     """The backbone gave a NaN or an infinity."""
 

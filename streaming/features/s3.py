@@ -1,0 +1,251 @@
+"""Pictures and folders in S3 or a store that speaks its protocol.
+
+It owns what is particular to S3: keys, listings, conditional writes, and what each of its errors means; it must not
+know of any other store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from botocore.exceptions import (
+    ClientError,
+    HTTPClientError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ProfileNotFound,
+    ReadTimeoutError,
+    ResponseStreamingError,
+)
+from botocore.exceptions import (
+    ConnectionError as BotoConnectionError,
+)
+
+from conf.errors import (
+    AlreadyExistsError,
+    AppError,
+    ArchivedError,
+    ConflictError,
+    InputError,
+    NotFoundError,
+    RefusedError,
+    StorageError,
+    TransientError,
+)
+from conf.s3 import S3Connection
+from streaming.features.stored import StoredPicture
+
+_PREFIX = "s3://"
+_MISSING = {"NoSuchKey", "404", "NotFound"}
+_CHANGED = {"PreconditionFailed", "412"}
+_BUSY = {"ConditionalRequestConflict", "409"}
+_CREDENTIALS = {"ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken"}
+_REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301"}
+
+
+def _split(path: str) -> tuple[str, str]:
+    bucket, _, key = path.removeprefix(_PREFIX).partition("/")
+    return bucket, key
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _tries(error: ClientError) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0))
+
+
+def _explain(error: Exception, path: str, permission: str) -> AppError:
+    """An error of boto3 as one for people: what was refused, and what to grant or set."""
+    if isinstance(error, (NoCredentialsError, PartialCredentialsError, ProfileNotFound)):
+        return StorageError(f"{path}: no AWS credentials are to be had ({error}); set a role, a profile or keys")
+    if not isinstance(error, ClientError):
+        return TransientError(f"{path}: the store does not answer: {error}")
+    code = _code(error)
+    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    if code in _CREDENTIALS:
+        return StorageError(f"{path}: the AWS credentials are not valid any more, or never were ({code}); renew them")
+    if code == "NoSuchBucket":
+        return StorageError(f"{path}: there is no such bucket; check the name, and s3.endpoint if it is not on AWS")
+    if code in _REGION:
+        return StorageError(f"{path}: the bucket is in another region; set s3.region or AWS_REGION to the bucket's")
+    if code in ("AccessDenied", "403", "AllAccessDisabled"):
+        return RefusedError(f"{path}: access denied; grant {permission}")
+    if status >= 500 or status == 429 or code in ("SlowDown", "RequestTimeout", "Throttling", "InternalError"):
+        return TransientError(f"{path}: the store is overloaded or failing ({code})")
+    return StorageError(f"{path}: the store refused: {code}: {error}")
+
+
+@contextmanager
+def _explained(path: str, permission: str) -> Iterator[None]:
+    try:
+        yield
+    except (
+        ClientError,
+        BotoConnectionError,
+        HTTPClientError,
+        ReadTimeoutError,
+        ResponseStreamingError,
+        NoCredentialsError,
+        PartialCredentialsError,
+        ProfileNotFound,
+    ) as error:
+        raise _explain(error, path, permission) from error
+
+
+def list_pictures(source: str, connection: S3Connection) -> Iterator[StoredPicture]:
+    """All objects below a prefix in the order of their keys; one request per 1,000 keys and no other.
+
+    Raises:
+        InputError: the prefix cannot be listed.
+        TransientError: the store failed.
+    """
+    bucket, prefix = _split(source)
+    pages = (
+        connection.client()
+        .get_paginator("list_objects_v2")
+        .paginate(Bucket=bucket, Prefix=f"{prefix}/" if prefix else "")
+    )
+    try:
+        with _explained(source, f"s3:ListBucket on {bucket}"):
+            for page in pages:
+                for entry in page.get("Contents", ()):
+                    if entry["Key"].endswith("/") and not entry["Size"]:
+                        continue  # what consoles make to show an empty folder
+                    yield StoredPicture(
+                        path=f"{_PREFIX}{bucket}/{entry['Key']}",
+                        length=entry["Size"],
+                        modification_time=entry["LastModified"],
+                        etag=entry["ETag"],
+                    )
+    except TransientError:
+        raise
+    except StorageError as error:
+        raise InputError(str(error)) from error
+
+
+def read_picture(path: str, limit: int, connection: S3Connection) -> bytes:
+    """See `storage.read_picture`; one request."""
+    bucket, key = _split(path)
+    try:
+        with _explained(path, f"s3:GetObject on {bucket}"):
+            body = connection.client().get_object(Bucket=bucket, Key=key)["Body"]
+            with body:
+                return bytes(body.read(limit + 1))
+    except RefusedError:
+        _probe(bucket, key, connection)
+        raise
+    except StorageError as error:
+        code = _code(error.__cause__) if isinstance(error.__cause__, ClientError) else ""
+        if code in _MISSING:
+            raise NotFoundError(f"{path}: it was there when the input was listed, and is gone") from None
+        if code == "InvalidObjectState":
+            raise ArchivedError(f"{path}: it is archived; restore it") from None
+        raise
+
+
+def _probe(bucket: str, key: str, connection: S3Connection) -> None:
+    """Tell one object that is denied from credentials that are denied everything.
+
+    Raises:
+        StorageError: its folder cannot be listed either.
+    """
+    folder = key.rpartition("/")[0]
+    try:
+        connection.client().list_objects_v2(Bucket=bucket, Prefix=f"{folder}/" if folder else "", MaxKeys=1)
+    except ClientError as error:
+        raise StorageError(
+            f"{_PREFIX}{bucket}/{folder}: access denied; grant s3:GetObject and s3:ListBucket on {bucket}"
+        ) from error
+
+
+class S3Folder:
+    """A `Folder` in a bucket. Conditional requests make a file appear once, whole, and change only if unchanged."""
+
+    def __init__(self, root: str, connection: S3Connection) -> None:
+        self._root = root
+        self._bucket, prefix = _split(root)
+        self._prefix = f"{prefix}/" if prefix else ""
+        self._s3: Any = connection.client()
+
+    @property
+    def root(self) -> str:
+        return self._root
+
+    def path(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+    def read(self, name: str) -> bytes:
+        return self.read_tagged(name)[0]
+
+    def read_tagged(self, name: str) -> tuple[bytes, str]:
+        try:
+            with _explained(self.path(name), f"s3:GetObject on {self._bucket}"):
+                answer = self._s3.get_object(Bucket=self._bucket, Key=self._prefix + name)
+                with answer["Body"] as body:
+                    return body.read(), answer["ETag"]
+        except StorageError as error:
+            if isinstance(error.__cause__, ClientError) and _code(error.__cause__) in _MISSING:
+                raise NotFoundError(f"{self.path(name)}: there is no such object") from None
+            raise
+
+    def exists(self, name: str) -> bool:
+        try:
+            with _explained(self.path(name), f"s3:GetObject and s3:ListBucket on {self._bucket}"):
+                self._s3.head_object(Bucket=self._bucket, Key=self._prefix + name)
+        except StorageError as error:
+            if isinstance(error.__cause__, ClientError) and _code(error.__cause__) in _MISSING:
+                return False
+            raise
+        return True
+
+    def names(self, prefix: str) -> Iterator[str]:
+        start = self._prefix + (f"{prefix}/" if prefix else "")
+        with _explained(self.path(prefix), f"s3:ListBucket on {self._bucket}"):
+            for page in self._s3.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=start):
+                for entry in page.get("Contents", ()):
+                    yield entry["Key"].removeprefix(self._prefix)
+
+    def create(self, name: str, data: bytes) -> str:
+        try:
+            return self._put(name, data, IfNoneMatch="*")
+        except ConflictError:
+            raise AlreadyExistsError(f"{self.path(name)}: it exists already") from None
+
+    def replace(self, name: str, data: bytes, tag: str) -> str:
+        return self._put(name, data, IfMatch=tag)
+
+    def _put(self, name: str, data: bytes, **condition: str) -> str:
+        path = self.path(name)
+        try:
+            with _explained(path, f"s3:PutObject on {self._bucket}"):
+                answer = self._s3.put_object(Bucket=self._bucket, Key=self._prefix + name, Body=data, **condition)
+                return str(answer["ETag"])
+        except StorageError as error:
+            cause = error.__cause__
+            if not isinstance(cause, ClientError) or _code(cause) not in _CHANGED | _BUSY | _MISSING:
+                raise
+            # A request whose answer was lost is sent again, and then meets its own result.
+            if _tries(cause) and (found := self._content(name)) and found[0] == data:
+                return found[1]
+            raise ConflictError(f"{path}: somebody else has changed it meanwhile") from None
+
+    def _content(self, name: str) -> tuple[bytes, str] | None:
+        try:
+            return self.read_tagged(name)
+        except NotFoundError:
+            return None
+
+    def delete(self, name: str) -> None:
+        with _explained(self.path(name), f"s3:DeleteObject on {self._bucket}"):
+            self._s3.delete_object(Bucket=self._bucket, Key=self._prefix + name)
+
+    def delete_tree(self, name: str) -> None:
+        for file in list(self.names(name)):
+            self.delete(file)
+
+    def remove_leftovers(self) -> None:
+        """Nothing: an object appears whole, or not at all."""
