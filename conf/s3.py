@@ -107,6 +107,15 @@ class S3Connection:
         return not urlsplit(self.client().meta.endpoint_url).netloc.endswith((".amazonaws.com", ".amazonaws.com.cn"))
 
 
+AWS_DEFAULTS = S3Connection()
+"""The AWS environment variables and profile decide everything."""
+
+
+def forget_clients() -> None:
+    """Make the clients anew when they are next needed: after the AWS environment of this process has changed."""
+    _client.cache_clear()
+
+
 @cache
 def _client(connection: S3Connection, service: str) -> Any:
     # boto3 is not imported before a path is on S3: it takes 20 MB in each worker.

@@ -136,7 +136,7 @@ def test_what_may_not_be_read_is_a_row_or_a_line_of_the_log(
     assert ran.returncode == 0, ran.stderr
     assert f"left out: '{place.source}/hidden' cannot be read: Permission denied" in ran.stderr
     [row] = place.rows("quarantine").to_pylist()
-    assert (row["path"], row["reason"], row["sha256"]) == (paths[0], "unreadable", None)
+    assert (row["path"], row["reason"], row["sha256"]) == (paths[0], "denied", None)
     (place.source / "hidden").chmod(0o755)
     assert stream(place.arguments("replay")) == 0
     assert place.counted() == dict.fromkeys([*paths, *hidden], 1)

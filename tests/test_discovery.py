@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -15,7 +16,8 @@ import pytest
 
 from streaming import known, manifests
 from streaming.discovery import DiscoveryThread, ListingDiscoverer
-from streaming.features.storage import Folder, StoredPicture, list_pictures, open_folder
+from streaming.features.storage import list_pictures, open_folder
+from streaming.features.stored import Folder, StoredPicture
 from streaming.known import KnownPictures
 
 NOW = datetime(2026, 1, 31, 23, 59, 59, 123456, tzinfo=UTC)
@@ -30,7 +32,14 @@ def _put(folder: Path, *names: str) -> None:
 def _discoverer(
     source: Path, output: Folder, settle: float = 0, may_append: Callable[[], None] = lambda: None
 ) -> ListingDiscoverer:
-    return ListingDiscoverer(str(source), output, KnownPictures(output), timedelta(seconds=settle), may_append)
+    return ListingDiscoverer(
+        str(source),
+        partial(list_pictures, str(source)),
+        output,
+        KnownPictures(output),
+        timedelta(seconds=settle),
+        may_append,
+    )
 
 
 def _logged(output: Folder) -> list[str]:

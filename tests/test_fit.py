@@ -19,6 +19,7 @@ from batch_fit.backbone import Backbone
 from batch_fit.job import choose, read_identities
 from batch_fit.statistics import Statistics
 from conf.errors import InputError, ModelError
+from conf.s3 import AWS_DEFAULTS
 from streaming.__main__ import main as stream
 from streaming.features import bundle
 from streaming.features.projection import Projection
@@ -166,17 +167,17 @@ def test_a_bundle_with_one_byte_changed_is_refused_by_name(place: Place, name: s
 def test_a_sample_is_spread_over_the_input_and_the_same_each_time(empty: Place) -> None:
     """--limit chooses by the hash of the path, so that no class comes first; more pictures contain the fewer."""
     write_samples(empty.source, pictures=120, broken=0)
-    chosen = [picture.path for picture in choose(str(empty.source), 30)]
-    assert chosen == [picture.path for picture in choose(str(empty.source), 30)]
+    chosen = [picture.path for picture in choose(str(empty.source), 30, AWS_DEFAULTS)]
+    assert chosen == [picture.path for picture in choose(str(empty.source), 30, AWS_DEFAULTS)]
     assert len({Path(path).parent for path in chosen}) == 6
-    assert set(chosen) < {picture.path for picture in choose(str(empty.source), 60)}
-    assert len(choose(str(empty.source), None)) == 120
+    assert set(chosen) < {picture.path for picture in choose(str(empty.source), 60, AWS_DEFAULTS)}
+    assert len(choose(str(empty.source), None, AWS_DEFAULTS)) == 120
 
 
 def test_an_empty_input_is_an_error(empty: Place) -> None:
     """One line that names the option."""
     with pytest.raises(InputError, match="there are no pictures in this folder; check --input"):
-        choose(str(empty.source), None)
+        choose(str(empty.source), None, AWS_DEFAULTS)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from conf.errors import LeaseHeldError, LeaseLostError, StorageError
-from streaming.features.storage import Folder, open_folder
+from streaming.features.storage import open_folder
+from streaming.features.stored import Folder
 from streaming.lease import DRAIN, LEASE, Holder, Lease, read_holder, request_drain
 
 LONG = timedelta(minutes=1)

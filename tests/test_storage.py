@@ -11,16 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conf.errors import AlreadyExistsError, ConflictError, InputError, NotFoundError, SettingsError, StorageError
+from streaming.features.local import LocalFolder
 from streaming.features.schema import label_of
-from streaming.features.storage import (
-    LocalFolder,
-    identity_of,
-    is_inside,
-    list_pictures,
-    open_folder,
-    read_picture,
-    resolve,
-)
+from streaming.features.storage import is_inside, list_pictures, open_folder, read_picture, resolve
+from streaming.features.stored import identity_of
 
 _names = st.text(st.characters(blacklist_characters="/\0", blacklist_categories=["Cs"]), min_size=1).filter(
     lambda name: name not in (".", "..")

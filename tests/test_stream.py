@@ -23,7 +23,8 @@ from streaming import manifests
 from streaming.__main__ import main
 from streaming.features.registry import Registry
 from streaming.features.schema import FEATURES, QUARANTINE
-from streaming.features.storage import StoredPicture, open_folder
+from streaming.features.storage import open_folder
+from streaming.features.stored import StoredPicture
 from streaming.sink import ParquetSink
 from tests.streams import Place, run, start
 

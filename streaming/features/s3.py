@@ -25,7 +25,6 @@ from botocore.exceptions import (
 
 from conf.errors import (
     AlreadyExistsError,
-    AppError,
     ArchivedError,
     ConflictError,
     InputError,
@@ -38,11 +37,24 @@ from conf.s3 import S3Connection
 from streaming.features.stored import StoredPicture
 
 _PREFIX = "s3://"
-_MISSING = {"NoSuchKey", "404", "NotFound"}
-_CHANGED = {"PreconditionFailed", "412"}
-_BUSY = {"ConditionalRequestConflict", "409"}
-_CREDENTIALS = {"ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken"}
-_REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301"}
+_MISSING = frozenset(("NoSuchKey", "404", "NotFound"))
+_CHANGED = frozenset(("PreconditionFailed", "412", "ConditionalRequestConflict", "409"))
+_DENIED = frozenset(("AccessDenied", "AllAccessDisabled", "403"))
+_REMEDIES = {
+    **dict.fromkeys(
+        ("ExpiredToken", "ExpiredTokenException", "InvalidToken", "InvalidAccessKeyId", "SignatureDoesNotMatch"),
+        "the AWS credentials are not valid, or not any more; renew them",
+    ),
+    **dict.fromkeys(
+        ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301"),
+        "the bucket is in another region; set s3.region or AWS_REGION to the bucket's",
+    ),
+    "NoSuchBucket": "there is no such bucket; check the name, and s3.endpoint if it is not on AWS",
+}
+_OVERLOADED = frozenset(("SlowDown", "RequestTimeout", "Throttling", "TooManyRequests", "429"))
+_SERVER_ERRORS = 500
+_NO_CREDENTIALS = (NoCredentialsError, PartialCredentialsError, ProfileNotFound)
+_NO_ANSWER = (BotoConnectionError, HTTPClientError, ReadTimeoutError, ResponseStreamingError)
 
 
 def _split(path: str) -> tuple[str, str]:
@@ -54,45 +66,29 @@ def _code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
-def _tries(error: ClientError) -> int:
-    return int(error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0))
+def _answer(error: ClientError) -> dict[str, Any]:
+    return dict(error.response.get("ResponseMetadata", {}))
 
 
-def _explain(error: Exception, path: str, permission: str) -> AppError:
+def _explain(error: Exception, path: str, permission: str) -> StorageError:
     """An error of boto3 as one for people: what was refused, and what to grant or set."""
-    if isinstance(error, (NoCredentialsError, PartialCredentialsError, ProfileNotFound)):
+    if isinstance(error, _NO_CREDENTIALS):
         return StorageError(f"{path}: no AWS credentials are to be had ({error}); set a role, a profile or keys")
     if not isinstance(error, ClientError):
         return TransientError(f"{path}: the store does not answer: {error}")
     code = _code(error)
-    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    if code in _CREDENTIALS:
-        return StorageError(f"{path}: the AWS credentials are not valid any more, or never were ({code}); renew them")
-    if code == "NoSuchBucket":
-        return StorageError(f"{path}: there is no such bucket; check the name, and s3.endpoint if it is not on AWS")
-    if code in _REGION:
-        return StorageError(f"{path}: the bucket is in another region; set s3.region or AWS_REGION to the bucket's")
-    if code in ("AccessDenied", "403", "AllAccessDisabled"):
+    if code in _DENIED:
         return RefusedError(f"{path}: access denied; grant {permission}")
-    if status >= 500 or status == 429 or code in ("SlowDown", "RequestTimeout", "Throttling", "InternalError"):
+    if code in _OVERLOADED or _answer(error).get("HTTPStatusCode", 0) >= _SERVER_ERRORS:
         return TransientError(f"{path}: the store is overloaded or failing ({code})")
-    return StorageError(f"{path}: the store refused: {code}: {error}")
+    return StorageError(f"{path}: {_REMEDIES.get(code, f'the store refused: {error}')}")
 
 
 @contextmanager
 def _explained(path: str, permission: str) -> Iterator[None]:
     try:
         yield
-    except (
-        ClientError,
-        BotoConnectionError,
-        HTTPClientError,
-        ReadTimeoutError,
-        ResponseStreamingError,
-        NoCredentialsError,
-        PartialCredentialsError,
-        ProfileNotFound,
-    ) as error:
+    except (ClientError, *_NO_ANSWER, *_NO_CREDENTIALS) as error:
         raise _explain(error, path, permission) from error
 
 
@@ -226,10 +222,10 @@ class S3Folder:
                 return str(answer["ETag"])
         except StorageError as error:
             cause = error.__cause__
-            if not isinstance(cause, ClientError) or _code(cause) not in _CHANGED | _BUSY | _MISSING:
+            if not isinstance(cause, ClientError) or _code(cause) not in _CHANGED | _MISSING:
                 raise
             # A request whose answer was lost is sent again, and then meets its own result.
-            if _tries(cause) and (found := self._content(name)) and found[0] == data:
+            if _answer(cause).get("RetryAttempts") and (found := self._content(name)) and found[0] == data:
                 return found[1]
             raise ConflictError(f"{path}: somebody else has changed it meanwhile") from None
 

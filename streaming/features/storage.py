@@ -14,7 +14,7 @@ from types import ModuleType
 from urllib.parse import unquote, urlsplit
 
 from conf.errors import SettingsError
-from conf.s3 import S3Connection
+from conf.s3 import AWS_DEFAULTS, S3Connection
 from streaming.features import local
 from streaming.features.stored import Folder, OnSkip, StoredPicture
 
@@ -73,7 +73,7 @@ def spark_uri(path: str) -> str:
     return f"s3a://{path.removeprefix(_S3)}" if is_on_s3(path) else f"file://{path}"
 
 
-def list_pictures(source: str, on_skip: OnSkip, connection: S3Connection) -> Iterator[StoredPicture]:
+def list_pictures(source: str, on_skip: OnSkip, connection: S3Connection = AWS_DEFAULTS) -> Iterator[StoredPicture]:
     """All files below a folder, in an order that is the same each time.
 
     Raises:
@@ -82,7 +82,7 @@ def list_pictures(source: str, on_skip: OnSkip, connection: S3Connection) -> Ite
     return _s3().list_pictures(source, connection) if is_on_s3(source) else local.list_pictures(source, on_skip)
 
 
-def read_picture(path: str, limit: int, connection: S3Connection) -> bytes:
+def read_picture(path: str, limit: int, connection: S3Connection = AWS_DEFAULTS) -> bytes:
     """The first `limit` + 1 bytes of a picture, so that a longer one shows itself.
 
     Raises:
@@ -93,7 +93,7 @@ def read_picture(path: str, limit: int, connection: S3Connection) -> bytes:
     return _s3().read_picture(path, limit, connection) if is_on_s3(path) else local.read_picture(path, limit)
 
 
-def open_folder(uri: str, connection: S3Connection) -> Folder:
+def open_folder(uri: str, connection: S3Connection = AWS_DEFAULTS) -> Folder:
     """The folder at `uri`, which need not exist yet."""
     path = resolve(uri)
     return _s3().S3Folder(path, connection) if is_on_s3(path) else local.LocalFolder(path)

@@ -1,0 +1,203 @@
+"""The main job where everything is on S3: on moto, and on versitygw, which is an independent real server."""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from batch_fit.__main__ import main as fit
+from batch_fit.backbone import Backbone
+from conf.errors import AlreadyExistsError, ConflictError, InputError, ModelError, NotFoundError
+from conf.s3 import S3Connection, forget_clients
+from streaming.__main__ import main as stream
+from streaming.features.registry import Registry
+from streaming.features.storage import list_pictures, open_folder, read_picture, resolve
+from tests.servers import CREDENTIALS, moto, versitygw
+from tests.streams import start
+
+CONNECTION = S3Connection()
+Wait = Callable[[Callable[[], bool]], None]
+
+
+@pytest.fixture(scope="session", params=[moto, versitygw], ids=["moto", "versitygw"])
+def store(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The address of an S3 server."""
+    with request.param() as address:
+        yield address
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """A new bucket with places for everything."""
+
+    name: str
+    s3: Any
+
+    def uri(self, prefix: str) -> str:
+        return f"s3a://{self.name}/{prefix}"
+
+    def arguments(self, verb: str, *more: str) -> list[str]:
+        places = [word for place in ("input", "models", "output") for word in (f"--{place}", self.uri(place))]
+        return [verb, *places, "--master", "local[2,4]", "--log-format", "text", *more]
+
+    def put(self, files: list[Path], folder: str = "apple") -> list[str]:
+        """Upload pictures; returns their paths."""
+        for file in files:
+            self.s3.upload_file(str(file), self.name, f"input/{folder}/{file.name}")
+        return [f"s3://{self.name}/input/{folder}/{file.name}" for file in files]
+
+    def keys(self, prefix: str) -> list[str]:
+        pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix)
+        return [entry["Key"] for page in pages for entry in page.get("Contents", ())]
+
+    def rows(self, table: str = "features") -> pa.Table:
+        """All rows of a table, read by boto3 and pyarrow alone."""
+        bodies = [
+            self.s3.get_object(Bucket=self.name, Key=key)["Body"].read()
+            for key in self.keys(f"output/{table}/")
+            if key.endswith(".parquet")
+        ]
+        return pa.concat_tables(pq.read_table(pa.BufferReader(body)) for body in bodies)
+
+    def counted(self) -> Counter[str]:
+        return Counter(path for table in ("features", "quarantine") for path in self.rows(table)["path"].to_pylist())
+
+    def committed(self) -> int:
+        return sum("/empty.parquet" not in key for key in self.keys("output/features/"))
+
+
+@pytest.fixture
+def bucket(store: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    """An empty bucket; the standard AWS environment says where it is, and no setting of ours."""
+    for name, value in {**CREDENTIALS, "AWS_ENDPOINT_URL": store}.items():
+        monkeypatch.setenv(name, value)
+    forget_clients()
+    name = f"pictures-{uuid.uuid4().hex[:12]}"
+    client = CONNECTION.client()
+    client.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": CREDENTIALS["AWS_REGION"]})
+    yield Bucket(name, client)
+    forget_clients()
+
+
+@pytest.fixture
+def _model(bucket: Bucket, fitted: Path) -> None:
+    for file in fitted.rglob("*"):
+        if file.is_file():
+            bucket.s3.upload_file(str(file), bucket.name, f"models/{file.relative_to(fitted)}")
+
+
+def test_a_folder_keeps_its_promises(bucket: Bucket) -> None:
+    """Create never overwrites, replace only what is unchanged; missing is missing."""
+    folder = open_folder(bucket.uri("folder/"), CONNECTION)
+    tag = folder.create("a/b", b"1")
+    with pytest.raises(AlreadyExistsError):
+        folder.create("a/b", b"2")
+    with pytest.raises(ConflictError):
+        folder.replace("a/b", b"3", '"another"')
+    folder.replace("a/b", b"4", tag)
+    with pytest.raises(ConflictError):
+        folder.replace("a/b", b"5", tag)
+    assert folder.read("a/b") == b"4"
+    assert folder.exists("a/b")
+    assert not folder.exists("a/c")
+    with pytest.raises(NotFoundError):
+        folder.read("a/c")
+    folder.create("a/c/d", b"")
+    assert list(folder.names("a")) == ["a/b", "a/c/d"]
+    folder.delete("nothing")
+    folder.delete_tree("a/c")
+    assert list(folder.names("")) == ["a/b"]
+
+
+def test_keys_as_people_have_them(bucket: Bucket) -> None:
+    """A path is what one can hand back to any S3 client; folder markers are no pictures, empty objects are."""
+    names = ["a b", "é", "a+b%20#?=&:c", "_x", ".y", "UPPER.JPG", "empty"]
+    for name in names:
+        bucket.s3.put_object(Bucket=bucket.name, Key=f"in/sub/{name}", Body=b"" if name == "empty" else b"123")
+    bucket.s3.put_object(Bucket=bucket.name, Key="in/marker/", Body=b"")
+    bucket.s3.put_object(Bucket=bucket.name, Key="inside", Body=b"not in the folder")
+    listed = list(list_pictures(resolve(bucket.uri("in")), print, CONNECTION))
+    assert [picture.path for picture in listed] == [f"s3://{bucket.name}/in/sub/{name}" for name in sorted(names)]
+    for picture in listed:
+        assert read_picture(picture.path, 100, CONNECTION) == (b"" if picture.path.endswith("empty") else b"123")
+        assert picture.etag
+    with pytest.raises(NotFoundError):
+        read_picture(f"s3://{bucket.name}/in/gone", 100, CONNECTION)
+
+
+def test_a_missing_bucket_is_one_line(bucket: Bucket) -> None:
+    """It names the bucket and where to look."""
+    with pytest.raises(InputError, match=r"no-such-bucket-here: there is no such bucket; check the name"):
+        list(list_pictures("s3://no-such-bucket-here", print, CONNECTION))
+
+
+@pytest.mark.usefixtures("_model")
+def test_of_two_promotions_at_once_one_is_told(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CURRENT changes only if it is still what was read."""
+    registry = Registry(open_folder(bucket.uri("models"), CONNECTION))
+    version = registry.current()
+    other = f"{version[:-1]}{'0' if version[-1] != '0' else '1'}"
+    monkeypatch.setattr(registry, "open", lambda version: None)
+    state = registry._state()
+    registry.promote(other)
+    monkeypatch.setattr(registry, "_state", lambda: state)
+    with pytest.raises(ModelError, match="changed by somebody else meanwhile"):
+        registry.promote(version[:-1] + "2")
+
+
+def test_fit_and_replay_on_s3(
+    bucket: Bucket,
+    pictures: list[Path],
+    broken: list[Path],
+    backbone: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Everything in a bucket; a second replay adds nothing; saved features need no rename."""
+    monkeypatch.setattr("batch_fit.job.load_backbone", lambda weights: Backbone(backbone, weights))
+    paths = bucket.put(pictures[:30]) + bucket.put(broken, "broken")
+    places = ["--input", bucket.uri("input"), "--models", bucket.uri("models")]
+    saved = ["--save-features", bucket.uri("saved"), "--weights", "random:0", "--k", "4", "--master", "local[2,4]"]
+    assert fit(["fit", *places, *saved]) == 0
+    assert stream(bucket.arguments("replay", "--max-pictures", "20")) == 0
+    assert bucket.counted() == dict.fromkeys(paths, 1)
+    assert len(bucket.rows()) == 30
+    capsys.readouterr()
+    assert stream(bucket.arguments("replay")) == 0
+    assert "nothing new" in capsys.readouterr().out
+    assert not [key for key in bucket.keys("") if "_temporary" in key or "__magic" in key]
+    marker = bucket.s3.get_object(Bucket=bucket.name, Key="saved/_SUCCESS")["Body"].read()
+    assert b'"committer":"magic"' in marker.replace(b" ", b"")
+
+
+@pytest.mark.usefixtures("_model")
+def test_a_killed_stream_on_s3_loses_and_repeats_nothing(bucket: Bucket, pictures: list[Path], wait_for: Wait) -> None:
+    """Kill -9 in mid-stream, a deleted checkpoint, and a stop from elsewhere."""
+    paths = bucket.put(pictures[:10])
+    first = start("streaming", bucket.arguments("run", "--interval", "200ms", "--max-pictures", "5"))
+    wait_for(lambda: bucket.committed() >= 1)
+    first.kill()
+    first.communicate()
+    for key in bucket.keys("output/_checkpoint/"):
+        bucket.s3.delete_object(Bucket=bucket.name, Key=key)
+    paths += bucket.put(pictures[10:20])
+    second = start("streaming", bucket.arguments("run", "--interval", "200ms", "--max-pictures", "5"))
+    wait_for(lambda: sum(bucket.counted().values()) >= 20)
+    assert stream(["stop", "--output", bucket.uri("output")]) == 0
+    said, _ = second.communicate(timeout=60)
+    assert second.returncode == 0, said
+    assert bucket.counted() == dict.fromkeys(paths, 1)
+
+
+def test_credentials_are_in_no_configuration(bucket: Bucket) -> None:
+    """What Spark is told holds no key."""
+    said = repr(CONNECTION.spark_properties())
+    assert CREDENTIALS["AWS_SECRET_ACCESS_KEY"] not in said
