@@ -14,7 +14,7 @@ import re
 import socket
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
@@ -38,7 +38,7 @@ class Backbone:
         weights: what was loaded: `imagenet`, `random:SEED`, or a file's name and the beginning of its SHA-256.
     """
 
-    flatbuffer: bytes
+    flatbuffer: bytes = field(repr=False)
     weights: str
 
 
@@ -56,7 +56,7 @@ def load_backbone(weights: str) -> Backbone:
     """
     described = _describe(weights)
     try:
-        # Spawned, not forked: the parent has threads of Spark's.
+        # Spawned, because a fork of a process with threads, as PySpark has them, may hang.
         with ProcessPoolExecutor(1, get_context("spawn"), initializer=_isolate) as child:
             return Backbone(child.submit(_convert, weights).result(), described)
     except BrokenProcessPool as error:

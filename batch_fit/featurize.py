@@ -132,26 +132,27 @@ def _fold_with(
     """The function that folds batches of outcomes: their rows, and at the end one row with the statistics of all."""
 
     def fold(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        partial = []
+        statistics = Statistics.empty()
         for outcomes in batches:
-            partial.append(fold_batch(outcomes))
+            statistics = statistics.merge(fold_batch(outcomes))
             in_sample = pa.array([identity_of(path) <= sample_up_to for path in outcomes.column("path").to_pylist()])
             columns = [outcomes.column(name) for name in ("path", "features", "reason", "detail")]
             columns[1] = pc.if_else(in_sample, columns[1], pa.scalar(None, columns[1].type))
             yield pa.RecordBatch.from_arrays([*columns, pa.nulls(len(outcomes), pa.binary())], schema=_FOLDED)
             done.add(len(outcomes))
-        yield _statistics_row(merge_all(partial))
+        yield _statistics_row(statistics)
 
     return fold
 
 
 def _merge(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Pass the rows of pictures on, and merge those with statistics into one."""
-    partial = []
+    statistics = Statistics.empty()
     for batch in batches:
-        partial += [Statistics.from_bytes(data) for data in batch.column("statistics").drop_null().to_pylist()]
+        for data in batch.column("statistics").drop_null():
+            statistics = statistics.merge(Statistics.from_bytes(data.as_py()))
         yield batch.filter(pc.is_null(batch.column("statistics")))
-    yield _statistics_row(merge_all(partial))
+    yield _statistics_row(statistics)
 
 
 def _statistics_row(statistics: Statistics) -> pa.RecordBatch:

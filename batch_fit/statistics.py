@@ -9,17 +9,16 @@ cores (conf.session sets OPENBLAS_NUM_THREADS=1 for executors).
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
-from zipfile import BadZipFile
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from conf.errors import BundleError, InputError
+from conf.errors import InputError
+from streaming.features.arrays import pack, unpack
 
 _BLOCK = 512
 """Rows that are widened to float64 at a time: 5 MB of 1280 features, enough for BLAS to run at full speed."""
@@ -89,10 +88,8 @@ class Statistics:
         return Statistics(count, mean, scatter)
 
     def to_bytes(self) -> bytes:
-        """As an npz file."""
-        buffer = io.BytesIO()
-        np.savez(buffer, count=self.count, mean=self.mean, scatter=self.scatter)
-        return buffer.getvalue()
+        """As a file."""
+        return pack(count=self.count, mean=self.mean, scatter=self.scatter)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Statistics:
@@ -101,11 +98,8 @@ class Statistics:
         Raises:
             BundleError: if `data` is no such file.
         """
-        try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-                return cls(int(arrays["count"]), arrays["mean"], arrays["scatter"])
-        except (ValueError, KeyError, OSError, EOFError, BadZipFile) as error:
-            raise BundleError(f"the statistics cannot be read: {error}") from error
+        count, mean, scatter = unpack(data, "count", "mean", "scatter")
+        return cls(int(count), mean, scatter)
 
 
 def fold_batch(batch: pa.RecordBatch, column: str = "features") -> Statistics:

@@ -2,16 +2,16 @@
 
     python -m benchmarks.pca
 
-Both read the files, which are in the page cache, and both are warm. That they agree is checked, too.
+Both read the files, which are in the page cache. They take turns, and the best of each counts, because a JVM's first
+run on much data takes several times as long. That they agree is checked, too.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -32,19 +32,18 @@ from streaming.features.schema import FEATURE_COUNT, OUTCOMES
 
 PICTURES = 24_000
 FILES = 8
+ROUNDS = 3
 TARGET = 8.0
 
-T = TypeVar("T")
 
-
-def write_features(folder: Path, pictures: int) -> None:
+def write_features(folder: Path) -> None:
     """Features like a backbone's: never negative, correlated, a few of them dead."""
     chance = np.random.default_rng(0)
     mixing = chance.normal(size=(64, FEATURE_COUNT)).astype(np.float32)
     schema = pa.schema([OUTCOMES.field("features")])
     folder.mkdir()
     for number in range(FILES):
-        factors = chance.normal(size=(pictures // FILES, len(mixing))).astype(np.float32)
+        factors = chance.normal(size=(PICTURES // FILES, len(mixing))).astype(np.float32)
         features = factors @ mixing + chance.normal(size=(len(factors), FEATURE_COUNT)).astype(np.float32)
         features[:, :3] = -1
         rows = pa.array(list(np.maximum(features, 0)), schema.field(0).type)
@@ -69,37 +68,33 @@ def fit_mllib(spark: SparkSession, folder: Path) -> PipelineModel:
     return Pipeline(stages=[scaler, PCA(k=COMPONENTS, inputCol="standardised", outputCol="pca")]).fit(vectors)
 
 
-def timed(function: Callable[[], T]) -> tuple[T, float]:
-    """The result of a call, and the seconds that it took."""
-    started = time.perf_counter()
-    return function(), time.perf_counter() - started
-
-
 def measure() -> list[Figure]:
     """Fit both ways on `PICTURES` pictures."""
+    ours: list[float] = []
+    mllib: list[float] = []
+    difference = 0.0
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
-        small, large = Path(folder, "small"), Path(folder, "large")
-        write_features(small, 40 * FILES)
-        write_features(large, PICTURES)
+        data = Path(folder, "features")
+        write_features(data)
         spark = start_session("benchmark", load_settings({"spark.master": f"local[{CORES}]"}), {})
         try:
-            fit_ours(spark, small), fit_mllib(spark, small)
-            ours, our_seconds = timed(lambda: fit_ours(spark, large))
-            mllib, mllib_seconds = timed(lambda: fit_mllib(spark, large))
-            difference = _difference(ours, mllib)
+            for _ in range(ROUNDS):
+                started = time.perf_counter()
+                projection = fit_ours(spark, data)
+                ours.append(time.perf_counter() - started)
+                started = time.perf_counter()
+                pipeline = fit_mllib(spark, data)
+                mllib.append(time.perf_counter() - started)
+                difference = _difference(projection, pipeline)
         finally:
             spark.stop()
-    size = f"{PICTURES:,} x {FEATURE_COUNT}"
+    size, ratio = f"{PICTURES:,} x {FEATURE_COUNT}", min(mllib) / min(ours)
     return [
-        Figure(f"statistics and PCA, {size}", f"{our_seconds:.1f} s"),
-        Figure(f"MLlib's StandardScaler and PCA, {size}", f"{mllib_seconds:.1f} s"),
-        Figure("largest difference of a component's entry", f"{difference:.0e}", "1e-10", difference < 1e-10),
-        Figure(
-            "fit over MLlib",
-            f"{mllib_seconds / our_seconds:.1f} x",
-            f"{TARGET:g} x",
-            mllib_seconds > TARGET * our_seconds,
-        ),
+        Figure(f"statistics and PCA, {size}", f"{min(ours):.1f} s"),
+        Figure(f"MLlib's StandardScaler and PCA, {size}", f"{min(mllib):.1f} s"),
+        Figure("largest difference of an entry of a component", f"{difference:.0e}", "1e-10", difference < 1e-10),
+        Figure("fit over MLlib, first runs of a new JVM, ours before MLlib's", f"{mllib[0] / ours[0]:.1f} x"),
+        Figure("fit over MLlib", f"{ratio:.1f} x", f"{TARGET:g} x", ratio >= TARGET),
     ]
 
 

@@ -124,6 +124,20 @@ def test_adding_to_a_model_gives_what_a_full_fit_would(empty: Place, tmp_path: P
     assert Statistics.from_bytes(grown.file(bundle.STATISTICS)).count == 50
 
 
+def test_many_tasks_give_what_few_give(empty: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The statistics of many tasks are merged on the executors first; the model is the same."""
+    write_samples(empty.source, pictures=40, broken=2)
+    assert _fit(empty, "--k", "4") == 0
+    few = _current(empty)
+    monkeypatch.setattr("batch_fit.featurize._PICTURES_PER_TASK", (2, 2))
+    assert _fit(empty, "--k", "4") == 0
+    many = _current(empty)
+    assert many.version != few.version
+    assert (many.manifest.pictures, many.manifest.quarantined) == (40, 2)
+    assert read_identities(many) == read_identities(few)
+    _projections_agree(many.projection(), few.projection())
+
+
 def test_the_registry_remembers_what_was_current(empty: Place, capsys: pytest.CaptureFixture[str]) -> None:
     """--no-promote leaves CURRENT alone; promote and rollback go forth and back through history."""
     write_samples(empty.source, pictures=12, broken=0)

@@ -117,7 +117,7 @@ def test_bytes_bring_back_every_bit() -> None:
 def test_other_bytes_are_refused() -> None:
     data = Statistics.of(sample(5, 20, 7)).to_bytes()
     for broken in (b"", b"PK\3\4", data[:-100], pickled()):
-        with pytest.raises(BundleError, match="statistics cannot be read"):
+        with pytest.raises(BundleError, match="cannot be read"):
             Statistics.from_bytes(broken)
 
 

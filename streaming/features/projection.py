@@ -5,14 +5,15 @@ It owns the arithmetic from raw features to components; it must not know where e
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from conf.errors import BundleError
+from streaming.features.arrays import pack, unpack
+
+_ARRAYS = ("mean", "std", "components", "explained_variance")
 
 
 @dataclass(frozen=True)
@@ -68,16 +69,8 @@ class Projection:
         return projected.astype(np.float32), max(error, 0.0)
 
     def to_bytes(self) -> bytes:
-        """As an npz file."""
-        buffer = io.BytesIO()
-        np.savez(
-            buffer,
-            mean=self.mean,
-            std=self.std,
-            components=self.components,
-            explained_variance=self.explained_variance,
-        )
-        return buffer.getvalue()
+        """As a file."""
+        return pack(**{name: getattr(self, name) for name in _ARRAYS})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Projection:
@@ -86,10 +79,4 @@ class Projection:
         Raises:
             BundleError: if `data` is no such file.
         """
-        try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-                return cls(
-                    *(arrays[name].astype(np.float64) for name in ("mean", "std", "components", "explained_variance"))
-                )
-        except (ValueError, KeyError, OSError) as error:
-            raise BundleError(f"the projection cannot be read: {error}") from error
+        return cls(*unpack(data, *_ARRAYS))
