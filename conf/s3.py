@@ -7,6 +7,7 @@ of it: boto3 and S3A find them by themselves, in the order that AWS documents (e
 from __future__ import annotations
 
 import ipaddress
+import os
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -128,10 +129,12 @@ def _client(connection: S3Connection, service: str) -> Any:
         read_timeout=connection.timeout,
         max_pool_connections=64,
     )
-    client = boto3.client(service, region_name=connection.region, endpoint_url=connection.endpoint, config=config)
+    # boto3 reads AWS_DEFAULT_REGION only; every other SDK of AWS reads AWS_REGION.
+    region = connection.region or os.environ.get("AWS_REGION")
+    client = boto3.client(service, region_name=region, endpoint_url=connection.endpoint, config=config)
     if service == "s3" and _wants_path_style(connection, client.meta.endpoint_url):
         config = config.merge(Config(s3={"addressing_style": "path"}))
-        client = boto3.client(service, region_name=connection.region, endpoint_url=connection.endpoint, config=config)
+        client = boto3.client(service, region_name=region, endpoint_url=connection.endpoint, config=config)
     return client
 
 
