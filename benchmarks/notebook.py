@@ -19,13 +19,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from pyspark.ml import PipelineModel
 from pyspark.ml.functions import array_to_vector, vector_to_array
+from pyspark.sql import SparkSession
 from pyspark.sql.functions import col, element_at, split
 from pyspark.sql.pandas.functions import pandas_udf
 
 from batch_fit.pipeline import INPUT_COLUMN, OUTPUT_COLUMN
 from benchmarks.common import CORES
-from conf.session import start_session
-from conf.settings import load_settings
 
 _PARTITIONS = CORES  # kind to this shape: it builds its model once per partition
 
@@ -50,7 +49,7 @@ def main() -> None:
         parser.add_argument(name)
     options = parser.parse_args()
 
-    spark = start_session("notebook", load_settings({"spark.master": f"local[{CORES}]"}), {})
+    spark = SparkSession.builder.master(f"local[{CORES}]").getOrCreate()
     spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", "1024")
     weights = spark.sparkContext.broadcast(_model(None).get_weights())
 

@@ -32,7 +32,7 @@ from streaming.sink import ParquetSink
 
 _logger = logging.getLogger(__name__)
 
-_PICTURES_PER_SLOT = 500
+_PICTURES_PER_SLOT = 1000
 _WATCH_SECONDS = 0.2
 _SPARK_PROPERTIES = {
     # Spark looks for the next manifest this often. On S3 each look is a paid request.
