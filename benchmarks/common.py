@@ -6,24 +6,28 @@ It owns what is the same for all of them; it must not know what any of them meas
 from __future__ import annotations
 
 import os
+import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from batch_fit.backbone import load_backbone
 from streaming.features import bundle
 from streaming.features.projection import Projection
 from streaming.features.registry import Registry
 from streaming.features.storage import open_folder
-from tests.streams import Place
+from tests.streams import Place, start
 
 CORES = len(os.sched_getaffinity(0))
 COMPONENTS = 100
+INTERVAL = "100ms"  # the shortest that makes sense: Spark looks for manifests as often
 WEIGHTS = "random:0"  # the speed is that of any other weights
 
 _CACHE = Path(tempfile.gettempdir()) / "picture-features-benchmarks"
@@ -44,6 +48,16 @@ class Figure:
     measured: str
     target: str = ""
     met: bool | None = None
+
+
+def at_least(what: str, ratio: float, target: float) -> Figure:
+    """A ratio that has to reach `target`."""
+    return Figure(what, f"{ratio:.2f}x", f">= {target:g}x", ratio >= target)
+
+
+def at_most(what: str, value: float, target: float, unit: str) -> Figure:
+    """A value that must not exceed `target`."""
+    return Figure(what, f"{value:.3g}{unit}", f"<= {target:g}{unit}", value <= target)
 
 
 def print_figures(figures: Iterable[Figure]) -> None:
@@ -67,6 +81,42 @@ def new_place() -> Iterator[Place]:
 def arguments(place: Place, verb: str, *more: str) -> list[str]:
     """The command line of a verb of the stream on all cores of this machine."""
     return place.arguments(verb, "--master", f"local[{CORES},4]", "--log-folder", str(place.root / "log"), *more)
+
+
+def run_program(program: str, arguments: Sequence[str]) -> float:
+    """Run a program of the project to its end, and return how many seconds it took.
+
+    Raises:
+        RuntimeError: it failed; with all that it said.
+    """
+    wait_for_quiet()
+    started = time.monotonic()
+    process = start(program, arguments)
+    said, _ = process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"{program} ended with {process.returncode}:\n{said}")
+    return time.monotonic() - started
+
+
+@contextmanager
+def running(place: Place, *more: str) -> Iterator[subprocess.Popen[str]]:
+    """A stream on `place` that takes a picture as soon as it is there, stopped afterwards."""
+    wait_for_quiet()
+    process = start("streaming", arguments(place, "run", "--interval", INTERVAL, *more))
+    try:
+        yield process
+    finally:
+        process.terminate()
+        said, _ = process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"the stream ended with {process.returncode}:\n{said}")
+
+
+def wait_for_quiet() -> None:
+    """Wait until nobody else uses the machine, for a minute at most: what runs beside a measurement spoils it."""
+    give_up = time.monotonic() + 60
+    while psutil.cpu_percent(interval=1) > 10 and time.monotonic() < give_up:
+        pass
 
 
 def link_pictures(folder: Path, pictures: Iterable[Path], count: int) -> None:

@@ -34,6 +34,10 @@ _LOCAL = {
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.ui.enabled": "false",
 }
+# A local JVM only plans, and shares the cores with the Python workers: compile little, collect with one thread.
+# An archive of classes that does not fit any more is passed over in silence.
+LOCAL_JAVA_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xlog:cds=off -Xlog:cds+dynamic=off"
+CLASS_ARCHIVE = Path(sys.prefix, "spark-classes.jsa")
 _TRACE_LINE = re.compile(r"^(?:[\w.$]+\.)?(?P<name>\w+(?:Error|Exception))(?:: (?P<message>.*))?$")
 
 
@@ -56,7 +60,7 @@ def start_session(name: str, settings: Settings, properties: Mapping[str, str]) 
     if local:
         # Workers must be of this very interpreter; Spark would take whatever python3 is first on the PATH.
         os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
-    for key, value in {**_ALWAYS, **(_LOCAL if local else {}), **properties, **settings.spark.conf}.items():
+    for key, value in {**_ALWAYS, **(_local() if local else {}), **properties, **settings.spark.conf}.items():
         builder = builder.config(key, value)
     log = log_folder(settings.log) / "spark.log"
     try:
@@ -69,6 +73,13 @@ def start_session(name: str, settings: Settings, properties: Mapping[str, str]) 
     except (PySparkException, Py4JError, RuntimeError, OSError) as error:
         raise PlatformError(f"Spark does not start on {master or 'spark-submit'}: {_root(error)}; see {log}") from error
     return session
+
+
+def _local() -> dict[str, str]:
+    options = LOCAL_JAVA_OPTIONS
+    if CLASS_ARCHIVE.exists():
+        options += f' -XX:SharedArchiveFile="{CLASS_ARCHIVE}"'
+    return {**_LOCAL, "spark.driver.extraJavaOptions": options}
 
 
 @contextmanager

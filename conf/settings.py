@@ -67,7 +67,7 @@ class StreamSettings(Section):
         None,
         ge=1,
         le=100_000,
-        description="The most pictures in one manifest, and so in one micro-batch. Default: 500 per Spark task slot.",
+        description="The most pictures in one manifest, and so in one micro-batch. Default: 1,000 per Spark task slot.",
     )
     settle: Duration = Field(
         timedelta(seconds=2),

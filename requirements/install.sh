@@ -59,4 +59,5 @@ else
     make_venv
     check_java # before the long part
     install_packages
+    .venv/bin/python -m conf.class_archive
 fi

@@ -34,7 +34,7 @@ from streaming.sink import ParquetSink
 
 _logger = logging.getLogger(__name__)
 
-_PICTURES_PER_SLOT = 500
+_PICTURES_PER_SLOT = 1000
 _WATCH_SECONDS = 0.2
 
 

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -235,3 +236,18 @@ def test_without_network_one_line_says_so_and_nothing_counts_as_installed(checko
     assert "the package index does not answer" in problem_of(run_make(checkout, "setup", **UNREACHABLE))
     lock.write_text("# nothing\n")
     assert "installing" in run_make(checkout, "setup").stdout
+
+
+def test_spark_starts_in_silence_with_an_archive_of_classes_that_does_not_fit(
+    tmp_path: Path,
+) -> None:
+    archive = tmp_path / "with space.jsa"
+    archive.write_bytes(b"of another Java")
+    script = (
+        "import sys, pathlib; from conf import session; from conf.settings import load_settings;"
+        "session.CLASS_ARCHIVE = pathlib.Path(sys.argv[1]);"
+        "session.start_session('test', load_settings({'log.folder': sys.argv[2]}), {}).stop()"
+    )
+    command = [sys.executable, "-c", script, str(archive), str(tmp_path)]
+    done = subprocess.run(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True)
+    assert done.stdout == ""

@@ -1,0 +1,141 @@
+"""What Spark spends on a micro-batch beside the work in it, with few and with many manifests behind it.
+
+    python -m benchmarks.planning
+
+A place with a long history is made by the application's own code: manifests, their commit marks, and the folding of
+finished ones at the end of each epoch; only their pictures and micro-batches are left out. The last epoch is made by
+real micro-batches up to just before its end, where the logs of Spark are the longest that they ever get. Then manifests
+come one by one, as in a trickle of pictures, and each is measured. The places take turns.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from statistics import mean
+
+from pyspark.sql import SparkSession
+from pyspark.sql.streaming.query import StreamingQuery
+
+from benchmarks.common import CORES, Figure, at_most, new_place, print_figures, wait_for_quiet
+from conf.session import start_session
+from conf.settings import ImagingSettings, StreamSettings, load_settings
+from streaming.epochs import Epochs
+from streaming.features.registry import Registry
+from streaming.features.schema import OUTCOMES
+from streaming.features.storage import StoredPicture, open_folder
+from streaming.job import _SPARK_PROPERTIES, raise_failure, start_query
+from streaming.manifests import append_manifest, prepare_log
+from streaming.microbatch import MicroBatches
+from streaming.models import ModelSource
+from streaming.sink import ParquetSink, Result
+from tests.streams import Place
+
+_HISTORIES = (10, 1_000, 20_000)
+_ROUNDS = 3
+_BATCHES = 23
+_WARM_UP = 3  # of these, after each start of a query
+_MEASURED = _ROUNDS * _BATCHES
+_EPOCH = StreamSettings().epoch_manifests
+_STEPS = ("latestOffset", "walCommit", "getBatch", "queryPlanning", "commitOffsets")
+
+
+class _Stream:
+    """A stream on `place`, without discovery."""
+
+    def __init__(self, spark: SparkSession, place: Place) -> None:
+        self._spark = spark
+        self._place = place
+        self._output = open_folder(str(place.output))
+        self._sink = ParquetSink(self._output)
+        self._sink.prepare()
+        prepare_log(self._output)
+        self._epochs = Epochs(open_folder(str(place.checkpoint)), self._output, self._sink.is_committed)
+        self._models = ModelSource(spark.sparkContext, Registry(open_folder(str(place.models))), ImagingSettings())
+        self._appended = 0
+        self.durations: list[Counter[str]] = []
+        self.turn_seconds: list[float] = []
+
+    def age(self, manifests: int) -> None:
+        """Put `manifests` behind this stream, less than an epoch of them unfolded."""
+        while manifests - self._appended > _EPOCH:
+            for _ in range(_EPOCH):
+                empty = Result(OUTCOMES.empty_table(), "none", datetime.now(UTC))
+                self._sink.commit(self._append(), empty)
+            started = time.monotonic()
+            self._epochs.turn()
+            self.turn_seconds.append(time.monotonic() - started)
+        while self._appended < manifests:
+            self._append()
+        query = start_query(self._spark, self._output, self._epochs.uri, self._batches(), available_now=True)
+        query.awaitTermination()
+
+    def measure(self) -> None:
+        """Let `_BATCHES` manifests come, one by one."""
+        batches = self._batches()
+        query = start_query(self._spark, self._output, self._epochs.uri, batches, available_now=False)
+        for number in range(_BATCHES):
+            self._append()
+            while query.isActive and len(_durations(query)) <= number:
+                time.sleep(0.02)
+        batches.drain()
+        query.stop()
+        raise_failure(query, batches)
+        self.durations += _durations(query)[_WARM_UP:]
+
+    def _append(self) -> str:
+        """A manifest of one picture, of 0 bytes, so that next to nothing but planning is left."""
+        picture = self._place.source / f"{self._appended}.jpg"
+        picture.touch()
+        self._appended += 1
+        now = datetime.now(UTC)
+        return append_manifest(self._output, [StoredPicture(str(picture), 0, now)], now)
+
+    def _batches(self) -> MicroBatches:
+        return MicroBatches(
+            self._spark, self._models, self._sink, lambda: None, self._epochs.check_missing, lambda report: None
+        )
+
+
+def _durations(query: StreamingQuery) -> list[Counter[str]]:
+    """Milliseconds of each step of each micro-batch; `planning` is all but the work in it."""
+    durations = [Counter(progress.durationMs) for progress in query.recentProgress if progress.numInputRows]
+    for one in durations:
+        one["planning"] = one["triggerExecution"] - one["addBatch"]
+    return durations
+
+
+def measure() -> Iterator[Figure]:
+    """Mean and worst planning time for each history."""
+    with ExitStack() as stack:
+        settings = load_settings({"spark.master": f"local[{CORES},4]"})
+        spark = start_session("benchmark", settings, _SPARK_PROPERTIES)
+        stack.callback(spark.stop)
+        streams = {behind: _Stream(spark, stack.enter_context(new_place())) for behind in _HISTORIES}
+        for behind, stream in streams.items():
+            stream.age(max(behind - _MEASURED, min(_HISTORIES)))
+        for _ in range(_ROUNDS):
+            for stream in streams.values():
+                wait_for_quiet()
+                stream.measure()
+    for behind, stream in streams.items():
+        planning = [one["planning"] for one in stream.durations]
+        yield Figure(f"planning with {behind:,} manifests behind, mean", f"{mean(planning):.0f} ms")
+        yield Figure(f"planning with {behind:,} manifests behind, worst", f"{max(planning):.0f} ms")
+    few, *_, many = streams.values()
+    for step in _STEPS:
+        yield Figure(f"of these, {step}, fewest and most behind", f"{_mean(few, step):.0f}, {_mean(many, step):.0f} ms")
+    yield Figure(f"folding an epoch of {_EPOCH:,}", f"{mean(many.turn_seconds):.2f} s")
+    ratio = _mean(many, "planning") / _mean(few, "planning")
+    yield at_most(f"planning with {max(_HISTORIES):,} over {min(_HISTORIES)} behind, mean", ratio, 1.2, "x")
+
+
+def _mean(stream: _Stream, step: str) -> float:
+    return mean(one[step] for one in stream.durations)
+
+
+if __name__ == "__main__":
+    print_figures(measure())

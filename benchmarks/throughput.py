@@ -1,0 +1,152 @@
+"""Pictures per second of a replay, beside the bare loop and beside the notebook shape.
+
+    python -m benchmarks.throughput
+
+Steady state leaves start-up out: for the replay it is counted from the first commit to the last, so with all that
+happens between micro-batches; for the notebook it is what 1,500 more pictures cost. What is compared runs in turn, and
+each ratio is the median over the rounds: a shared machine is never twice the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import pyarrow.parquet as pq
+from PIL import Image
+
+from batch_fit.pipeline import build_pipeline
+from benchmarks.bare import bare_rate
+from benchmarks.common import (
+    Figure,
+    arguments,
+    at_least,
+    link_pictures,
+    make_projection,
+    new_place,
+    print_figures,
+    run_program,
+    wait_for_quiet,
+)
+from conf.session import start_session
+from conf.settings import load_settings
+from tests.samples import KINDS, draw, write_samples
+from tests.streams import Place
+
+_ROUNDS = 3
+_PICTURES = 2000
+_FEW_PICTURES = 500
+_STEADY_PICTURES = 6000  # several micro-batches of the default size
+_FRAMES = 20
+_STEADY_FRAMES = 3000
+
+
+@dataclass(frozen=True)
+class _Round:
+    """Pictures per second, and seconds of whole processes."""
+
+    bare_rate: float
+    replay_rate: float
+    replay_seconds: float
+    notebook_few_seconds: float
+    notebook_seconds: float
+
+    @property
+    def notebook_rate(self) -> float:
+        return (_PICTURES - _FEW_PICTURES) / (self.notebook_seconds - self.notebook_few_seconds)
+
+
+def measure() -> Iterator[Figure]:
+    """Small pictures beside both, then camera frames beside the bare loop."""
+    with new_place() as place:
+        yield from _measure_pictures(place)
+        yield from _measure_frames(place)
+
+
+def _measure_pictures(place: Place) -> Iterator[Figure]:
+    folder, few, pipeline = place.root / "pictures", place.root / "few", place.root / "pipeline"
+    pictures = write_samples(folder, _PICTURES, broken=0).pictures
+    link_pictures(few, pictures, _FEW_PICTURES)
+    _save_pipeline(pipeline)
+    rounds = [
+        _Round(
+            _bare_rate(pictures, _PICTURES),
+            _replay_rate(pictures, _STEADY_PICTURES),
+            _replay_seconds(pictures, _PICTURES),
+            _notebook_seconds(few, pipeline),
+            _notebook_seconds(folder, pipeline),
+        )
+        for _ in range(_ROUNDS)
+    ]
+    yield Figure("bare loop, 100x100", f"{median(one.bare_rate for one in rounds):.0f}/s")
+    yield Figure("replay, 100x100, steady state", f"{median(one.replay_rate for one in rounds):.0f}/s")
+    yield Figure("notebook, 100x100, steady state", f"{median(one.notebook_rate for one in rounds):.0f}/s")
+    yield Figure(f"replay of {_PICTURES:,}, whole process", f"{median(one.replay_seconds for one in rounds):.1f} s")
+    yield Figure(f"notebook on {_PICTURES:,}, whole process", f"{median(one.notebook_seconds for one in rounds):.1f} s")
+    yield at_least(
+        "replay over bare loop, 100x100, steady state", median(one.replay_rate / one.bare_rate for one in rounds), 0.85
+    )
+    yield at_least(
+        "replay over notebook, steady state", median(one.replay_rate / one.notebook_rate for one in rounds), 3.4
+    )
+    yield at_least(
+        "replay over notebook, whole process", median(one.notebook_seconds / one.replay_seconds for one in rounds), 3
+    )
+
+
+def _measure_frames(place: Place) -> Iterator[Figure]:
+    frames = _write_frames(place.root / "frames")
+    rates = [(_bare_rate(frames, _STEADY_FRAMES), _replay_rate(frames, _STEADY_FRAMES)) for _ in range(_ROUNDS)]
+    yield Figure("bare loop, 1080p", f"{median(bare for bare, _ in rates):.0f}/s")
+    yield Figure("replay, 1080p, steady state", f"{median(replay for _, replay in rates):.0f}/s")
+    yield Figure("replay over bare loop, 1080p", f"{median(replay / bare for bare, replay in rates):.2f}x")
+
+
+def _write_frames(folder: Path) -> list[Path]:
+    """JPEGs of 1920x1080, cut from square samples."""
+    folder.mkdir()
+    frames = []
+    for number, kind in zip(range(_FRAMES), [*KINDS.values()] * _FRAMES, strict=False):
+        frames.append(folder / f"{number}.jpg")
+        square = draw(kind, np.random.default_rng(number), 1920)
+        Image.fromarray(square[420:1500]).save(frames[-1], quality=90)
+    return frames
+
+
+def _save_pipeline(folder: Path) -> None:
+    spark = start_session("benchmark", load_settings({}), {})
+    build_pipeline(spark, make_projection()).save(str(folder))
+    spark.stop()
+
+
+def _bare_rate(pictures: Sequence[Path], count: int) -> float:
+    wait_for_quiet()
+    return bare_rate(pictures, count)
+
+
+def _replay_rate(pictures: Sequence[Path], count: int) -> float:
+    """Pictures per second after the first micro-batch."""
+    with new_place() as place:
+        link_pictures(place.source, pictures, count)
+        run_program("streaming", arguments(place, "replay"))
+        first, *others = sorted(place.output.glob("features/date=*/2*.parquet"))
+        seconds = others[-1].stat().st_mtime - first.stat().st_mtime
+        return float(sum(pq.read_metadata(file).num_rows for file in others) / seconds)
+
+
+def _replay_seconds(pictures: Sequence[Path], count: int) -> float:
+    with new_place() as place:
+        link_pictures(place.source, pictures, count)
+        return run_program("streaming", arguments(place, "replay"))
+
+
+def _notebook_seconds(pictures: Path, pipeline: Path) -> float:
+    with new_place() as place:
+        return run_program("benchmarks.notebook", [str(pictures), str(pipeline), str(place.output)])
+
+
+if __name__ == "__main__":
+    print_figures(measure())
