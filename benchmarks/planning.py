@@ -22,12 +22,13 @@ from pyspark.sql.streaming.query import StreamingQuery
 
 from benchmarks.common import CORES, Figure, at_most, new_place, print_figures, wait_for_quiet
 from conf.session import start_session
-from conf.settings import ImagingSettings, StreamSettings, load_settings
+from conf.settings import StreamSettings, load_settings
 from streaming.epochs import Epochs
 from streaming.features.registry import Registry
 from streaming.features.schema import OUTCOMES
-from streaming.features.storage import StoredPicture, open_folder
-from streaming.job import _SPARK_PROPERTIES, raise_failure, start_query
+from streaming.features.storage import open_folder
+from streaming.features.stored import StoredPicture
+from streaming.job import raise_failure, start_query
 from streaming.manifests import append_manifest, prepare_log
 from streaming.microbatch import MicroBatches
 from streaming.models import ModelSource
@@ -54,7 +55,7 @@ class _Stream:
         self._sink.prepare()
         prepare_log(self._output)
         self._epochs = Epochs(open_folder(str(place.checkpoint)), self._output, self._sink.is_committed)
-        self._models = ModelSource(spark.sparkContext, Registry(open_folder(str(place.models))), ImagingSettings())
+        self._models = ModelSource(spark.sparkContext, Registry(open_folder(str(place.models))), load_settings({}))
         self._appended = 0
         self.durations: list[Counter[str]] = []
         self.turn_seconds: list[float] = []
@@ -112,7 +113,7 @@ def measure() -> Iterator[Figure]:
     """Mean and worst planning time for each history."""
     with ExitStack() as stack:
         settings = load_settings({"spark.master": f"local[{CORES},4]"})
-        spark = start_session("benchmark", settings, _SPARK_PROPERTIES)
+        spark = start_session("benchmark", settings, {"spark.sql.streaming.pollingDelay": "100ms"})
         stack.callback(spark.stop)
         streams = {behind: _Stream(spark, stack.enter_context(new_place())) for behind in _HISTORIES}
         for behind, stream in streams.items():
