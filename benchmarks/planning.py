@@ -84,7 +84,7 @@ class _Stream:
                 time.sleep(0.02)
         batches.drain()
         query.stop()
-        raise_failure(query, batches)
+        raise_failure(None, batches)
         self.durations += _durations(query)[_WARM_UP:]
 
     def _append(self) -> str:

@@ -92,6 +92,7 @@ def logging_to(settings: LogSettings, program: str) -> Iterator[Path]:
     for ours in ("conf", "streaming", "batch_fit"):
         logging.getLogger(ours).setLevel(logging.DEBUG)
     logging.getLogger("py4j").setLevel(logging.CRITICAL)  # what fails behind it is reported by whoever called it
+    logging.getLogger("botocore").setLevel(logging.WARNING)  # it reports where it found each credential
     logging.captureWarnings(capture=True)
     try:
         yield file

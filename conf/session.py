@@ -16,7 +16,8 @@ from py4j.protocol import Py4JError, Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
-from conf.errors import AppError, PlatformError, StorageError
+import conf.errors
+from conf.errors import AppError, PlatformError, StorageError, TransientError
 from conf.java import find_java
 from conf.logs import log_folder
 from conf.settings import Settings
@@ -38,6 +39,32 @@ _LOCAL = {
 # An archive of classes that does not fit any more is passed over in silence.
 LOCAL_JAVA_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xlog:cds=off -Xlog:cds+dynamic=off"
 CLASS_ARCHIVE = Path(sys.prefix, "spark-classes.jsa")
+_OURS = re.compile(r"^conf\.errors\.(?P<name>\w+): (?P<message>.+)$", re.MULTILINE)  # in a worker's traceback
+# What Spark, S3A and the AWS SDK say once their own retries are used up; the first that is found counts.
+_MEANINGS: tuple[tuple[str, type[AppError], str], ...] = (
+    ("ExpiredToken|InvalidAccessKeyId", StorageError, "the AWS credentials are not valid, or not any more; renew them"),
+    ("NoAuthWithAWSException", StorageError, "no AWS credentials are to be had; set a role, a profile or keys"),
+    ("UnknownStoreException", StorageError, "no such bucket; check the name, and s3.endpoint if it is not on AWS"),
+    ("AWSRedirectException", StorageError, "the bucket is in another region; set s3.region or AWS_REGION to it"),
+    (
+        "AWSServiceThrottled|AWSStatus5|AWSServiceIO|Status Code: 5",
+        TransientError,
+        "the store is overloaded or failing",
+    ),
+    (
+        "AWSClientIO|ConnectException|ConnectTimeout|SocketTimeout|ApiCallTimeout|Connection reset|NoHttpResponse",
+        TransientError,
+        "the store does not answer",
+    ),
+    ("No space left on device|Disk quota exceeded", StorageError, "the disk is full; free some space and start again"),
+    (
+        "Status Code: 403",  # S3A asks by HEAD, whose answer does not say which
+        StorageError,
+        "the AWS credentials have expired, or lack s3:ListBucket, s3:GetObject or s3:PutObject; renew them or grant it",
+    ),
+    ("Permission denied|AccessControlException", StorageError, "permission denied; grant this user access"),
+    ("OutOfMemoryError", PlatformError, "Java ran out of memory; raise spark.driver.memory in spark.conf"),
+)
 _TRACE_LINE = re.compile(r"^(?:[\w.$]+\.)?(?P<name>\w+(?:Error|Exception))(?:: (?P<message>.*))?$")
 
 
@@ -100,28 +127,35 @@ def explain_failure(error: BaseException) -> AppError | None:
     """A failure of Spark as an error for people, or None if it is none of Spark's."""
     if not isinstance(error, (PySparkException, Py4JError)):
         return None
-    cause = _root(error)
-    explained: AppError
-    if "No space left on device" in cause or "Disk quota exceeded" in cause:
-        explained = StorageError(f"the disk is full ({cause}); free some space and start again")
-    elif "Permission denied" in cause or "AccessControlException" in cause:
-        explained = StorageError(f"permission denied ({cause}); grant this user access")
-    elif "OutOfMemoryError" in cause:
-        explained = PlatformError(f"Java ran out of memory ({cause}); raise spark.driver.memory in spark.conf")
-    else:
-        explained = AppError(f"a Spark job failed: {cause}")
+    explained = _explain(_text(error), _root(error))
     explained.__cause__ = error
     return explained
 
 
+def _explain(text: str, cause: str) -> AppError:
+    if ours := [*_OURS.finditer(text)]:  # raised in a worker
+        kind = getattr(conf.errors, ours[-1]["name"], AppError)
+        explained: AppError = kind(ours[-1]["message"])
+        return explained
+    for pattern, kind, meaning in _MEANINGS:
+        if re.search(pattern, text):
+            return kind(f"{meaning} ({cause})")
+    return AppError(f"a Spark job failed: {cause}")
+
+
+def _text(error: BaseException) -> str:
+    """All that an error of Spark says, with the chain of its Java causes."""
+    said = [str(error)]
+    cause = error.java_exception if isinstance(error, Py4JJavaError) else None
+    while cause is not None:
+        said.append(str(cause.toString()))
+        cause = cause.getCause()
+    return "\n".join(said)
+
+
 def _root(error: BaseException) -> str:
     """The innermost cause: the last line of a worker's Python traceback if there is one, else Java's root cause."""
-    text = str(error)
-    if isinstance(error, Py4JJavaError):
-        cause = error.java_exception
-        while cause.getCause() is not None:
-            cause = cause.getCause()
-        text = f"{error}\n{cause.toString()}"
+    text = _text(error)
     worker = text.rfind("Traceback (most recent call last)")
     candidates = [match for match in map(_TRACE_LINE.match, text[max(worker, 0) :].splitlines()) if match]
     if worker >= 0 and candidates:

@@ -6,6 +6,7 @@ a picture was seen: what is not in a manifest is found again at the next look.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
@@ -14,11 +15,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 
-from conf.errors import AppError, InputError
+from conf.errors import AppError, InputError, StorageError, TransientError
 from streaming.features.stored import Folder, OnSkip, StoredPicture
 from streaming.known import KnownPictures
 from streaming.manifests import append_manifest
 
+_APPEND_ATTEMPTS = 100
+_LONGEST_REST = 60.0
 _PAGE = 1000
 
 _logger = logging.getLogger(__name__)
@@ -121,14 +124,18 @@ class ListingDiscoverer:
         """Look once per interval until told to leave. An input that cannot be listed for a while is waited for."""
         pause = interval.total_seconds()
         slow = False
+        failed = 0
         while not leave.is_set():
             started = time.monotonic()
             try:
                 self.look(max_pictures)
-            except InputError as error:
-                _logger.warning("cannot look for new pictures, trying again in %gs: %s", max(pause, 1.0), error)
-                leave.wait(max(pause, 1.0))
+            except (InputError, TransientError) as error:
+                failed += 1
+                rest = min(max(pause, 1.0) * 2 ** min(failed - 1, 6), max(pause, _LONGEST_REST))
+                _logger.warning("cannot look for new pictures, trying again in %gs: %s", rest, error)
+                leave.wait(rest)
                 continue
+            failed = 0
             took = time.monotonic() - started
             if took > max(pause, 1.0) and not slow:
                 slow = True
@@ -147,8 +154,20 @@ class ListingDiscoverer:
             yield page
 
     def _append(self, pictures: Sequence[StoredPicture]) -> None:
-        self._may_append()
-        append_manifest(self._output, pictures, datetime.now(UTC))
+        now = datetime.now(UTC)
+        for attempt in itertools.count():
+            self._may_append()
+            try:
+                append_manifest(self._output, pictures, now)
+            except TransientError as error:
+                # It may be there all the same, so no other may list these pictures: this one is tried until it is.
+                if attempt == _APPEND_ATTEMPTS:
+                    raise StorageError(f"{error}; start again: what is in no manifest is found anew") from error
+                rest = min(2.0**attempt, _LONGEST_REST)
+                _logger.warning("cannot append a manifest, trying again in %gs: %s", rest, error)
+                time.sleep(rest)
+            else:
+                break
         self._known.add(pictures)
 
     def _is_settled(self, picture: StoredPicture) -> bool:

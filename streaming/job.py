@@ -5,19 +5,25 @@ It owns what runs when, and how it ends; it must not know how any part does its 
 
 from __future__ import annotations
 
+import itertools
 import logging
+import random
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from py4j.protocol import Py4JError
+from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 from pyspark.sql.functions import current_timestamp
 from pyspark.sql.streaming.query import StreamingQuery
 
+from conf.errors import AppError, TransientError
 from conf.s3 import CHECKPOINT_PROPERTIES, S3Connection
-from conf.session import start_session
+from conf.session import explain_failure, start_session
 from conf.settings import Settings
 from streaming import manifests
 from streaming.discovery import DiscoveryThread, ListingDiscoverer
@@ -36,6 +42,8 @@ _logger = logging.getLogger(__name__)
 
 _PICTURES_PER_SLOT = 1000
 _WATCH_SECONDS = 0.2
+_DRAIN_LOOK_SECONDS = 1.0
+_LONGEST_PAUSE = 60.0
 
 
 @dataclass(frozen=True)
@@ -104,6 +112,7 @@ class StreamJob:
         self, settings: Settings, places: Places, lease: Lease, on_report: Callable[[BatchReport], None]
     ) -> None:
         self.stop = threading.Event()
+        self._next_drain_look = 0.0
         self._settings = settings
         self._places = places
         self._lease = lease
@@ -170,27 +179,69 @@ class StreamJob:
         limit = self._settings.stream.epoch_manifests
         if self._epochs.is_full(limit):
             self._epochs.turn()
+        pauses = _pauses()
         while True:
             batches = MicroBatches(
                 spark, models, self._sink, self._lease.check, self._epochs.check_missing, self._on_report
             )
-            query = start_query(spark, self._places.output, self._epochs.uri, batches, available_now=available_now)
             try:
-                while query.isActive and batches.finished < limit and not self._must_stop(discovery):
-                    self.stop.wait(_WATCH_SECONDS)
-            finally:
-                batches.drain()
-                query.stop()
-            raise_failure(query, batches)
+                self._run_query(spark, batches, discovery, limit, available_now=available_now)
+            except (AppError, PySparkException, Py4JError) as error:
+                explained = explain_failure(error) or error
+                if not isinstance(explained, TransientError):
+                    raise
+                if batches.finished:
+                    pauses = _pauses()
+                pause = next(pauses)
+                _logger.warning("%s; nothing is lost, trying again in %.0fs", explained, pause)
+                _logger.debug("what failed", exc_info=error)
+                if self._wait(pause):
+                    return
+                continue
             if batches.finished < limit:
                 return
             self._epochs.turn()
+
+    def _run_query(
+        self,
+        spark: SparkSession,
+        batches: MicroBatches,
+        discovery: DiscoveryThread | None,
+        limit: int,
+        *,
+        available_now: bool,
+    ) -> None:
+        """One query until it ends, fails, or has to."""
+        query = start_query(spark, self._places.output, self._epochs.uri, batches, available_now=available_now)
+        try:
+            while query.isActive and batches.finished < limit and not self._must_stop(discovery):
+                self.stop.wait(_WATCH_SECONDS)
+            failure = query.exception()  # before it is stopped in the middle of a batch, which it takes for one
+        finally:
+            batches.drain()
+            query.stop()
+        raise_failure(failure, batches)
+
+    def _wait(self, seconds: float) -> bool:
+        """Whether the job was told to stop meanwhile."""
+        give_up = time.monotonic() + seconds
+        while not self._told_to_stop() and time.monotonic() < give_up:
+            self.stop.wait(_WATCH_SECONDS)
+        return self._told_to_stop()
 
     def _must_stop(self, discovery: DiscoveryThread | None) -> bool:
         self._lease.check()
         if discovery and discovery.failure:
             raise discovery.failure
-        return self.stop.is_set() or self._lease.drain_requested()
+        return self._told_to_stop()
+
+    def _told_to_stop(self) -> bool:
+        # On S3 each look for the mark is a paid request.
+        if not self.stop.is_set() and time.monotonic() >= self._next_drain_look:
+            self._next_drain_look = time.monotonic() + _DRAIN_LOOK_SECONDS
+            if self._lease.drain_requested():
+                self.stop.set()
+        return self.stop.is_set()
 
     def _unfinished(self) -> list[str]:
         log = manifests.manifest_ids(self._places.output)
@@ -246,10 +297,15 @@ def as_glob(uri: str) -> str:
     return re.sub(r"([\\*?\[\]{}])", r"\\\1", uri)
 
 
-def raise_failure(query: StreamingQuery, batches: MicroBatches) -> None:
-    """Raise what ended a query, if it was not told to end: our own error rather than Spark's wrapping of it."""
+def raise_failure(failure: Exception | None, batches: MicroBatches) -> None:
+    """Raise what ended a query: our own error rather than Spark's wrapping of it."""
     if batches.failure:
         raise batches.failure
-    error = query.exception()
-    if error and not batches.drained:
-        raise error
+    if failure:
+        raise failure
+
+
+def _pauses() -> Iterator[float]:
+    """Seconds between attempts: growing to a minute, with jitter, so that many streams do not come back at once."""
+    for exponent in itertools.count():
+        yield min(2.0**exponent, _LONGEST_PAUSE) * random.uniform(0.5, 1)  # noqa: S311 # jitter is no secret

@@ -19,7 +19,15 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from conf.errors import AlreadyExistsError, ConflictError, LeaseHeldError, LeaseLostError, NotFoundError, StorageError
+from conf.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    LeaseHeldError,
+    LeaseLostError,
+    NotFoundError,
+    StorageError,
+    TransientError,
+)
 from streaming.features.stored import Folder
 
 LEASE = "_lease"
@@ -108,6 +116,7 @@ class Lease:
         self._tag = ""
         self._leave = threading.Event()
         self._lost: str | None = None
+        self._outage = False
         self._renewer = threading.Thread(target=self._renew, name="lease", daemon=True)
 
     @property
@@ -145,8 +154,11 @@ class Lease:
 
         Raises:
             LeaseLostError: it ran out, or was taken by another.
+            TransientError: it ran out because the store does not answer; it may be ours again.
         """
         if self._lost is None and datetime.now(UTC) >= self._holder.expires_at:
+            if self._outage:
+                raise TransientError(f"{self._output.root}: the lease ran out while the store does not answer")
             self._lost = "it ran out before it could be renewed"
         if self._lost is not None:
             raise LeaseLostError(f"{self._output.root}: lost the right to write here: {self._lost}; start again")
@@ -161,15 +173,28 @@ class Lease:
     def _renew(self) -> None:
         while not self._leave.wait(self._duration.total_seconds() / 3):
             before = self._holder
-            self._holder = before.model_copy(update={"expires_at": datetime.now(UTC) + self._duration})
             try:
-                self._write(self._tag)
+                self._extend()
             except ConflictError:
                 self._lost = "another stream took it"
                 return
             except StorageError as error:
                 self._holder = before
+                self._outage = isinstance(error, TransientError)
                 _logger.warning("cannot renew the lease, trying again: %s", error)
+            else:
+                self._outage = False
+
+    def _extend(self) -> None:
+        extended = self._holder.model_copy(update={"expires_at": datetime.now(UTC) + self._duration})
+        if self._outage:
+            # Of a request that seemed to fail, nobody knows whether it did.
+            present, tag = read_holder(self._output)
+            if present is None or tag is None or present.id != self._holder.id:
+                raise ConflictError(f"{self._output.path(LEASE)}: another stream took it")
+            self._tag = tag
+        self._holder = extended
+        self._write(self._tag)
 
     def _write(self, tag: str | None) -> None:
         data = self._holder.model_dump_json(indent=2).encode()

@@ -33,11 +33,11 @@ def _logs_of_this_test(tmp_path_factory: pytest.TempPathFactory, monkeypatch: py
 
 
 @pytest.fixture(scope="session")
-def wait_for() -> Callable[[Callable[[], bool]], None]:
-    """Waits until a condition holds, and fails if it does not within a minute."""
+def wait_for() -> Callable[..., None]:
+    """Waits until a condition holds, and fails if it does not within so many seconds."""
 
-    def wait(condition: Callable[[], bool]) -> None:
-        give_up = time.monotonic() + 60
+    def wait(condition: Callable[[], bool], seconds: float = 60) -> None:
+        give_up = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < give_up, "waited in vain"
             threading.Event().wait(0.02)

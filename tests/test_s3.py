@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import uuid
-from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from batch_fit.__main__ import main as fit
 from batch_fit.backbone import Backbone
-from conf.errors import AlreadyExistsError, ConflictError, InputError, ModelError, NotFoundError
-from conf.s3 import S3Connection, forget_clients
+from conf.errors import AlreadyExistsError, ConflictError, ModelError, NotFoundError, StorageError
+from conf.s3 import S3Connection
 from streaming.__main__ import main as stream
 from streaming.features.registry import Registry
 from streaming.features.storage import list_pictures, open_folder, read_picture, resolve
+from tests.buckets import Bucket, new_bucket
 from tests.servers import CREDENTIALS, moto, versitygw
 from tests.streams import start
 
@@ -34,64 +29,16 @@ def store(request: pytest.FixtureRequest) -> Iterator[str]:
         yield address
 
 
-@dataclass(frozen=True)
-class Bucket:
-    """A new bucket with places for everything."""
-
-    name: str
-    s3: Any
-
-    def uri(self, prefix: str) -> str:
-        return f"s3a://{self.name}/{prefix}"
-
-    def arguments(self, verb: str, *more: str) -> list[str]:
-        places = [word for place in ("input", "models", "output") for word in (f"--{place}", self.uri(place))]
-        return [verb, *places, "--master", "local[2,4]", "--log-format", "text", *more]
-
-    def put(self, files: list[Path], folder: str = "apple") -> list[str]:
-        """Upload pictures; returns their paths."""
-        for file in files:
-            self.s3.upload_file(str(file), self.name, f"input/{folder}/{file.name}")
-        return [f"s3://{self.name}/input/{folder}/{file.name}" for file in files]
-
-    def keys(self, prefix: str) -> list[str]:
-        pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix)
-        return [entry["Key"] for page in pages for entry in page.get("Contents", ())]
-
-    def rows(self, table: str = "features") -> pa.Table:
-        """All rows of a table, read by boto3 and pyarrow alone."""
-        bodies = [
-            self.s3.get_object(Bucket=self.name, Key=key)["Body"].read()
-            for key in self.keys(f"output/{table}/")
-            if key.endswith(".parquet")
-        ]
-        return pa.concat_tables(pq.read_table(pa.BufferReader(body)) for body in bodies)
-
-    def counted(self) -> Counter[str]:
-        return Counter(path for table in ("features", "quarantine") for path in self.rows(table)["path"].to_pylist())
-
-    def committed(self) -> int:
-        return sum("/empty.parquet" not in key for key in self.keys("output/features/"))
-
-
 @pytest.fixture
 def bucket(store: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
     """An empty bucket; the standard AWS environment says where it is, and no setting of ours."""
-    for name, value in {**CREDENTIALS, "AWS_ENDPOINT_URL": store}.items():
-        monkeypatch.setenv(name, value)
-    forget_clients()
-    name = f"pictures-{uuid.uuid4().hex[:12]}"
-    client = CONNECTION.client()
-    client.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": CREDENTIALS["AWS_REGION"]})
-    yield Bucket(name, client)
-    forget_clients()
+    with new_bucket(store, monkeypatch) as made:
+        yield made
 
 
 @pytest.fixture
 def _model(bucket: Bucket, fitted: Path) -> None:
-    for file in fitted.rglob("*"):
-        if file.is_file():
-            bucket.s3.upload_file(str(file), bucket.name, f"models/{file.relative_to(fitted)}")
+    bucket.put_tree(fitted, "models")
 
 
 def test_a_folder_keeps_its_promises(bucket: Bucket) -> None:
@@ -135,7 +82,7 @@ def test_keys_as_people_have_them(bucket: Bucket) -> None:
 
 def test_a_missing_bucket_is_one_line(bucket: Bucket) -> None:
     """It names the bucket and where to look."""
-    with pytest.raises(InputError, match=r"no-such-bucket-here: there is no such bucket; check the name"):
+    with pytest.raises(StorageError, match=r"no-such-bucket-here: there is no such bucket; check the name"):
         list(list_pictures("s3://no-such-bucket-here", print, CONNECTION))
 
 

@@ -6,13 +6,17 @@ know of any other store.
 
 from __future__ import annotations
 
+import itertools
+import random
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 from botocore.exceptions import (
     ClientError,
     HTTPClientError,
+    IncompleteReadError,
     NoCredentialsError,
     PartialCredentialsError,
     ProfileNotFound,
@@ -27,7 +31,6 @@ from conf.errors import (
     AlreadyExistsError,
     ArchivedError,
     ConflictError,
-    InputError,
     NotFoundError,
     RefusedError,
     StorageError,
@@ -54,7 +57,8 @@ _REMEDIES = {
 _OVERLOADED = frozenset(("SlowDown", "RequestTimeout", "Throttling", "TooManyRequests", "429"))
 _SERVER_ERRORS = 500
 _NO_CREDENTIALS = (NoCredentialsError, PartialCredentialsError, ProfileNotFound)
-_NO_ANSWER = (BotoConnectionError, HTTPClientError, ReadTimeoutError, ResponseStreamingError)
+_BROKEN_OFF = (IncompleteReadError, ReadTimeoutError, ResponseStreamingError)
+_NO_ANSWER = (BotoConnectionError, HTTPClientError, *_BROKEN_OFF)
 
 
 def _split(path: str) -> tuple[str, str]:
@@ -96,7 +100,7 @@ def list_pictures(source: str, connection: S3Connection) -> Iterator[StoredPictu
     """All objects below a prefix in the order of their keys; one request per 1,000 keys and no other.
 
     Raises:
-        InputError: the prefix cannot be listed.
+        StorageError: the prefix cannot be listed.
         TransientError: the store failed.
     """
     bucket, prefix = _split(source)
@@ -105,22 +109,17 @@ def list_pictures(source: str, connection: S3Connection) -> Iterator[StoredPictu
         .get_paginator("list_objects_v2")
         .paginate(Bucket=bucket, Prefix=f"{prefix}/" if prefix else "")
     )
-    try:
-        with _explained(source, f"s3:ListBucket on {bucket}"):
-            for page in pages:
-                for entry in page.get("Contents", ()):
-                    if entry["Key"].endswith("/") and not entry["Size"]:
-                        continue  # what consoles make to show an empty folder
-                    yield StoredPicture(
-                        path=f"{_PREFIX}{bucket}/{entry['Key']}",
-                        length=entry["Size"],
-                        modification_time=entry["LastModified"],
-                        etag=entry["ETag"],
-                    )
-    except TransientError:
-        raise
-    except StorageError as error:
-        raise InputError(str(error)) from error
+    with _explained(source, f"s3:ListBucket on {bucket}"):
+        for page in pages:
+            for entry in page.get("Contents", ()):
+                if entry["Key"].endswith("/") and not entry["Size"]:
+                    continue  # what consoles make to show an empty folder
+                yield StoredPicture(
+                    path=f"{_PREFIX}{bucket}/{entry['Key']}",
+                    length=entry["Size"],
+                    modification_time=entry["LastModified"],
+                    etag=entry["ETag"],
+                )
 
 
 def read_picture(path: str, limit: int, connection: S3Connection) -> bytes:
@@ -128,9 +127,7 @@ def read_picture(path: str, limit: int, connection: S3Connection) -> bytes:
     bucket, key = _split(path)
     try:
         with _explained(path, f"s3:GetObject on {bucket}"):
-            body = connection.client().get_object(Bucket=bucket, Key=key)["Body"]
-            with body:
-                return bytes(body.read(limit + 1))
+            return _get(connection, bucket, key, limit + 1)[0]
     except RefusedError:
         _probe(bucket, key, connection)
         raise
@@ -141,6 +138,29 @@ def read_picture(path: str, limit: int, connection: S3Connection) -> bytes:
         if code == "InvalidObjectState":
             raise ArchivedError(f"{path}: it is archived; restore it") from None
         raise
+
+
+def _get(connection: S3Connection, bucket: str, key: str, count: int | None = None) -> tuple[bytes, str]:
+    """The first `count` bytes of an object, and its tag.
+
+    An answer that breaks off in the middle is asked for anew; boto3 retries what fails before.
+    """
+    for attempt in itertools.count(1):
+        answer = connection.client().get_object(Bucket=bucket, Key=key)
+        length = answer["ContentLength"]
+        expected = length if count is None else min(count, length)
+        try:
+            with closing(answer["Body"]) as body:
+                data = bytes(body.read(count))
+            if len(data) < expected:
+                raise IncompleteReadError(actual_bytes=len(data), expected_bytes=expected)
+        except _BROKEN_OFF:
+            if attempt >= connection.attempts:
+                raise
+            time.sleep(random.uniform(0, min(2**attempt, 20)))  # noqa: S311 # jitter is no secret
+        else:
+            return data, answer["ETag"]
+    raise AssertionError
 
 
 def _probe(bucket: str, key: str, connection: S3Connection) -> None:
@@ -165,6 +185,7 @@ class S3Folder:
         self._root = root
         self._bucket, prefix = _split(root)
         self._prefix = f"{prefix}/" if prefix else ""
+        self._connection = connection
         self._s3: Any = connection.client()
 
     @property
@@ -180,9 +201,7 @@ class S3Folder:
     def read_tagged(self, name: str) -> tuple[bytes, str]:
         try:
             with _explained(self.path(name), f"s3:GetObject on {self._bucket}"):
-                answer = self._s3.get_object(Bucket=self._bucket, Key=self._prefix + name)
-                with answer["Body"] as body:
-                    return body.read(), answer["ETag"]
+                return _get(self._connection, self._bucket, self._prefix + name)
         except StorageError as error:
             if isinstance(error.__cause__, ClientError) and _code(error.__cause__) in _MISSING:
                 raise NotFoundError(f"{self.path(name)}: there is no such object") from None
