@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -77,6 +77,12 @@ class S3Connection:
     def client(self, service: str = "s3") -> Any:
         """The boto3 client of this process; it may be shared by threads."""
         return _client(self, service)
+
+    def resolved(self) -> S3Connection:
+        """The same without a look into the environment, for other machines: theirs may differ."""
+        reached = self.client().meta
+        endpoint = reached.endpoint_url if self._endpoint_is_custom() else None
+        return replace(self, endpoint=endpoint, region=reached.region_name)
 
     def spark_properties(self) -> dict[str, str]:
         """What S3A needs to reach the same store, and Spark to write tables to it without renames."""

@@ -24,7 +24,7 @@ from streaming.features.backbone import BackboneRunner
 from streaming.features.imaging import Limits, Rejected, decode
 from streaming.features.projection import Projection
 from streaming.features.schema import OUTCOMES, Reason
-from streaming.features.storage import read_picture
+from streaming.features.storage import is_on_s3, read_picture, resolve
 
 if TYPE_CHECKING:  # workers have no need of pydantic, which takes memory in each
     from conf.settings import Settings
@@ -53,7 +53,10 @@ class Recipe:
         """From the settings, which stay on the driver."""
         imaging = settings.imaging
         limits = Limits(max_bytes=int(imaging.max_bytes), max_pixels=imaging.max_pixels)
-        return cls(backbone, projection, limits, imaging.fetch_ahead, S3Connection.of(settings.s3))
+        connection = S3Connection.of(settings.s3)
+        if settings.input and is_on_s3(resolve(settings.input)):
+            connection = connection.resolved()
+        return cls(backbone, projection, limits, imaging.fetch_ahead, connection)
 
     @cached_property
     def content_hash(self) -> str:
