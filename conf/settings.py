@@ -103,11 +103,12 @@ class ImagingSettings(Section):
         description="A picture with more pixels is quarantined as too_many_pixels before it is decoded. Decoding "
         "takes up to 16 bytes of worker memory per pixel (WebP; a JPEG as cameras write it takes next to none).",
     )
-    fetch_ahead: int = Field(
-        4,
+    fetch_ahead: int | None = Field(
+        None,
         ge=1,
         le=256,
-        description="How many pictures each worker reads ahead of the one that it is featurizing.",
+        description="How many pictures each worker reads ahead of the one that it is featurizing, of 64 MiB "
+        "at most. Default: 4 on a local disk, 16 on S3.",
     )
 
 

@@ -166,8 +166,8 @@ def test_a_failing_job_is_one_line_and_the_log_has_the_rest(
     """Python's and Spark's traces are in the file that the line names, not on the terminal."""
     place.put(*pictures[:2])
     place.promote_another(1, backbone=b"not a flatbuffer")
-    assert stream(place.arguments("replay")) == 1
+    assert stream(place.arguments("replay")) == 4
     line = _one_line(capsys)
-    assert "BundleError: the backbone is no LiteRT model" in line
+    assert "error: the backbone is no LiteRT model" in line
     log = Path(line.rpartition("(details: ")[2].removesuffix(")"))
     assert "Traceback" in log.read_text(encoding="utf-8")
