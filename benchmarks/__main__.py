@@ -1,12 +1,12 @@
-"""All measurements in one table: `make bench`, or `python -m benchmarks`. It takes about half an hour."""
+"""All measurements in one table: `make bench`, or `python -m benchmarks`. It takes about an hour."""
 
 from __future__ import annotations
 
 from itertools import chain
 
-from benchmarks import latency, memory, pca, planning, throughput
+from benchmarks import latency, memory, pca, planning, s3, throughput
 from benchmarks.common import print_figures
 
 if __name__ == "__main__":
-    modules = (throughput, latency, memory, planning, pca)
+    modules = (throughput, latency, memory, planning, pca, s3)
     print_figures(chain.from_iterable(module.measure() for module in modules))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import random
 import shutil
@@ -15,12 +16,12 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Self
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -35,15 +36,13 @@ def free_port() -> int:
 
 
 @contextmanager
-def _serving(command: list[str], port: int, **environment: str) -> Iterator[str]:
+def _serving(command: list[str], port: int, probe: str = "") -> Iterator[str]:
     """Run a server until the context ends; gives its address once it answers."""
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **environment}
-        )
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         address = f"http://127.0.0.1:{port}"
         try:
-            _wait(process, address)
+            _wait(process, address + probe)
             yield address
         finally:
             process.terminate()
@@ -52,16 +51,21 @@ def _serving(command: list[str], port: int, **environment: str) -> Iterator[str]
 
 def _wait(process: subprocess.Popen[bytes], address: str) -> None:
     give_up = time.monotonic() + 60
-    while process.poll() is None and time.monotonic() < give_up:
-        try:
-            urllib.request.urlopen(address, timeout=1).close()
-        except urllib.error.HTTPError:
-            return  # it answers, and wants a signature
-        except OSError:
-            time.sleep(0.05)
-            continue
-        return
-    raise RuntimeError(f"{process.args!r} does not answer at {address}")
+    while not answers(address):
+        if process.poll() is not None or time.monotonic() > give_up:
+            raise RuntimeError(f"{process.args!r} does not answer at {address}")
+        time.sleep(0.05)
+
+
+def answers(address: str) -> bool:
+    """Whether a server is there."""
+    try:
+        urllib.request.urlopen(address, timeout=1).close()
+    except urllib.error.HTTPError:
+        return True  # it wants a signature
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager
@@ -74,14 +78,20 @@ def moto() -> Iterator[str]:
 
 @contextmanager
 def versitygw() -> Iterator[str]:
-    """versitygw, a real S3 server in Go; built once and kept in the user's cache of Go programs."""
+    """versitygw, a real S3 server in Go, built once."""
+    with tempfile.TemporaryDirectory() as folder, versitygw_on(Path(folder)) as address:
+        yield address
+
+
+@contextmanager
+def versitygw_on(folder: Path) -> Iterator[str]:
+    """The same, with its buckets as folders in `folder`."""
     program = _go_program("github.com/versity/versitygw/cmd/versitygw@v1.8.0", "versitygw")
     port = free_port()
-    with tempfile.TemporaryDirectory() as folder:
-        keys = ["--access", CREDENTIALS["AWS_ACCESS_KEY_ID"], "--secret", CREDENTIALS["AWS_SECRET_ACCESS_KEY"]]
-        command = [str(program), "--port", f"127.0.0.1:{port}", *keys, "--region", "eu-west-3", "posix", folder]
-        with _serving(command, port) as address:
-            yield address
+    keys = ["--access", CREDENTIALS["AWS_ACCESS_KEY_ID"], "--secret", CREDENTIALS["AWS_SECRET_ACCESS_KEY"]]
+    command = [str(program), "--port", f"127.0.0.1:{port}", *keys, "--region", "eu-west-3", "posix", str(folder)]
+    with _serving(command, port) as address:
+        yield address
 
 
 def _go_program(package: str, name: str) -> Path:
@@ -98,6 +108,37 @@ def _go_program(package: str, name: str) -> Path:
     return program
 
 
+class SlowStore:
+    """A store behind toxiproxy, which adds a delay to each answer."""
+
+    def __init__(self, control: str, address: str) -> None:
+        self._control = control
+        self.address = address
+
+    def delay(self, seconds: float) -> None:
+        """From now on."""
+        with suppress(urllib.error.HTTPError):  # there was none
+            self._call("DELETE", "proxies/store/toxics/delay", {})
+        toxic = {"name": "delay", "type": "latency", "attributes": {"latency": round(seconds * 1000)}}
+        self._call("POST", "proxies/store/toxics", toxic)
+
+    def _call(self, method: str, path: str, body: Mapping[str, object]) -> None:
+        request = urllib.request.Request(f"{self._control}/{path}", json.dumps(body).encode(), method=method)
+        urllib.request.urlopen(request, timeout=10).close()
+
+
+@contextmanager
+def toxiproxy(target: str) -> Iterator[SlowStore]:
+    """A delay in front of a store."""
+    program = _go_program("github.com/Shopify/toxiproxy/v2/cmd/server@v2.12.0", "server")
+    control, listen = free_port(), free_port()
+    with _serving([str(program), "-port", str(control)], control, "/version") as address:
+        slow = SlowStore(address, f"http://127.0.0.1:{listen}")
+        proxy = {"name": "store", "listen": f"127.0.0.1:{listen}", "upstream": urlsplit(target).netloc}
+        slow._call("POST", "proxies", proxy)
+        yield slow
+
+
 class FaultyStore:
     """A store behind a proxy that can be told to fail.
 
@@ -109,7 +150,7 @@ class FaultyStore:
         out: whether no connection is answered at all.
         denial: an error code that every request is answered with, as 403.
         denials: such codes by the last part of a key.
-        requests: all that were passed on, as "GET Bucket" or "PUT Key".
+        requests: all that came, by method and by folder: "LIST output/_manifests", "GET input".
     """
 
     def __init__(self, target: str) -> None:
@@ -175,7 +216,7 @@ class FaultyStore:
             headers = [(name, value) for name, value in answer.getheaders() if name.lower() not in _HOP_BY_HOP]
             if request.command != "HEAD" and not any(name.lower() == "content-length" for name, _ in headers):
                 headers.append(("Content-Length", str(len(content))))
-            self.requests[f"{request.command} {_kind(request.path)}"] += 1
+            self.requests[_kind(request.command, request.path)] += 1
             if lot < self.refuse + self.reset:
                 self.faults += 1
                 content, request.close_connection = content[: len(content) // 2], True
@@ -201,6 +242,12 @@ def _error(code: str) -> bytes:
     return f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>told to fail</Message></Error>".encode()
 
 
-def _kind(path: str) -> str:
+def _kind(method: str, path: str) -> str:
     parts = urlsplit(path)
-    return "bucket" if parts.path.strip("/").count("/") == 0 else "key"
+    bucket_and_key = parts.path.strip("/").split("/")
+    if len(bucket_and_key) == 1:
+        method, key = "LIST", parse_qs(parts.query).get("prefix", [""])[0]
+    else:
+        key = "/".join(bucket_and_key[1:])
+    folders = [name for name in key.split("/") if name]
+    return f"{method} {'/'.join(folders[: 2 if folders[:1] == ['output'] else 1])}"

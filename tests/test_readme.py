@@ -10,8 +10,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from conf import errors
 from tests.data import shared_data
+from tests.servers import answers, free_port
 from tests.streams import PROJECT
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
@@ -86,6 +89,27 @@ def test_the_readme_does_what_it_says(tmp_path: Path, wait_for: Callable[[Callab
     _run(_block("sh", "streaming stop"), tmp_path)
     said, _ = stream.communicate(timeout=60)
     assert stream.returncode == 0, said
+
+
+def test_the_readme_does_what_it_says_on_s3(
+    tmp_path: Path, wait_for: Callable[[Callable[[], bool]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store of the page, pictures in it, fit and replay."""
+    for fruit in sorted((shared_data() / "fruits360").iterdir())[:2]:
+        shutil.copytree(fruit, tmp_path / "pictures" / fruit.name)
+    here = sum(1 for _ in (tmp_path / "pictures").rglob("*.jpg"))
+    port = str(free_port())
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    store = _start("exec " + _block("sh", "moto.server").replace("5555", port), tmp_path)
+    try:
+        prepare = _block("sh", "upload_file").replace("5555", port)
+        wait_for(lambda: answers(f"http://127.0.0.1:{port}"))
+        use = _block("sh", "s3a://pictures/2026 --models s3a://features/models --output")
+        said = _run(prepare + use, tmp_path)
+    finally:
+        store.terminate()
+        store.communicate()
+    assert f"features     {here} rows in s3://features/table/features" in said
 
 
 def test_every_file_that_the_readme_names_exists() -> None:
