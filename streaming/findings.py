@@ -88,8 +88,9 @@ class Findings:
     def _next_steps(self) -> list[str]:
         steps = []
         if self.requests:
+            requests = "1 request" if len(self.requests) == 1 else f"{len(self.requests):,} requests"
             steps.append(
-                f"enqueued     {self.missed:,} in {len(self.requests):,} requests; the running stream takes them in, "
+                f"enqueued     {self.missed:,} in {requests}; the running stream takes them in, "
                 "or the next run or replay"
             )
         elif self.missed:

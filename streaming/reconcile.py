@@ -33,6 +33,7 @@ from streaming.sink import FEATURES_TABLE
 PICTURES_PER_REQUEST = 10_000
 _EXAMPLES = 10
 _ATTEMPTS = 3
+_ROWS_PER_PARTITION = 250_000
 _S3_TOLERANCE = timedelta(seconds=60)  # the time of an event is not quite the object's
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _KNOWN_SCHEMA = "manifest STRING, path STRING, length LONG, modification_time TIMESTAMP, etag STRING, identity BINARY"
@@ -81,7 +82,8 @@ def reconcile(settings: Settings, *, enqueue: bool) -> Findings:
         # Listed once, and before the log is read: what the stream finds meanwhile is in both.
         listing = listing.persist(StorageLevel.DISK_ONLY)
         listed, left_out = listing.count(), skipped.value
-        differences = _compare_at_rest(spark, places, listing, started)
+        partitions = max(spark.sparkContext.defaultParallelism, listed // _ROWS_PER_PARTITION)
+        differences = _compare_at_rest(spark, places, listing, started, partitions)
         findings = _summarize(places, differences, listed, left_out)
         if enqueue:
             missed = differences.where("what = 'missed'")
@@ -91,12 +93,15 @@ def reconcile(settings: Settings, *, enqueue: bool) -> Findings:
     return findings
 
 
-def _compare_at_rest(spark: SparkSession, places: _Places, listing: DataFrame, started: datetime) -> DataFrame:
+def _compare_at_rest(
+    spark: SparkSession, places: _Places, listing: DataFrame, started: datetime, partitions: int
+) -> DataFrame:
     """The differences, computed while the stream did not fold its log, which moves pictures from file to file."""
     attempt = 1
     while True:
         record = list(places.output.names(known.FOLDER))
-        differences = _compare(listing, _read_known(spark, places.output), places.source, started)
+        seen = _read_known(spark, places.output).repartition(partitions, "identity")
+        differences = _compare(listing.repartition(partitions, "identity"), seen, places.source, started)
         differences = differences.persist(StorageLevel.DISK_ONLY)
         differences.count()
         if list(places.output.names(known.FOLDER)) == record or attempt == _ATTEMPTS:

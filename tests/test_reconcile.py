@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from conf.s3 import S3Connection
 from streaming import known, manifests, reconcile, requests
@@ -234,7 +235,7 @@ def test_requests_become_rows_once(place: Place, pictures: Sequence[Path], capsy
 
 def _through_shares(source: str, wanted: int) -> list[str]:
     shares = divide(source, wanted, CONNECTION)
-    assert wanted == 1 or len(shares) > 1
+    assert len(set(shares)) == len(shares)
     listed = [
         picture.path for share in shares for picture in list_folder(share.folder, print, CONNECTION, deep=share.deep)
     ]
@@ -251,14 +252,15 @@ def test_shares_hold_each_file_once(source: Path, wanted: int) -> None:
 def test_shares_hold_each_key_once(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same on S3, also for keys that no folder could hold, and where a folder has too many keys to look through."""
     keys = [f"in/{name}" for name in ODD] + ["inside.jpg"]
-    is_moto = bucket.s3.list_buckets()["Owner"]["DisplayName"] != "test"
-    if is_moto:
-        keys += ["in//a.jpg", "in///b.jpg", "/root.jpg", "//c.jpg", "in/a b", "in/a b/é"]
-    for key in [*keys, "in/marker/"]:
-        bucket.s3.put_object(Bucket=bucket.name, Key=key, Body=b"" if key.endswith("/") else b"1")
-    paths = sorted(f"s3://{bucket.name}/{key}" for key in keys)
-    for pages in (10, 0):
-        monkeypatch.setattr(s3, "_PAGES_OF_SUBFOLDERS", pages or 1)
+    keys += ["in/marker/", "in//a.jpg", "in///b.jpg", "/root.jpg", "//c.jpg", "in/a b", "in/a b/é"]
+    for key in keys:
+        with suppress(ClientError):  # a server that keeps objects in files refuses some, and changes others
+            bucket.s3.put_object(Bucket=bucket.name, Key=key, Body=b"" if key.endswith("/") else b"1")
+    paths = sorted(picture.path for picture in list_pictures(f"s3://{bucket.name}", print, CONNECTION))
+    assert len(paths) >= len(ODD) + 1
+    for pages, one_level in (10, {}), (2, {"PaginationConfig": {"PageSize": 1}}):
+        monkeypatch.setattr(s3, "_PAGES_OF_SUBFOLDERS", pages)
+        monkeypatch.setattr(s3, "_ONE_LEVEL", {"Delimiter": "/", **one_level})
         for wanted in (1, 2, 3, 5, 100):
             assert _through_shares(f"s3://{bucket.name}", wanted) == paths
             inside = [path for path in paths if path.startswith(f"s3://{bucket.name}/in/")]
