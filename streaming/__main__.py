@@ -1,4 +1,4 @@
-"""The command line of the stream: run, replay, stop.
+"""The command line of the stream: run, replay, reconcile, stop.
 
 It owns what a person sees of the stream; it must not know how the stream works.
 """
@@ -24,6 +24,7 @@ from streaming.features.storage import open_folder, resolve
 from streaming.job import Backlog, open_job
 from streaming.lease import read_holder, request_drain
 from streaming.microbatch import BatchReport
+from streaming.reconcile import reconcile
 
 _logger = logging.getLogger("streaming")
 
@@ -130,6 +131,16 @@ def _replay(settings: Settings, _arguments: argparse.Namespace) -> str:
         return progress.summary(resolve(settings.output or ""))
 
 
+def _reconcile(settings: Settings, arguments: argparse.Namespace) -> str:
+    findings = reconcile(settings, enqueue=arguments.enqueue)
+    return findings.as_json() if arguments.json else findings.as_text()
+
+
+def _add_reconcile_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--enqueue", action="store_true", help="Request what was missed from the stream.")
+    parser.add_argument("--json", action="store_true", help="Print one JSON object.")
+
+
 def _stop(settings: Settings, _arguments: argparse.Namespace) -> str:
     output = open_folder(settings.output or "", S3Connection.of(settings.s3))
     holder = request_drain(output)
@@ -161,6 +172,18 @@ _VERBS = (
         _FLAGS,
         _REQUIRED,
         _replay,
+    ),
+    Verb(
+        "reconcile",
+        "Compare a folder with what the stream has seen of it.",
+        "List the whole input and count the pictures that are in no manifest (missed), that were overwritten since\n"
+        "they were seen (changed), and that are no longer there (gone). It changes no table, and may run beside the\n"
+        "stream. With --enqueue it requests the missed ones: the running stream, or the next run or replay, takes\n"
+        "them in once. The exit code is 0 whatever it finds; --json tells programs what that is.",
+        (Flag("input", "URI"), Flag("output", "URI"), Flag("stream.settle", "TIME")),
+        ("input", "output"),
+        _reconcile,
+        _add_reconcile_arguments,
     ),
     Verb(
         "stop",

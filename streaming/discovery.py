@@ -19,6 +19,7 @@ from conf.errors import AppError, InputError, StorageError, TransientError
 from streaming.features.stored import Folder, OnSkip, StoredPicture
 from streaming.known import KnownPictures
 from streaming.manifests import append_manifest
+from streaming.requests import Requests
 
 _APPEND_ATTEMPTS = 100
 _LONGEST_REST = 60.0
@@ -33,7 +34,7 @@ class Look:
 
     Attributes:
         listed: pictures there.
-        found: new ones, which are in manifests now.
+        found: new ones, which are in manifests now; with those that were requested.
         unsettled: new ones that may still be being written, left for a later look.
     """
 
@@ -70,13 +71,16 @@ class ListingDiscoverer:
         self._settle = settle.total_seconds()
         self._may_append = may_append
         self._skipped: set[str] = set()
+        self._requests = Requests(output, known, self._append)
 
     def has_new(self) -> bool:
-        """Whether the input holds a picture that was not seen before, settled or not.
+        """Whether the input holds a picture that was not seen before, settled or not, or one is requested.
 
         Raises:
             InputError: it holds none at all.
         """
+        if self._requests.are_pending():
+            return True
         empty = True
         for page in self._pages():
             empty = False
@@ -87,17 +91,18 @@ class ListingDiscoverer:
         return False
 
     def look(self, max_pictures: int) -> Look:
-        """List the input once and append manifests of what is new, of at most `max_pictures` each.
+        """List the input once and append manifests of what is new or requested, of at most `max_pictures` each.
 
         Raises:
             InputError: the input cannot be listed.
             StorageError: a manifest cannot be written.
         """
-        listed = unsettled = found = 0
+        listed = unsettled = 0
+        found = self._requests.take_in(max_pictures)
         filling: list[StoredPicture] = []
         for page in self._pages():
             unknown = self._known.unknown(page)
-            settled = [picture for picture in unknown if self._is_settled(picture)]
+            settled = [picture for picture in unknown if picture.is_settled(self._settle)]
             listed += len(page)
             unsettled += len(unknown) - len(settled)
             found += len(settled)
@@ -169,10 +174,6 @@ class ListingDiscoverer:
             else:
                 break
         self._known.add(pictures)
-
-    def _is_settled(self, picture: StoredPicture) -> bool:
-        # A time in the future says nothing (a clock was set back); such a file must not wait for years.
-        return picture.changed_at is None or abs(time.time() - picture.changed_at) >= self._settle
 
     def _report_skipped(self, path: str, why: str) -> None:
         if path not in self._skipped:

@@ -37,15 +37,16 @@ def append_manifest(output: Folder, pictures: Sequence[StoredPicture], now: date
     digest = hashlib.sha256(paths.encode()).hexdigest()
     manifest = f"{now.astimezone(UTC):%Y%m%dT%H%M%S%fZ}-{digest[:8]}"
     with suppress(AlreadyExistsError):  # the same pictures in the same microsecond: it is the same manifest
-        output.create(manifest_name(manifest), _encode(manifest, pictures))
+        output.create(manifest_name(manifest), encode(pictures, manifest=manifest))
     return manifest
 
 
-def _encode(manifest: str, pictures: Sequence[StoredPicture]) -> bytes:
+def encode(pictures: Sequence[StoredPicture], **head: str) -> bytes:
+    """Pictures as JSON lines, each of which begins with `head`."""
     lines = (
         json.dumps(
             {
-                "manifest": manifest,
+                **head,
                 "path": picture.path,
                 "length": picture.length,
                 "modification_time": f"{picture.modification_time:%Y-%m-%dT%H:%M:%S.%f}Z",
@@ -59,7 +60,12 @@ def _encode(manifest: str, pictures: Sequence[StoredPicture]) -> bytes:
 
 def read_manifest(output: Folder, manifest: str) -> list[StoredPicture]:
     """The pictures of a manifest."""
-    lines = [json.loads(line) for line in output.read(manifest_name(manifest)).splitlines()]
+    return decode(output.read(manifest_name(manifest)))
+
+
+def decode(data: bytes) -> list[StoredPicture]:
+    """What `encode` was given."""
+    lines = [json.loads(line) for line in data.splitlines()]
     return [
         StoredPicture(
             path=line["path"],

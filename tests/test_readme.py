@@ -82,6 +82,7 @@ def test_the_readme_does_what_it_says(tmp_path: Path, wait_for: Callable[[Callab
         return int(said.rpartition("rows ")[2])
 
     wait_for(lambda: rows() == here["pictures"])
+    assert "all well" in _run(_block("sh", "streaming reconcile"), tmp_path)
     [first] = [path.name for path in (tmp_path / "models").glob("2*")]
     _run(_block("sh", "--from VERSION").replace("VERSION", first), tmp_path)
     said = _run(_block("sh", "models rollback"), tmp_path)

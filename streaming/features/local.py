@@ -43,6 +43,31 @@ def list_pictures(folder: str, on_skip: OnSkip) -> Iterator[StoredPicture]:
     return _walk(top, on_skip)
 
 
+def list_folder(folder: str, on_skip: OnSkip, *, deep: bool) -> Iterator[StoredPicture]:
+    """The files in a folder of the input, and if `deep` those below it; one that cannot be read is left out."""
+    try:
+        entries = _scan(folder)
+    except FileNotFoundError:  # gone since it was found
+        return
+    except OSError as error:
+        on_skip(folder, f"cannot be read: {error.strerror}")
+        return
+    yield from _walk(entries if deep else [entry for entry in entries if not _is_folder(entry)], on_skip)
+
+
+def subfolders(folder: str) -> list[str]:
+    """The folders directly inside one; none if it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.path for entry in entries if _is_folder(entry))
+    except OSError:
+        return []
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return entry.is_dir(follow_symlinks=False)
+
+
 def _scan(folder: str) -> list[os.DirEntry[str]]:
     with os.scandir(folder) as entries:
         return sorted(entries, key=lambda entry: entry.name)
@@ -51,7 +76,7 @@ def _scan(folder: str) -> list[os.DirEntry[str]]:
 def _walk(entries: list[os.DirEntry[str]], on_skip: OnSkip) -> Iterator[StoredPicture]:
     for entry in entries:
         try:
-            if entry.is_dir(follow_symlinks=False):
+            if _is_folder(entry):
                 yield from _walk(_scan(entry.path), on_skip)
                 continue
             status = entry.stat()

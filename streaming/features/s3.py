@@ -56,6 +56,8 @@ _REMEDIES = {
 }
 _OVERLOADED = frozenset(("SlowDown", "RequestTimeout", "Throttling", "TooManyRequests", "429"))
 _SERVER_ERRORS = 500
+_PAGES_OF_SUBFOLDERS = 10
+_ONE_LEVEL = {"Delimiter": "/"}
 _NO_CREDENTIALS = (NoCredentialsError, PartialCredentialsError, ProfileNotFound)
 _BROKEN_OFF = (IncompleteReadError, ReadTimeoutError, ResponseStreamingError)
 _NO_ANSWER = (BotoConnectionError, HTTPClientError, *_BROKEN_OFF)
@@ -96,30 +98,43 @@ def _explained(path: str, permission: str) -> Iterator[None]:
         raise _explain(error, path, permission) from error
 
 
-def list_pictures(source: str, connection: S3Connection) -> Iterator[StoredPicture]:
-    """All objects below a prefix in the order of their keys; one request per 1,000 keys and no other.
+def list_pictures(folder: str, connection: S3Connection, *, deep: bool = True) -> Iterator[StoredPicture]:
+    """All objects in a folder, and if `deep` below it, by key; one request per 1,000 keys and no other.
 
     Raises:
         StorageError: the prefix cannot be listed.
         TransientError: the store failed.
     """
-    bucket, prefix = _split(source)
-    pages = (
-        connection.client()
-        .get_paginator("list_objects_v2")
-        .paginate(Bucket=bucket, Prefix=f"{prefix}/" if prefix else "")
-    )
-    with _explained(source, f"s3:ListBucket on {bucket}"):
-        for page in pages:
-            for entry in page.get("Contents", ()):
-                if entry["Key"].endswith("/") and not entry["Size"]:
-                    continue  # what consoles make to show an empty folder
-                yield StoredPicture(
-                    path=f"{_PREFIX}{bucket}/{entry['Key']}",
-                    length=entry["Size"],
-                    modification_time=entry["LastModified"],
-                    etag=entry["ETag"],
-                )
+    bucket, _ = _split(folder)
+    for page in _pages(folder, connection, {} if deep else _ONE_LEVEL):
+        for entry in page.get("Contents", ()):
+            if entry["Key"].endswith("/") and not entry["Size"]:
+                continue  # what consoles make to show an empty folder
+            yield StoredPicture(
+                path=f"{_PREFIX}{bucket}/{entry['Key']}",
+                length=entry["Size"],
+                modification_time=entry["LastModified"],
+                etag=entry["ETag"],
+            )
+
+
+def subfolders(folder: str, connection: S3Connection) -> list[str] | None:
+    """The folders directly inside one; None if more than a few requests would be needed to find them."""
+    bucket, _ = _split(folder)
+    found: list[str] = []
+    for number, page in enumerate(_pages(folder, connection, _ONE_LEVEL), start=1):
+        found += [f"{_PREFIX}{bucket}/{entry['Prefix'][:-1]}" for entry in page.get("CommonPrefixes", ())]
+        if number == _PAGES_OF_SUBFOLDERS and page["IsTruncated"]:
+            return None
+    return found
+
+
+def _pages(folder: str, connection: S3Connection, options: dict[str, str]) -> Iterator[dict[str, Any]]:
+    # The slash is added to the whole path: "s3://b" is the bucket, "s3://b/" the folder without a name inside it.
+    bucket, prefix = _split(f"{folder}/")
+    paginator = connection.client().get_paginator("list_objects_v2")
+    with _explained(folder, f"s3:ListBucket on {bucket}"):
+        yield from paginator.paginate(Bucket=bucket, Prefix=prefix, **options)
 
 
 def read_picture(path: str, limit: int, connection: S3Connection) -> bytes:

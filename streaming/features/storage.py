@@ -82,6 +82,29 @@ def list_pictures(source: str, on_skip: OnSkip, connection: S3Connection = AWS_D
     return _s3().list_pictures(source, connection) if is_on_s3(source) else local.list_pictures(source, on_skip)
 
 
+def list_folder(
+    folder: str, on_skip: OnSkip, connection: S3Connection = AWS_DEFAULTS, *, deep: bool
+) -> Iterator[StoredPicture]:
+    """The files in a folder somewhere in the input, and if `deep` those below it, in the order of `list_pictures`.
+
+    Raises:
+        InputError: the store refused.
+    """
+    if is_on_s3(folder):
+        pictures: Iterator[StoredPicture] = _s3().list_pictures(folder, connection, deep=deep)
+        return pictures
+    return local.list_folder(folder, on_skip, deep=deep)
+
+
+def subfolders(folder: str, connection: S3Connection = AWS_DEFAULTS) -> list[str] | None:
+    """The folders directly inside one, for `list_folder`; None if it holds too much to tell at little cost.
+
+    Raises:
+        InputError: the store refused.
+    """
+    return _s3().subfolders(folder, connection) if is_on_s3(folder) else local.subfolders(folder)
+
+
 def read_picture(path: str, limit: int, connection: S3Connection = AWS_DEFAULTS) -> bytes:
     """The first `limit` + 1 bytes of a picture, so that a longer one shows itself.
 

@@ -6,6 +6,7 @@ It owns the words of the storage seam; it must not know of any store.
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -37,6 +38,11 @@ class StoredPicture:
     def identity(self) -> bytes:
         """See `identity_of`."""
         return identity_of(self.path)
+
+    def is_settled(self, seconds: float) -> bool:
+        """Whether it has not changed for so long, and so is no longer being written."""
+        # A time in the future says nothing (a clock was set back); such a file must not wait for years.
+        return self.changed_at is None or abs(time.time() - self.changed_at) >= seconds
 
 
 def identity_of(path: str) -> bytes:
