@@ -75,7 +75,10 @@ class S3Connection:
         )
 
     def client(self, service: str = "s3") -> Any:
-        """The boto3 client of this process; it may be shared by threads."""
+        """The boto3 client of this process; it may be shared by threads.
+
+        Other services than S3 share region and retries; where they are is left to the AWS environment variables.
+        """
         return _client(self, service)
 
     def spark_properties(self) -> dict[str, str]:
@@ -131,10 +134,11 @@ def _client(connection: S3Connection, service: str) -> Any:
     )
     # boto3 reads AWS_DEFAULT_REGION only; every other SDK of AWS reads AWS_REGION.
     region = connection.region or os.environ.get("AWS_REGION")
-    client = boto3.client(service, region_name=region, endpoint_url=connection.endpoint, config=config)
+    endpoint = connection.endpoint if service == "s3" else None  # a store of one's own has no other services
+    client = boto3.client(service, region_name=region, endpoint_url=endpoint, config=config)
     if service == "s3" and _wants_path_style(connection, client.meta.endpoint_url):
         config = config.merge(Config(s3={"addressing_style": "path"}))
-        client = boto3.client(service, region_name=region, endpoint_url=connection.endpoint, config=config)
+        client = boto3.client(service, region_name=region, endpoint_url=endpoint, config=config)
     return client
 
 

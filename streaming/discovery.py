@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
+from typing import Protocol
 
 from conf.errors import AppError, InputError
 from streaming.features.stored import Folder, OnSkip, StoredPicture
@@ -39,33 +40,71 @@ class Look:
     unsettled: int
 
 
+class Discoverer(Protocol):
+    """Finds pictures as they arrive."""
+
+    def follow(self, max_pictures: int, interval: timedelta, leave: threading.Event) -> None:
+        """Append manifests, of at most `max_pictures` each, until told to leave.
+
+        Args:
+            max_pictures: the most in one manifest.
+            interval: the longest that a picture waits for its manifest to fill.
+            leave: set to end it.
+        """
+
+
+class ManifestWriter:
+    """Turns new pictures into manifests, and remembers them. Only one discoverer at a time may use it.
+
+    Args:
+        output: gets the manifests.
+        known: what was seen; only this writer adds to it.
+        may_append: called before each manifest; raises if this process has lost the right to write.
+    """
+
+    def __init__(self, output: Folder, known: KnownPictures, may_append: Callable[[], None]) -> None:
+        self._output = output
+        self._known = known
+        self._may_append = may_append
+
+    def unknown(self, pictures: Sequence[StoredPicture]) -> list[StoredPicture]:
+        """Those that no manifest holds yet."""
+        return self._known.unknown(pictures)
+
+    def append(self, pictures: Sequence[StoredPicture]) -> None:
+        """Write a manifest, durably.
+
+        After a failure nobody knows whether it was written: only a new `KnownPictures` does.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        self._may_append()
+        append_manifest(self._output, pictures, datetime.now(UTC))
+        self._known.add(pictures)
+
+
 class ListingDiscoverer:
     """Lists the whole input at each look.
 
     Args:
         source: canonical path of the input, for messages.
         list_pictures: lists the input.
-        output: gets the manifests.
-        known: what was seen; only this discoverer adds to it.
+        writer: gets what is new.
         settle: a local file that changed less than this ago is left for a later look.
-        may_append: called before each manifest; raises if this process has lost the right to write.
     """
 
     def __init__(
         self,
         source: str,
         list_pictures: Callable[[OnSkip], Iterator[StoredPicture]],
-        output: Folder,
-        known: KnownPictures,
+        writer: ManifestWriter,
         settle: timedelta,
-        may_append: Callable[[], None],
     ) -> None:
         self._source = source
         self._list_pictures = list_pictures
-        self._output = output
-        self._known = known
+        self._writer = writer
         self._settle = settle.total_seconds()
-        self._may_append = may_append
         self._skipped: set[str] = set()
 
     def has_new(self) -> bool:
@@ -77,7 +116,7 @@ class ListingDiscoverer:
         empty = True
         for page in self._pages():
             empty = False
-            if self._known.unknown(page):
+            if self._writer.unknown(page):
                 return True
         if empty:
             raise InputError(f"{self._source}: there are no pictures in this folder; check --input")
@@ -93,17 +132,17 @@ class ListingDiscoverer:
         listed = unsettled = found = 0
         filling: list[StoredPicture] = []
         for page in self._pages():
-            unknown = self._known.unknown(page)
+            unknown = self._writer.unknown(page)
             settled = [picture for picture in unknown if self._is_settled(picture)]
             listed += len(page)
             unsettled += len(unknown) - len(settled)
             found += len(settled)
             filling += settled
             while len(filling) >= max_pictures:
-                self._append(filling[:max_pictures])
+                self._writer.append(filling[:max_pictures])
                 del filling[:max_pictures]
         if filling:
-            self._append(filling)
+            self._writer.append(filling)
         return Look(listed, found, unsettled)
 
     def look_until_settled(self, max_pictures: int) -> Look:
@@ -146,11 +185,6 @@ class ListingDiscoverer:
         while page := list(islice(pictures, _PAGE)):
             yield page
 
-    def _append(self, pictures: Sequence[StoredPicture]) -> None:
-        self._may_append()
-        append_manifest(self._output, pictures, datetime.now(UTC))
-        self._known.add(pictures)
-
     def _is_settled(self, picture: StoredPicture) -> bool:
         # A time in the future says nothing (a clock was set back); such a file must not wait for years.
         return picture.changed_at is None or abs(time.time() - picture.changed_at) >= self._settle
@@ -164,7 +198,7 @@ class ListingDiscoverer:
 class DiscoveryThread:
     """Runs a discoverer beside the query, and keeps what made it fail."""
 
-    def __init__(self, discoverer: ListingDiscoverer, max_pictures: int, interval: timedelta) -> None:
+    def __init__(self, discoverer: Discoverer, max_pictures: int, interval: timedelta) -> None:
         self.failure: BaseException | None = None
         self._leave = threading.Event()
         self._thread = threading.Thread(
@@ -172,7 +206,7 @@ class DiscoveryThread:
         )
         self._thread.start()
 
-    def _run(self, discoverer: ListingDiscoverer, max_pictures: int, interval: timedelta) -> None:
+    def _run(self, discoverer: Discoverer, max_pictures: int, interval: timedelta) -> None:
         try:
             discoverer.follow(max_pictures, interval, self._leave)
         except BaseException as error:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from streaming import known, manifests
-from streaming.discovery import DiscoveryThread, ListingDiscoverer
+from streaming.discovery import DiscoveryThread, ListingDiscoverer, ManifestWriter
 from streaming.features.storage import list_pictures, open_folder
 from streaming.features.stored import Folder, StoredPicture
 from streaming.known import KnownPictures
@@ -35,10 +35,8 @@ def _discoverer(
     return ListingDiscoverer(
         str(source),
         partial(list_pictures, str(source)),
-        output,
-        KnownPictures(output),
+        ManifestWriter(output, KnownPictures(output), may_append),
         timedelta(seconds=settle),
-        may_append,
     )
 
 
