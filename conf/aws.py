@@ -41,6 +41,7 @@ _REMEDIES = dict.fromkeys(
 )
 _OVERLOADED = frozenset(
     (
+        "KMS.ThrottlingException",
         "KmsThrottled",
         "OverLimit",
         "RequestThrottled",

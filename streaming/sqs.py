@@ -20,11 +20,14 @@ _PER_REQUEST = 10
 _AT_ONCE = 8
 _LONGEST_POLL = 20  # seconds that SQS allows
 _MISSING = "there is no such queue; check --queue, and that s3.region or AWS_REGION is the queue's region"
+_NO_KEY = "its messages are encrypted; grant kms:Decrypt on its key"
 _explained = Explainer(
     "the queue",
     {
         "AWS.SimpleQueueService.NonExistentQueue": _MISSING,
         "QueueDoesNotExist": _MISSING,
+        "KMS.AccessDeniedException": _NO_KEY,
+        "KmsAccessDenied": _NO_KEY,
         "InvalidAddress": "this is no URL of a queue; give it as aws sqs get-queue-url does",
     },
 ).explained

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote_plus
@@ -20,7 +21,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conf.errors import SettingsError, StorageError
+from conf.errors import RefusedError, SettingsError, StorageError, TransientError
 from conf.s3 import S3Connection, forget_clients
 from conf.settings import load_settings
 from streaming import manifests
@@ -351,6 +352,51 @@ def test_a_missing_queue_is_one_line(bucket: Bucket) -> None:
     """It names the queue and where to look."""
     with pytest.raises(StorageError, match=r"/nowhere: there is no such queue; check --queue"):
         Queue(f"{bucket.url.rpartition('/')[0]}/nowhere", CONNECTION).visibility()
+
+
+@contextmanager
+def _refusing(code: str, status: int) -> Iterator[str]:
+    """The address of a server that answers every request as SQS answers one that fails."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            body = json.dumps({"__type": f"com.amazonaws.sqs#{code}", "message": "no"}).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/x-amz-json-1.0")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is http.server's
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "kind", "told"),
+    [
+        ("AccessDeniedException", 400, RefusedError, "http://q: access denied; grant sqs:ReceiveMessage"),
+        ("KmsAccessDenied", 400, StorageError, "grant kms:Decrypt"),
+        ("ExpiredToken", 403, StorageError, "the AWS credentials are not valid, or not any more; renew them"),
+        ("RequestThrottled", 400, TransientError, "the queue is overloaded or failing"),
+        ("ServiceUnavailable", 503, TransientError, "the queue is overloaded or failing"),
+    ],
+)
+def test_what_a_queue_refuses_ends_the_program_and_what_passes_is_waited_for(
+    code: str, status: int, kind: type[StorageError], told: str, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with _refusing(code, status) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_SQS", address)
+        forget_clients()
+        with pytest.raises(StorageError) as caught:
+            Queue("http://q", S3Connection(attempts=1)).receive(10, 0)
+    assert type(caught.value) is kind
+    assert told in str(caught.value)
 
 
 def test_without_a_region_it_is_said(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
