@@ -9,8 +9,9 @@ from __future__ import annotations
 import ipaddress
 import os
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:  # workers have no need of pydantic
@@ -75,7 +76,10 @@ class S3Connection:
         )
 
     def client(self, service: str = "s3") -> Any:
-        """The boto3 client of this process; it may be shared by threads."""
+        """The boto3 client of this process; it may be shared by threads.
+
+        Other services than S3 share region and retries; where they are is left to the AWS environment variables.
+        """
         return _client(self, service)
 
     def resolved(self) -> S3Connection:
@@ -128,6 +132,7 @@ def _client(connection: S3Connection, service: str) -> Any:
     # boto3 is not imported before a path is on S3: it takes 20 MB in each worker.
     import boto3  # noqa: PLC0415
     from botocore.config import Config  # noqa: PLC0415
+    from botocore.session import get_session  # noqa: PLC0415
 
     config = Config(
         retries={"mode": "standard", "total_max_attempts": connection.attempts},  # backs off with jitter
@@ -135,13 +140,27 @@ def _client(connection: S3Connection, service: str) -> Any:
         read_timeout=connection.timeout,
         max_pool_connections=64,
     )
+    core = get_session()
+    core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_parse_time)
+    session = boto3.Session(botocore_session=core)
     # boto3 reads AWS_DEFAULT_REGION only; every other SDK of AWS reads AWS_REGION.
     region = connection.region or os.environ.get("AWS_REGION")
-    client = boto3.client(service, region_name=region, endpoint_url=connection.endpoint, config=config)
+    endpoint = connection.endpoint if service == "s3" else None  # a store of one's own has no other services
+    client = session.client(service, region_name=region, endpoint_url=endpoint, config=config)
     if service == "s3" and _wants_path_style(connection, client.meta.endpoint_url):
         config = config.merge(Config(s3={"addressing_style": "path"}))
-        client = boto3.client(service, region_name=region, endpoint_url=connection.endpoint, config=config)
+        client = session.client(service, region_name=region, endpoint_url=endpoint, config=config)
     return client
+
+
+def _parse_time(value: Any) -> datetime:
+    """A time of an answer. botocore's own way takes two thirds of the time of a listing."""
+    try:
+        return datetime.fromisoformat(value)
+    except (TypeError, ValueError):  # those in headers are written otherwise
+        from botocore.utils import parse_timestamp  # noqa: PLC0415
+
+        return cast("datetime", parse_timestamp(value))
 
 
 def _wants_path_style(connection: S3Connection, endpoint: str) -> bool:

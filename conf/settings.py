@@ -58,9 +58,15 @@ class Section(BaseModel):
 class StreamSettings(Section):
     """The streaming job."""
 
+    discovery: Literal["listing", "events"] = Field(
+        "listing",
+        description="How new pictures are found: listing looks at the whole input once per interval; events takes "
+        "S3's event notifications from a queue, which costs the same however many old pictures there are.",
+    )
+    queue: str | None = Field(None, description="The URL of the SQS queue that gets the notifications, for events.")
     interval: Duration = Field(
         timedelta(seconds=5),
-        description="The longest that a new picture waits for its manifest to fill. The input is listed once per "
+        description="The longest that a new picture waits for its manifest to fill. Listing looks once per "
         "interval; on S3 each 1,000 keys of a look are one paid request.",
     )
     max_pictures: int | None = Field(

@@ -41,6 +41,7 @@ _FLAGS = (
     Flag("imaging.max_pixels", "N"),
     Flag("imaging.fetch_ahead", "N"),
 )
+_FOLLOWING = (Flag("stream.discovery", "HOW"), Flag("stream.queue", "URL"), Flag("stream.interval", "TIME"))
 _REQUIRED = ("input", "models", "output")
 
 
@@ -161,7 +162,7 @@ _VERBS = (
         "Watch a folder and add each new picture to OUTPUT/features, or to OUTPUT/quarantine with the reason why it\n"
         "cannot be used: exactly once, whatever is killed, restarted or retried. Each micro-batch uses the model that\n"
         "is current then. Ctrl-C, SIGTERM or the verb stop finish the micro-batch in work and end with exit code 0.",
-        (*_FLAGS[:4], Flag("stream.interval", "TIME"), *_FLAGS[4:]),
+        (*_FLAGS[:4], *_FOLLOWING, *_FLAGS[4:]),
         _REQUIRED,
         _run,
     ),

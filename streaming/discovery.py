@@ -6,22 +6,19 @@ a picture was seen: what is not in a manifest is found again at the next look.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from itertools import islice
+from typing import Protocol
 
-from conf.errors import AppError, InputError, StorageError, TransientError
-from streaming.features.stored import Folder, OnSkip, StoredPicture
-from streaming.known import KnownPictures
-from streaming.manifests import append_manifest
-from streaming.requests import Requests
+from conf.errors import AppError, InputError, TransientError
+from streaming.features.stored import OnSkip, StoredPicture
+from streaming.manifest_writer import ManifestWriter
 
-_APPEND_ATTEMPTS = 100
 _LONGEST_REST = 60.0
 _PAGE = 1000
 
@@ -43,35 +40,41 @@ class Look:
     unsettled: int
 
 
+class Discoverer(Protocol):
+    """Finds pictures as they arrive."""
+
+    def follow(self, max_pictures: int, interval: timedelta, leave: threading.Event) -> None:
+        """Append manifests, of at most `max_pictures` each, until told to leave.
+
+        Args:
+            max_pictures: the most in one manifest.
+            interval: the longest that a picture waits for its manifest to fill.
+            leave: set to end it.
+        """
+
+
 class ListingDiscoverer:
     """Lists the whole input at each look.
 
     Args:
         source: canonical path of the input, for messages.
         list_pictures: lists the input.
-        output: gets the manifests.
-        known: what was seen; only this discoverer adds to it.
+        writer: gets what is new.
         settle: a local file that changed less than this ago is left for a later look.
-        may_append: called before each manifest; raises if this process has lost the right to write.
     """
 
     def __init__(
         self,
         source: str,
         list_pictures: Callable[[OnSkip], Iterator[StoredPicture]],
-        output: Folder,
-        known: KnownPictures,
+        writer: ManifestWriter,
         settle: timedelta,
-        may_append: Callable[[], None],
     ) -> None:
         self._source = source
         self._list_pictures = list_pictures
-        self._output = output
-        self._known = known
+        self._writer = writer
         self._settle = settle.total_seconds()
-        self._may_append = may_append
         self._skipped: set[str] = set()
-        self._requests = Requests(output, known, self._append)
 
     def has_new(self) -> bool:
         """Whether the input holds a picture that was not seen before, settled or not, or one is requested.
@@ -79,12 +82,12 @@ class ListingDiscoverer:
         Raises:
             InputError: it holds none at all.
         """
-        if self._requests.are_pending():
+        if self._writer.requests.are_pending():
             return True
         empty = True
         for page in self._pages():
             empty = False
-            if self._known.unknown(page):
+            if self._writer.unknown(page):
                 return True
         if empty:
             raise InputError(f"{self._source}: there are no pictures in this folder; check --input")
@@ -98,20 +101,20 @@ class ListingDiscoverer:
             StorageError: a manifest cannot be written.
         """
         listed = unsettled = 0
-        found = self._requests.take_in(max_pictures)
+        found = self._writer.requests.take_in(max_pictures)
         filling: list[StoredPicture] = []
         for page in self._pages():
-            unknown = self._known.unknown(page)
+            unknown = self._writer.unknown(page)
             settled = [picture for picture in unknown if picture.is_settled(self._settle)]
             listed += len(page)
             unsettled += len(unknown) - len(settled)
             found += len(settled)
             filling += settled
             while len(filling) >= max_pictures:
-                self._append(filling[:max_pictures])
+                self._writer.append(filling[:max_pictures])
                 del filling[:max_pictures]
         if filling:
-            self._append(filling)
+            self._writer.append(filling)
         return Look(listed, found, unsettled)
 
     def look_until_settled(self, max_pictures: int) -> Look:
@@ -158,23 +161,6 @@ class ListingDiscoverer:
         while page := list(islice(pictures, _PAGE)):
             yield page
 
-    def _append(self, pictures: Sequence[StoredPicture]) -> None:
-        now = datetime.now(UTC)
-        for attempt in itertools.count():
-            self._may_append()
-            try:
-                append_manifest(self._output, pictures, now)
-            except TransientError as error:
-                # It may be there all the same, so no other may list these pictures: this one is tried until it is.
-                if attempt == _APPEND_ATTEMPTS:
-                    raise StorageError(f"{error}; start again: what is in no manifest is found anew") from error
-                rest = min(2.0**attempt, _LONGEST_REST)
-                _logger.warning("cannot append a manifest, trying again in %gs: %s", rest, error)
-                time.sleep(rest)
-            else:
-                break
-        self._known.add(pictures)
-
     def _report_skipped(self, path: str, why: str) -> None:
         if path not in self._skipped:
             self._skipped.add(path)
@@ -184,7 +170,7 @@ class ListingDiscoverer:
 class DiscoveryThread:
     """Runs a discoverer beside the query, and keeps what made it fail."""
 
-    def __init__(self, discoverer: ListingDiscoverer, max_pictures: int, interval: timedelta) -> None:
+    def __init__(self, discoverer: Discoverer, max_pictures: int, interval: timedelta) -> None:
         self.failure: BaseException | None = None
         self._leave = threading.Event()
         self._thread = threading.Thread(
@@ -192,7 +178,7 @@ class DiscoveryThread:
         )
         self._thread.start()
 
-    def _run(self, discoverer: ListingDiscoverer, max_pictures: int, interval: timedelta) -> None:
+    def _run(self, discoverer: Discoverer, max_pictures: int, interval: timedelta) -> None:
         try:
             discoverer.follow(max_pictures, interval, self._leave)
         except BaseException as error:

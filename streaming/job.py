@@ -21,18 +21,20 @@ from pyspark.sql import SparkSession
 from pyspark.sql.functions import current_timestamp
 from pyspark.sql.streaming.query import StreamingQuery
 
-from conf.errors import AppError, TransientError
+from conf.errors import AppError, SettingsError, TransientError
 from conf.s3 import CHECKPOINT_PROPERTIES, S3Connection
 from conf.session import explain_failure, start_session
 from conf.settings import Settings
 from streaming import manifests
-from streaming.discovery import DiscoveryThread, ListingDiscoverer
+from streaming.discovery import Discoverer, DiscoveryThread, ListingDiscoverer
 from streaming.epochs import Epochs
+from streaming.events import EventsDiscoverer, check_interval
 from streaming.features.registry import Registry
 from streaming.features.storage import check_outside, is_on_s3, list_pictures, open_folder, resolve, spark_uri
 from streaming.features.stored import Folder, OnSkip, StoredPicture
 from streaming.known import KnownPictures
 from streaming.lease import Lease
+from streaming.manifest_writer import ManifestWriter
 from streaming.microbatch import BatchReport, MicroBatches
 from streaming.models import ModelSource
 from streaming.signals import drain_on_signal
@@ -123,10 +125,8 @@ class StreamJob:
         self._sink.prepare()
         manifests.prepare_log(places.output)
         self._epochs = Epochs(places.checkpoint, places.output, self._sink.is_committed)
-        known = KnownPictures(places.output)
-        self._discoverer = ListingDiscoverer(
-            places.source, places.list_input, places.output, known, settings.stream.settle, lease.check
-        )
+        self._writer = ManifestWriter(places.output, KnownPictures(places.output), lease.check)
+        self._listing = ListingDiscoverer(places.source, places.list_input, self._writer, settings.stream.settle)
 
     def is_idle(self) -> bool:
         """Whether everything in the input is in the tables already. It needs no Spark.
@@ -134,7 +134,7 @@ class StreamJob:
         Raises:
             InputError: the input has no pictures, or cannot be listed.
         """
-        return not self._unfinished() and not self._discoverer.has_new()
+        return not self._unfinished() and not self._listing.has_new()
 
     def explain_idle(self) -> str:
         """Why there is nothing to do, and how to featurize the same pictures anew."""
@@ -150,9 +150,10 @@ class StreamJob:
 
     def follow(self) -> None:
         """Featurize what arrives until told to stop."""
+        discoverer = self._choose_discoverer()
         with self._session() as spark:
             _logger.info("watching %s; Ctrl-C, or python -m streaming stop, ends it", self._places.source)
-            discovery = DiscoveryThread(self._discoverer, self._max_pictures(spark), self._settings.stream.interval)
+            discovery = DiscoveryThread(discoverer, self._max_pictures(spark), self._settings.stream.interval)
             try:
                 self._run_queries(spark, discovery, available_now=False)
             finally:
@@ -161,10 +162,34 @@ class StreamJob:
     def replay(self, on_backlog: Callable[[Backlog], None]) -> None:
         """Featurize what is there now."""
         with self._session() as spark:
-            look = self._discoverer.look_until_settled(self._max_pictures(spark))
+            look = self._listing.look_until_settled(self._max_pictures(spark))
             pictures = sum(len(manifests.read_manifest(self._places.output, one)) for one in self._unfinished())
             on_backlog(Backlog(pictures, look.unsettled))
             self._run_queries(spark, None, available_now=True)
+
+    def _choose_discoverer(self) -> Discoverer:
+        """What the settings ask for.
+
+        Raises:
+            SettingsError: events cannot be had here.
+            StorageError: the queue cannot be used.
+        """
+        stream, source = self._settings.stream, self._places.source
+        if stream.discovery == "listing":
+            return self._listing
+        if not is_on_s3(source):
+            raise SettingsError(
+                f"stream.discovery: events are of pictures on S3, and the input is {source}; use listing"
+            )
+        if stream.queue is None:
+            raise SettingsError(
+                "stream.queue: is missing; give --queue URL of the SQS queue that gets the events of S3"
+            )
+        from streaming.sqs import Queue  # noqa: PLC0415 - with botocore beneath it, which local files have no use for
+
+        queue = Queue(stream.queue, self._places.connection)
+        check_interval(stream.interval, queue)
+        return EventsDiscoverer(source, queue, self._listing, self._writer, self._places.output)
 
     def _run_queries(self, spark: SparkSession, discovery: DiscoveryThread | None, *, available_now: bool) -> None:
         """One query per checkpoint epoch, until told to stop or, with `available_now`, until nothing is left."""
@@ -188,7 +213,7 @@ class StreamJob:
                 self._run_query(spark, batches, discovery, limit, available_now=available_now)
             except (AppError, PySparkException, Py4JError) as error:
                 explained = explain_failure(error) or error
-                if not isinstance(explained, TransientError):
+                if not isinstance(explained, TransientError) or (discovery and discovery.failure):
                     raise
                 if batches.finished:
                     pauses = _pauses()

@@ -15,7 +15,6 @@ from contextlib import suppress
 
 from conf.errors import AlreadyExistsError, NotFoundError, OutputError
 from streaming.features.stored import Folder, StoredPicture
-from streaming.known import KnownPictures
 from streaming.manifests import decode, encode
 
 FOLDER = "_requests"
@@ -67,14 +66,12 @@ class Requests:
 
     Args:
         output: has the requests.
-        known: what was seen.
-        append: appends a manifest and adds its pictures to `known`.
+        append_unknown: writes those that no manifest holds yet into manifests of at most so many, and counts them.
     """
 
-    def __init__(self, output: Folder, known: KnownPictures, append: Callable[[Sequence[StoredPicture]], None]) -> None:
+    def __init__(self, output: Folder, append_unknown: Callable[[Sequence[StoredPicture], int], int]) -> None:
         self._output = output
-        self._known = known
-        self._append = append
+        self._append_unknown = append_unknown
         self._next_look = 0.0
 
     def are_pending(self) -> bool:
@@ -99,9 +96,7 @@ class Requests:
             requested = {picture.identity: picture for picture in read_request(self._output, request)}
         except NotFoundError:  # withdrawn by a hand
             return 0
-        unknown = self._known.unknown(list(requested.values()))
-        for start in range(0, len(unknown), max_pictures):
-            self._append(unknown[start : start + max_pictures])
+        new = self._append_unknown(list(requested.values()), max_pictures)
         delete_request(self._output, request)
-        _logger.info("request %s: %d pictures, %d of them new", request, len(requested), len(unknown))
-        return len(unknown)
+        _logger.info("request %s: %d pictures, %d of them new", request, len(requested), new)
+        return new

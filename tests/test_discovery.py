@@ -19,6 +19,7 @@ from streaming.discovery import DiscoveryThread, ListingDiscoverer
 from streaming.features.storage import list_pictures, open_folder
 from streaming.features.stored import Folder, StoredPicture
 from streaming.known import KnownPictures
+from streaming.manifest_writer import ManifestWriter
 
 NOW = datetime(2026, 1, 31, 23, 59, 59, 123456, tzinfo=UTC)
 
@@ -35,10 +36,8 @@ def _discoverer(
     return ListingDiscoverer(
         str(source),
         partial(list_pictures, str(source)),
-        output,
-        KnownPictures(output),
+        ManifestWriter(output, KnownPictures(output), may_append),
         timedelta(seconds=settle),
-        may_append,
     )
 
 

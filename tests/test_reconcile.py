@@ -23,9 +23,11 @@ from streaming.features.storage import list_folder, list_pictures, open_folder, 
 from streaming.features.stored import Folder
 from streaming.known import KnownPictures
 from streaming.listing import divide
+from streaming.manifest_writer import ManifestWriter
 from streaming.sink import ParquetSink
+from tests.buckets import Bucket
 from tests.streams import Place, run
-from tests.test_s3 import CONNECTION, Bucket
+from tests.test_s3 import CONNECTION
 from tests.test_s3 import bucket as bucket  # noqa: PLC0414 - a fixture
 from tests.test_s3 import store as store  # noqa: PLC0414 - a fixture
 
@@ -42,7 +44,7 @@ def _look(source: str, output: Folder, connection: S3Connection = CONNECTION) ->
     """What a stream does before it featurizes: each picture in a manifest, two a manifest."""
     ParquetSink(output).prepare()
     lister = partial(list_pictures, source, connection=connection)
-    ListingDiscoverer(source, lister, output, KnownPictures(output), timedelta(0), lambda: None).look(2)
+    ListingDiscoverer(source, lister, ManifestWriter(output, KnownPictures(output), lambda: None), timedelta(0)).look(2)
 
 
 @pytest.fixture

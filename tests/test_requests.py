@@ -19,6 +19,7 @@ from streaming.discovery import DiscoveryThread, ListingDiscoverer
 from streaming.features.storage import list_pictures, open_folder
 from streaming.features.stored import Folder, StoredPicture
 from streaming.known import KnownPictures
+from streaming.manifest_writer import ManifestWriter
 
 NOW = datetime(2026, 1, 31, 23, 59, 59, 123456, tzinfo=UTC)
 PICTURES = [StoredPicture(f"/elsewhere/{number} %é#+.jpg", number, NOW, None) for number in range(7)]
@@ -26,7 +27,9 @@ PICTURES = [StoredPicture(f"/elsewhere/{number} %é#+.jpg", number, NOW, None) f
 
 def _discoverer(source: Path, output: Folder) -> ListingDiscoverer:
     lister = partial(list_pictures, str(source))
-    return ListingDiscoverer(str(source), lister, output, KnownPictures(output), timedelta(0), lambda: None)
+    return ListingDiscoverer(
+        str(source), lister, ManifestWriter(output, KnownPictures(output), lambda: None), timedelta(0)
+    )
 
 
 def _logged(output: Folder) -> list[list[str]]:

@@ -10,23 +10,12 @@ import itertools
 import random
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from typing import Any
 
-from botocore.exceptions import (
-    ClientError,
-    HTTPClientError,
-    IncompleteReadError,
-    NoCredentialsError,
-    PartialCredentialsError,
-    ProfileNotFound,
-    ReadTimeoutError,
-    ResponseStreamingError,
-)
-from botocore.exceptions import (
-    ConnectionError as BotoConnectionError,
-)
+from botocore.exceptions import ClientError, IncompleteReadError, ReadTimeoutError, ResponseStreamingError
 
+from conf.aws import Explainer, answer_of, code_of
 from conf.errors import (
     AlreadyExistsError,
     ArchivedError,
@@ -34,7 +23,6 @@ from conf.errors import (
     NotFoundError,
     RefusedError,
     StorageError,
-    TransientError,
 )
 from conf.s3 import S3Connection
 from streaming.features.stored import StoredPicture
@@ -42,60 +30,22 @@ from streaming.features.stored import StoredPicture
 _PREFIX = "s3://"
 _MISSING = frozenset(("NoSuchKey", "404", "NotFound"))
 _CHANGED = frozenset(("PreconditionFailed", "412", "ConditionalRequestConflict", "409"))
-_DENIED = frozenset(("AccessDenied", "AllAccessDisabled", "403"))
 _REMEDIES = {
-    **dict.fromkeys(
-        ("ExpiredToken", "ExpiredTokenException", "InvalidToken", "InvalidAccessKeyId", "SignatureDoesNotMatch"),
-        "the AWS credentials are not valid, or not any more; renew them",
-    ),
     **dict.fromkeys(
         ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301"),
         "the bucket is in another region; set s3.region or AWS_REGION to the bucket's",
     ),
     "NoSuchBucket": "there is no such bucket; check the name, and s3.endpoint if it is not on AWS",
 }
-_OVERLOADED = frozenset(("SlowDown", "RequestTimeout", "Throttling", "TooManyRequests", "429"))
-_SERVER_ERRORS = 500
 _PAGES_OF_SUBFOLDERS = 10
 _ONE_LEVEL = {"Delimiter": "/"}
-_NO_CREDENTIALS = (NoCredentialsError, PartialCredentialsError, ProfileNotFound)
 _BROKEN_OFF = (IncompleteReadError, ReadTimeoutError, ResponseStreamingError)
-_NO_ANSWER = (BotoConnectionError, HTTPClientError, *_BROKEN_OFF)
+_explained = Explainer("the store", _REMEDIES).explained
 
 
 def _split(path: str) -> tuple[str, str]:
     bucket, _, key = path.removeprefix(_PREFIX).partition("/")
     return bucket, key
-
-
-def _code(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
-
-
-def _answer(error: ClientError) -> dict[str, Any]:
-    return dict(error.response.get("ResponseMetadata", {}))
-
-
-def _explain(error: Exception, path: str, permission: str) -> StorageError:
-    """An error of boto3 as one for people: what was refused, and what to grant or set."""
-    if isinstance(error, _NO_CREDENTIALS):
-        return StorageError(f"{path}: no AWS credentials are to be had ({error}); set a role, a profile or keys")
-    if not isinstance(error, ClientError):
-        return TransientError(f"{path}: the store does not answer: {error}")
-    code = _code(error)
-    if code in _DENIED:
-        return RefusedError(f"{path}: access denied; grant {permission}")
-    if code in _OVERLOADED or _answer(error).get("HTTPStatusCode", 0) >= _SERVER_ERRORS:
-        return TransientError(f"{path}: the store is overloaded or failing ({code})")
-    return StorageError(f"{path}: {_REMEDIES.get(code, f'the store refused: {error}')}")
-
-
-@contextmanager
-def _explained(path: str, permission: str) -> Iterator[None]:
-    try:
-        yield
-    except (ClientError, *_NO_ANSWER, *_NO_CREDENTIALS) as error:
-        raise _explain(error, path, permission) from error
 
 
 def list_pictures(folder: str, connection: S3Connection, *, deep: bool = True) -> Iterator[StoredPicture]:
@@ -114,7 +64,7 @@ def list_pictures(folder: str, connection: S3Connection, *, deep: bool = True) -
                 path=f"{_PREFIX}{bucket}/{entry['Key']}",
                 length=entry["Size"],
                 modification_time=entry["LastModified"],
-                etag=entry["ETag"],
+                etag=entry["ETag"].strip('"'),  # as events give it
             )
 
 
@@ -147,7 +97,7 @@ def read_picture(path: str, limit: int, connection: S3Connection) -> bytes:
         _probe(bucket, key, connection)
         raise
     except StorageError as error:
-        code = _code(error.__cause__) if isinstance(error.__cause__, ClientError) else ""
+        code = code_of(error.__cause__) if isinstance(error.__cause__, ClientError) else ""
         if code in _MISSING:
             raise NotFoundError(f"{path}: it was there when the input was listed, and is gone") from None
         if code == "InvalidObjectState":
@@ -218,7 +168,7 @@ class S3Folder:
             with _explained(self.path(name), f"s3:GetObject on {self._bucket}"):
                 return _get(self._connection, self._bucket, self._prefix + name)
         except StorageError as error:
-            if isinstance(error.__cause__, ClientError) and _code(error.__cause__) in _MISSING:
+            if isinstance(error.__cause__, ClientError) and code_of(error.__cause__) in _MISSING:
                 raise NotFoundError(f"{self.path(name)}: there is no such object") from None
             raise
 
@@ -227,7 +177,7 @@ class S3Folder:
             with _explained(self.path(name), f"s3:GetObject and s3:ListBucket on {self._bucket}"):
                 self._s3.head_object(Bucket=self._bucket, Key=self._prefix + name)
         except StorageError as error:
-            if isinstance(error.__cause__, ClientError) and _code(error.__cause__) in _MISSING:
+            if isinstance(error.__cause__, ClientError) and code_of(error.__cause__) in _MISSING:
                 return False
             raise
         return True
@@ -256,10 +206,10 @@ class S3Folder:
                 return str(answer["ETag"])
         except StorageError as error:
             cause = error.__cause__
-            if not isinstance(cause, ClientError) or _code(cause) not in _CHANGED | _MISSING:
+            if not isinstance(cause, ClientError) or code_of(cause) not in _CHANGED | _MISSING:
                 raise
             # A request whose answer was lost is sent again, and then meets its own result.
-            if _answer(cause).get("RetryAttempts") and (found := self._content(name)) and found[0] == data:
+            if answer_of(cause).get("RetryAttempts") and (found := self._content(name)) and found[0] == data:
                 return found[1]
             raise ConflictError(f"{path}: somebody else has changed it meanwhile") from None
 

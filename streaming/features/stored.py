@@ -23,7 +23,7 @@ class StoredPicture:
         path: raw key.
         length: bytes.
         modification_time: the store's, in UTC with microseconds.
-        etag: the store's tag of the content; None on a file system.
+        etag: the store's tag of the content, without quotes; None on a file system.
         changed_at: when a file system last touched content or metadata, in seconds since the epoch; None on S3,
             where an object appears whole.
     """
