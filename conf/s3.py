@@ -45,6 +45,9 @@ _EXCLUDED = (
     "org.apache.hadoop:hadoop-cloud-storage",
 )
 
+LOCAL_JARS = {"spark.jars.packages": ",".join(_PACKAGES), "spark.jars.excludes": ",".join(_EXCLUDED)}
+"""Spark's client of S3, 14 MB from Maven Central, for a local Spark; a cluster has it."""
+
 
 @dataclass(frozen=True)
 class S3Connection:
@@ -92,8 +95,6 @@ class S3Connection:
         """What S3A needs to reach the same store, and Spark to write tables to it without renames."""
         reached = self.client().meta
         properties = {
-            "spark.jars.packages": ",".join(_PACKAGES),
-            "spark.jars.excludes": ",".join(_EXCLUDED),
             "fs.s3a.endpoint.region": reached.region_name,
             "fs.s3a.aws.credentials.provider": "software.amazon.awssdk.auth.credentials.DefaultCredentialsProvider",
             "fs.s3a.attempts.maximum": str(self.attempts),

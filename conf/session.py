@@ -20,6 +20,7 @@ import conf.errors
 from conf.errors import AppError, PlatformError, StorageError, TransientError
 from conf.java import find_java
 from conf.logs import log_folder
+from conf.s3 import LOCAL_JARS
 from conf.settings import Settings
 
 _ALWAYS = {
@@ -87,7 +88,7 @@ def start_session(name: str, settings: Settings, properties: Mapping[str, str]) 
     if local:
         # Workers must be of this very interpreter; Spark would take whatever python3 is first on the PATH.
         os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
-    for key, value in {**_ALWAYS, **(_local() if local else {}), **properties, **settings.spark.conf}.items():
+    for key, value in {**_ALWAYS, **(_local(properties) if local else {}), **properties, **settings.spark.conf}.items():
         builder = builder.config(key, value)
     log = log_folder(settings.log) / "spark.log"
     try:
@@ -98,15 +99,28 @@ def start_session(name: str, settings: Settings, properties: Mapping[str, str]) 
         else:
             session = builder.getOrCreate()
     except (PySparkException, Py4JError, RuntimeError, OSError) as error:
-        raise PlatformError(f"Spark does not start on {master or 'spark-submit'}: {_root(error)}; see {log}") from error
+        raise PlatformError(
+            f"Spark does not start on {master or 'spark-submit'}: {_why_not(log) or _root(error)}; see {log}"
+        ) from error
     return session
 
 
-def _local() -> dict[str, str]:
+def _why_not(log: Path) -> str | None:
+    """What the JVM wrote about its end, where people can mend it."""
+    if "unresolved dependenc" in log.read_text(encoding="utf-8", errors="replace"):
+        return (
+            "its S3 client cannot be fetched from Maven Central; connect to the internet for the first start on S3, or "
+            "name a mirror in spark.conf: spark.jars.ivySettings"
+        )
+    return None
+
+
+def _local(properties: Mapping[str, str]) -> dict[str, str]:
     options = LOCAL_JAVA_OPTIONS
     if CLASS_ARCHIVE.exists():
         options += f' -XX:SharedArchiveFile="{CLASS_ARCHIVE}"'
-    return {**_LOCAL, "spark.driver.extraJavaOptions": options}
+    uses_s3 = any(key.startswith("spark.hadoop.fs.s3a.") for key in properties)
+    return {**_LOCAL, **(LOCAL_JARS if uses_s3 else {}), "spark.driver.extraJavaOptions": options}
 
 
 @contextmanager

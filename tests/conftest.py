@@ -22,7 +22,9 @@ from streaming.features import bundle
 from streaming.features.projection import Projection
 from streaming.features.registry import Registry
 from streaming.features.storage import open_folder
+from tests.buckets import Bucket, new_bucket
 from tests.samples import write_samples
+from tests.servers import moto, versitygw
 from tests.streams import Place
 
 
@@ -107,6 +109,20 @@ def place(tmp_path: Path, fitted: Path) -> Place:
     place.source.mkdir(parents=True)
     shutil.copytree(fitted, place.models)
     return place
+
+
+@pytest.fixture(scope="session", params=[moto, versitygw], ids=["moto", "versitygw"])
+def store(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The address of each of the S3 servers in turn."""
+    with request.param() as address:
+        yield address
+
+
+@pytest.fixture
+def bucket(store: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    """An empty bucket; the standard AWS environment says where it is, and no setting of ours."""
+    with new_bucket(store, monkeypatch) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

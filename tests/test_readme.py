@@ -101,7 +101,8 @@ def test_the_readme_does_what_it_says_on_s3(
     here = sum(1 for _ in (tmp_path / "pictures").rglob("*.jpg"))
     port = str(free_port())
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    store = _start("exec " + _block("sh", "moto.server").replace("5555", port), tmp_path)
+    serve = _block("sh", "moto.server").replace("5555", port).strip()
+    store = _start(f"exec {serve} >moto.log 2>&1", tmp_path)
     try:
         prepare = _block("sh", "upload_file").replace("5555", port)
         wait_for(lambda: answers(f"http://127.0.0.1:{port}"))

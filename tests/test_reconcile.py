@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from conf.s3 import S3Connection
+from conf.s3 import AWS_DEFAULTS, S3Connection
 from streaming import known, manifests, reconcile, requests
 from streaming.__main__ import main as stream
 from streaming.discovery import ListingDiscoverer
@@ -27,9 +27,6 @@ from streaming.manifest_writer import ManifestWriter
 from streaming.sink import ParquetSink
 from tests.buckets import Bucket
 from tests.streams import Place, run
-from tests.test_s3 import CONNECTION
-from tests.test_s3 import bucket as bucket  # noqa: PLC0414 - a fixture
-from tests.test_s3 import store as store  # noqa: PLC0414 - a fixture
 
 ODD = ["a b/é/1%20.jpg", "a b/é/2+.jpg", "a b/#?.jpg", "c/d/e/f/g.jpg", "_x/.y.jpg", "top=.jpg"]
 
@@ -40,7 +37,7 @@ def _put(folder: Path, *names: str) -> None:
         (folder / name).write_bytes(name.encode())
 
 
-def _look(source: str, output: Folder, connection: S3Connection = CONNECTION) -> None:
+def _look(source: str, output: Folder, connection: S3Connection = AWS_DEFAULTS) -> None:
     """What a stream does before it featurizes: each picture in a manifest, two a manifest."""
     ParquetSink(output).prepare()
     lister = partial(list_pictures, source, connection=connection)
@@ -236,10 +233,10 @@ def test_requests_become_rows_once(place: Place, pictures: Sequence[Path], capsy
 
 
 def _through_shares(source: str, wanted: int) -> list[str]:
-    shares = divide(source, wanted, CONNECTION)
+    shares = divide(source, wanted, AWS_DEFAULTS)
     assert len(set(shares)) == len(shares)
     listed = [
-        picture.path for share in shares for picture in list_folder(share.folder, print, CONNECTION, deep=share.deep)
+        picture.path for share in shares for picture in list_folder(share.folder, print, AWS_DEFAULTS, deep=share.deep)
     ]
     return sorted(listed)
 
@@ -258,7 +255,7 @@ def test_shares_hold_each_key_once(bucket: Bucket, monkeypatch: pytest.MonkeyPat
     for key in keys:
         with suppress(ClientError):  # a server that keeps objects in files refuses some, and changes others
             bucket.s3.put_object(Bucket=bucket.name, Key=key, Body=b"" if key.endswith("/") else b"1")
-    paths = sorted(picture.path for picture in list_pictures(f"s3://{bucket.name}", print, CONNECTION))
+    paths = sorted(picture.path for picture in list_pictures(f"s3://{bucket.name}", print, AWS_DEFAULTS))
     assert len(paths) >= len(ODD) + 1
     for pages, one_level in (10, {}), (2, {"PaginationConfig": {"PageSize": 1}}):
         monkeypatch.setattr(s3, "_PAGES_OF_SUBFOLDERS", pages)
@@ -273,7 +270,7 @@ def test_reconcile_on_s3(bucket: Bucket) -> None:
     """Everything in a bucket: folded and not, found, requested once, and known from then on."""
     for name in [*ODD, "same.jpg"]:
         bucket.s3.put_object(Bucket=bucket.name, Key=f"input/{name}", Body=name.encode())
-    source, output = resolve(bucket.uri("input")), open_folder(bucket.uri("output"), CONNECTION)
+    source, output = resolve(bucket.uri("input")), open_folder(bucket.uri("output"), AWS_DEFAULTS)
     _look(source, output)
     known.fold(output, manifests.manifest_ids(output)[:2])
     for name in ("a b/é/new %+#.jpg", "new/1.jpg"):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,25 +16,11 @@ from streaming.__main__ import main as stream
 from streaming.features.registry import Registry
 from streaming.features.storage import list_pictures, open_folder, read_picture, resolve
 from tests.buckets import Bucket, new_bucket
-from tests.servers import CREDENTIALS, moto, versitygw
-from tests.streams import start
+from tests.servers import CREDENTIALS, moto
+from tests.streams import Place, start
 
 CONNECTION = S3Connection()
 Wait = Callable[[Callable[[], bool]], None]
-
-
-@pytest.fixture(scope="session", params=[moto, versitygw], ids=["moto", "versitygw"])
-def store(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The address of an S3 server."""
-    with request.param() as address:
-        yield address
-
-
-@pytest.fixture
-def bucket(store: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
-    """An empty bucket; the standard AWS environment says where it is, and no setting of ours."""
-    with new_bucket(store, monkeypatch) as made:
-        yield made
 
 
 @pytest.fixture
@@ -125,9 +112,27 @@ def test_fit_and_replay_on_s3(
     assert b'"committer":"magic"' in marker.replace(b" ", b"")
 
 
+def test_keys_that_no_file_can_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two slashes in a row, and 1,024 bytes; on moto only, because versitygw keeps its objects as files."""
+    with moto() as address, new_bucket(address, monkeypatch) as bucket:
+        _check_keys(bucket)
+
+
+def _check_keys(bucket: Bucket) -> None:
+    keys = ["in//double", "in/" + "é" * 510 + "x"]
+    assert max(len(key.encode()) for key in keys) == 1024
+    for key in keys:
+        bucket.s3.put_object(Bucket=bucket.name, Key=key, Body=b"123")
+    listed = list(list_pictures(resolve(bucket.uri("in")), print, CONNECTION))
+    assert [picture.path for picture in listed] == [f"s3://{bucket.name}/{key}" for key in keys]
+    assert [read_picture(picture.path, 100, CONNECTION) for picture in listed] == [b"123"] * 2
+
+
 @pytest.mark.usefixtures("_model")
-def test_a_killed_stream_on_s3_loses_and_repeats_nothing(bucket: Bucket, pictures: list[Path], wait_for: Wait) -> None:
-    """Kill -9 in mid-stream, a deleted checkpoint, and a stop from elsewhere."""
+def test_a_killed_stream_on_s3_loses_and_repeats_nothing(
+    bucket: Bucket, pictures: list[Path], place: Place, wait_for: Wait
+) -> None:
+    """Kill -9 in mid-stream, a deleted checkpoint, a swapped model, and a stop from elsewhere."""
     paths = bucket.put(pictures[:10])
     first = start("streaming", bucket.arguments("run", "--interval", "200ms", "--max-pictures", "5"))
     wait_for(lambda: bucket.committed() >= 1)
@@ -138,6 +143,12 @@ def test_a_killed_stream_on_s3_loses_and_repeats_nothing(bucket: Bucket, picture
     paths += bucket.put(pictures[10:20])
     second = start("streaming", bucket.arguments("run", "--interval", "200ms", "--max-pictures", "5"))
     wait_for(lambda: sum(bucket.counted().values()) >= 20)
+    version = place.promote_another(1)
+    bucket.put_tree(place.models / version, f"models/{version}")
+    bucket.s3.upload_file(str(place.models / "CURRENT"), bucket.name, "models/CURRENT")
+    paths += bucket.put(pictures[20:25])
+    wait_for(lambda: sum(bucket.counted().values()) >= 25)
+    assert Counter(bucket.rows()["model_version"].to_pylist())[version] == 5
     assert stream(["stop", "--output", bucket.uri("output")]) == 0
     said, _ = second.communicate(timeout=60)
     assert second.returncode == 0, said
