@@ -97,7 +97,13 @@ class _Stream:
 
     def _batches(self) -> MicroBatches:
         return MicroBatches(
-            self._spark, self._models, self._sink, lambda: None, self._epochs.check_missing, lambda report: None
+            self._spark,
+            self._models,
+            self._sink,
+            lambda: None,
+            lambda manifest: True,
+            self._epochs.check_missing,
+            lambda report: None,
         )
 
 

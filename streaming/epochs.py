@@ -15,7 +15,7 @@ from conf.errors import OutputError
 from streaming import known
 from streaming.features.storage import spark_uri
 from streaming.features.stored import Folder
-from streaming.manifests import FOLDER, SUFFIX, manifest_ids
+from streaming.manifests import FOLDER, SUFFIX, forget_withdrawn, is_withdrawn, manifest_ids
 
 _OWNER = "output"
 
@@ -69,6 +69,7 @@ class Epochs:
         former = self._name
         self._number += 1
         self._checkpoint.delete_tree(former)
+        forget_withdrawn(self._output)
         _logger.info("folded %d manifests; checkpoint epoch %s follows %s", len(finished), self._name, former)
 
     def _finished(self) -> list[str]:
@@ -83,6 +84,8 @@ class Epochs:
         manifest = self._manifest_of(batch_id)
         if manifest and (self._is_committed(manifest) or known.is_folded(self._output, manifest)):
             _logger.info("manifest %s is done already, and was folded", manifest)
+            return
+        if manifest and is_withdrawn(self._output, manifest):
             return
         raise OutputError(
             f"manifest {manifest or f'of micro-batch {batch_id}'} is gone from {self._output.path(FOLDER)} before it "

@@ -32,9 +32,8 @@ from streaming.events import EventsDiscoverer, check_interval
 from streaming.features.registry import Registry
 from streaming.features.storage import check_outside, is_on_s3, list_pictures, open_folder, resolve, spark_uri
 from streaming.features.stored import Folder, OnSkip, StoredPicture
-from streaming.known import KnownPictures
 from streaming.lease import Lease
-from streaming.manifest_writer import ManifestWriter
+from streaming.manifest_writer import ManifestWriter, withdraw_repeating
 from streaming.microbatch import BatchReport, MicroBatches
 from streaming.models import ModelSource
 from streaming.signals import drain_on_signal
@@ -125,7 +124,8 @@ class StreamJob:
         self._sink.prepare()
         manifests.prepare_log(places.output)
         self._epochs = Epochs(places.checkpoint, places.output, self._sink.is_committed)
-        self._writer = ManifestWriter(places.output, KnownPictures(places.output), lease.check)
+        known = withdraw_repeating(places.output, self._sink.is_committed)
+        self._writer = ManifestWriter(places.output, known, lease.check)
         self._listing = ListingDiscoverer(places.source, places.list_input, self._writer, settings.stream.settle)
 
     def is_idle(self) -> bool:
@@ -207,7 +207,13 @@ class StreamJob:
         pauses = _pauses()
         while True:
             batches = MicroBatches(
-                spark, models, self._sink, self._lease.check, self._epochs.check_missing, self._on_report
+                spark,
+                models,
+                self._sink,
+                self._lease.check,
+                self._writer.admit,
+                self._epochs.check_missing,
+                self._on_report,
             )
             try:
                 self._run_query(spark, batches, discovery, limit, available_now=available_now)

@@ -35,15 +35,24 @@ _SCHEMA = pa.schema(
 
 
 class KnownPictures:
-    """The set of pictures that some manifest lists. 16 bytes of memory for each, but for the latest."""
+    """The set of pictures that some manifest lists. 16 bytes of memory for each, but for the latest.
+
+    Attributes:
+        repeating: manifests in the log that list a picture which the record or an earlier one lists.
+    """
 
     def __init__(self, output: Folder) -> None:
         """Read the record and the log of an output."""
         files = [_hashes(output.read(name)) for name in output.names(FOLDER)]
         self._compact: NDArray[np.bytes_] = np.unique(np.concatenate([_as_array([]), *files]))
         self._recent: set[bytes] = set()
+        self.repeating: list[str] = []
         for manifest in manifest_ids(output):
-            self.add(self.unknown(read_manifest(output, manifest)))
+            pictures = read_manifest(output, manifest)
+            unknown = self.unknown(pictures)
+            if len(unknown) < len(pictures):
+                self.repeating.append(manifest)
+            self.add(unknown)
 
     def __len__(self) -> int:
         return len(self._compact) + len(self._recent)

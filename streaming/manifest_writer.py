@@ -1,12 +1,15 @@
 """The one who appends to the manifest log.
 
-It owns that a picture comes into the log once; it must not know how pictures are found.
+It owns that a picture is in one manifest only; it must not know how pictures are found. While a process holds the lease
+it is the only one to append, but for one that was paused past its own lease between looking at it and writing: such a
+manifest is found out by not being ours, and withdrawn if it repeats a picture.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -14,8 +17,8 @@ from datetime import UTC, datetime
 from conf.errors import StorageError, TransientError
 from streaming.features.stored import Folder, StoredPicture
 from streaming.known import KnownPictures
-from streaming.manifests import append_manifest
-from streaming.requests import Requests
+from streaming.manifests import append_manifest, manifest_ids, read_manifest, withdraw
+from streaming.requests import Requests, create_request
 
 _ATTEMPTS = 100
 _LONGEST_REST = 60.0
@@ -23,8 +26,39 @@ _LONGEST_REST = 60.0
 _logger = logging.getLogger(__name__)
 
 
+def withdraw_repeating(output: Folder, is_committed: Callable[[str], bool]) -> KnownPictures:
+    """Read what is known, and withdraw unfinished manifests that repeat a picture of another; for the start."""
+    known = KnownPictures(output)
+    withdrawn = False
+    for manifest in known.repeating:
+        for unfinished in _repeating(output, manifest, is_committed):
+            _withdraw(output, unfinished, read_manifest(output, unfinished))
+            withdrawn = True
+    return KnownPictures(output) if withdrawn else known
+
+
+def _repeating(output: Folder, manifest: str, is_committed: Callable[[str], bool]) -> list[str]:
+    """What to withdraw because of a manifest that repeats others: itself, or if it is finished, the unfinished ones."""
+    if not is_committed(manifest):
+        return [manifest]
+    pictures = {picture.identity for picture in read_manifest(output, manifest)}
+    return [
+        other
+        for other in manifest_ids(output)
+        if other != manifest
+        and not is_committed(other)
+        and any(picture.identity in pictures for picture in read_manifest(output, other))
+    ]
+
+
+def _withdraw(output: Folder, manifest: str, pictures: Sequence[StoredPicture]) -> None:
+    _logger.warning("manifest %s repeats pictures of others: withdrawn, and what only it has is requested", manifest)
+    create_request(output, pictures)
+    withdraw(output, manifest)
+
+
 class ManifestWriter:
-    """Turns new pictures into manifests, and remembers them. Not thread-safe.
+    """Turns new pictures into manifests, and remembers them.
 
     Args:
         output: gets the manifests.
@@ -40,6 +74,8 @@ class ManifestWriter:
         self._known = known
         self._may_append = may_append
         self.requests = Requests(output, self.append_unknown)
+        self._expected = {*manifest_ids(output)}
+        self._lock = threading.RLock()
 
     def append_unknown(self, pictures: Sequence[StoredPicture], max_pictures: int) -> int:
         """Write those that no manifest holds yet into manifests of at most `max_pictures`; returns how many."""
@@ -50,7 +86,21 @@ class ManifestWriter:
 
     def unknown(self, pictures: Sequence[StoredPicture]) -> list[StoredPicture]:
         """Those that no manifest holds yet."""
-        return self._known.unknown(pictures)
+        with self._lock:
+            return self._known.unknown(pictures)
+
+    def admit(self, manifest: str) -> bool:
+        """Whether the pictures of a manifest may be featurized: it is ours, or repeats none; otherwise withdraw it."""
+        with self._lock:
+            if manifest not in self._expected:
+                pictures = read_manifest(self._output, manifest)
+                unknown = self._known.unknown(pictures)
+                if len(unknown) < len(pictures):
+                    _withdraw(self._output, manifest, pictures)
+                    return False
+                self._known.add(unknown)
+                self._expected.add(manifest)
+            return True
 
     def append(self, pictures: Sequence[StoredPicture]) -> None:
         """Write a manifest, durably; a store that fails for a while is waited for.
@@ -59,11 +109,16 @@ class ManifestWriter:
             StorageError: it cannot be written.
             LeaseLostError: the right to write was lost.
         """
-        now = datetime.now(UTC)
+        with self._lock:
+            if pictures := self._known.unknown(pictures):
+                self._expected.add(self._append(pictures, datetime.now(UTC)))
+                self._known.add(pictures)
+
+    def _append(self, pictures: Sequence[StoredPicture], now: datetime) -> str:
         for attempt in itertools.count():
             try:
                 self._may_append()
-                append_manifest(self._output, pictures, now)
+                return append_manifest(self._output, pictures, now)
             except TransientError as error:
                 # It may be there all the same, so no other may list these pictures: this one is tried until it is.
                 if attempt == _ATTEMPTS:
@@ -71,6 +126,4 @@ class ManifestWriter:
                 rest = min(2.0**attempt, _LONGEST_REST)
                 _logger.warning("cannot append a manifest, trying again in %gs: %s", rest, error)
                 time.sleep(rest)
-            else:
-                break
-        self._known.add(pictures)
+        raise AssertionError

@@ -19,6 +19,7 @@ FOLDER = "_manifests"
 SUFFIX = ".json"
 SPARK_SCHEMA = "manifest STRING, path STRING, length LONG, modification_time TIMESTAMP, etag STRING"
 
+_WITHDRAWN = f"{FOLDER}/_withdrawn-"
 _ABOUT = f"{FOLDER}/_about.txt"
 _ABOUT_TEXT = b"""Each file here lists pictures that were seen; one file is one micro-batch of the stream.
 Pictures whose file is deleted before it was finished are found and processed anew.
@@ -81,6 +82,29 @@ def manifest_ids(output: Folder) -> list[str]:
     """The ids of the manifests in the log, oldest first."""
     names = output.names(FOLDER)
     return [name.removeprefix(f"{FOLDER}/").removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX)]
+
+
+def withdraw(output: Folder, manifest: str) -> None:
+    """Take an unfinished manifest out of the log for good; its pictures must be listed or requested elsewhere."""
+    with suppress(AlreadyExistsError):
+        output.create(_withdrawn_name(manifest), b"Its pictures are in other manifests.\n")
+    output.delete(manifest_name(manifest))
+
+
+def is_withdrawn(output: Folder, manifest: str) -> bool:
+    """Whether `withdraw` was called for it in this checkpoint epoch."""
+    return output.exists(_withdrawn_name(manifest))
+
+
+def forget_withdrawn(output: Folder) -> None:
+    """Delete the marks of withdrawn manifests, which Spark has forgotten."""
+    for name in [*output.names(FOLDER)]:
+        if name.startswith(_WITHDRAWN):
+            output.delete(name)
+
+
+def _withdrawn_name(manifest: str) -> str:
+    return f"{_WITHDRAWN}{manifest}.txt"
 
 
 def manifest_name(manifest: str) -> str:

@@ -65,6 +65,7 @@ class MicroBatches:
         models: gives each micro-batch its model.
         sink: takes the results.
         may_commit: called before each commit; raises if this process has lost the right to write.
+        admit: called with each manifest; False if it is to be passed over.
         check_missing: called with Spark's id of a micro-batch without rows; raises unless its manifest is finished.
         on_report: told of each micro-batch.
     """
@@ -75,6 +76,7 @@ class MicroBatches:
         models: ModelSource,
         sink: Sink,
         may_commit: Callable[[], None],
+        admit: Callable[[str], bool],
         check_missing: Callable[[int], None],
         on_report: Callable[[BatchReport], None],
     ) -> None:
@@ -82,6 +84,7 @@ class MicroBatches:
         self._models = models
         self._sink = sink
         self._may_commit = may_commit
+        self._admit = admit
         self._check_missing = check_missing
         self._on_report = on_report
         self._busy = threading.Lock()
@@ -117,6 +120,8 @@ class MicroBatches:
             raise OutputError(f"micro-batch {batch_id} holds more than one manifest: {manifest}, {others}")
         if self._sink.is_committed(manifest):
             _logger.info("manifest %s is done already", manifest)
+            return
+        if not self._admit(manifest):
             return
         model = self._models.current()
         outcomes = self._featurize(batch.select(PICTURES.names).cast(PICTURES), model)

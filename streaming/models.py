@@ -13,6 +13,7 @@ from pyspark.core.broadcast import Broadcast
 
 from conf.errors import AppError
 from conf.settings import Settings
+from streaming.features.backbone import BackboneRunner
 from streaming.features.featurizer import Recipe
 from streaming.features.registry import Registry
 
@@ -55,6 +56,7 @@ class ModelSource:
 
     def _serve(self, version: str) -> None:
         recipe = self._registry.open(version).recipe(self._settings)
+        BackboneRunner(recipe.backbone)  # one that does not run must not reach a worker
         _ = recipe.content_hash  # once here, instead of once per worker
         former = self._served
         self._served = ServedModel(version, self._context.broadcast(recipe))

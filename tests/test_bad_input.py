@@ -161,13 +161,30 @@ def test_a_folder_that_may_not_be_used_is_one_line(
 
 
 def test_a_failing_job_is_one_line_and_the_log_has_the_rest(
-    place: Place, pictures: list[Path], capsys: pytest.CaptureFixture[str]
+    place: Place, pictures: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Python's and Spark's traces are in the file that the line names, not on the terminal."""
+
+    def failing(_recipe: object) -> Callable[[object], object]:
+        def fail(_batches: object) -> object:
+            raise ZeroDivisionError("a defect")
+
+        return fail
+
+    monkeypatch.setattr("streaming.microbatch.featurize_with", failing)
+    place.put(*pictures[:2])
+    assert stream(place.arguments("replay")) == 1
+    line = _one_line(capsys)
+    assert "ZeroDivisionError: a defect" in line
+    log = Path(line.rpartition("(details: ")[2].removesuffix(")"))
+    assert "Traceback" in log.read_text(encoding="utf-8")
+
+
+def test_a_backbone_that_does_not_run_is_refused_at_the_start(
+    place: Place, pictures: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Although its bundle is sealed."""
     place.put(*pictures[:2])
     place.promote_another(1, backbone=b"not a flatbuffer")
     assert stream(place.arguments("replay")) == 4
-    line = _one_line(capsys)
-    assert "error: the backbone is no LiteRT model" in line
-    log = Path(line.rpartition("(details: ")[2].removesuffix(")"))
-    assert "Traceback" in log.read_text(encoding="utf-8")
+    assert "the backbone is no LiteRT model" in _one_line(capsys)

@@ -101,12 +101,12 @@ def test_the_readme_does_what_it_says_on_s3(
     here = sum(1 for _ in (tmp_path / "pictures").rglob("*.jpg"))
     port = str(free_port())
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    serve = _block("sh", "moto.server").replace("5555", port).strip()
+    serve = _block("bash", "moto.server").replace("5555", port).strip()
     store = _start(f"exec {serve} >moto.log 2>&1", tmp_path)
     try:
-        prepare = _block("sh", "upload_file").replace("5555", port)
+        prepare = _block("bash", "upload_file").replace("5555", port)
         wait_for(lambda: answers(f"http://127.0.0.1:{port}"))
-        use = _block("sh", "s3a://pictures/2026 --models s3a://features/models --output")
+        use = _block("bash", "s3a://pictures/2026 --models s3a://features/models --output")
         said = _run(prepare + use, tmp_path)
     finally:
         store.terminate()

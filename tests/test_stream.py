@@ -203,6 +203,27 @@ def test_nothing_grows_with_the_number_of_manifests(place: Place, pictures: list
     assert place.committed() == 10
 
 
+def test_a_driver_that_appends_after_its_lease_repeats_nothing(
+    place: Place, pictures: list[Path], wait_for: Wait
+) -> None:
+    """A manifest of pictures that are known already is withdrawn by the stream that holds the lease."""
+    paths = place.put(*pictures[:4])
+    process = start("streaming", place.arguments("run", "--interval", "100ms"))
+    wait_for(lambda: place.committed() == 1)
+    now = datetime.now(UTC)
+    again = [StoredPicture(path, 1, now) for path in paths[2:]]
+    late = manifests.append_manifest(open_folder(str(place.output)), again, now)
+    wait_for(lambda: late not in [manifest.stem for manifest in place.logged()])
+    paths += place.put(*pictures[4:6])
+    wait_for(lambda: place.committed() == 2)
+    process.send_signal(signal.SIGTERM)
+    said = _end(process)
+    assert process.returncode == 0, said
+    assert place.counted() == dict.fromkeys(paths, 1)
+    assert _replay(place) == 0
+    assert place.counted() == dict.fromkeys(paths, 1)
+
+
 def test_a_stream_changes_its_model_between_micro_batches_and_goes_back(
     place: Place, pictures: list[Path], wait_for: Wait
 ) -> None:
