@@ -8,16 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from batch_fit.__main__ import main as fit
-from batch_fit.backbone import Backbone
 from conf.errors import AlreadyExistsError, ConflictError, ModelError, NotFoundError, StorageError
 from conf.s3 import S3Connection
-from streaming.__main__ import main as stream
+from streaming.__main__ import main
 from streaming.features.registry import Registry
 from streaming.features.storage import list_pictures, open_folder, read_picture, resolve
 from tests.buckets import Bucket, new_bucket
 from tests.servers import CREDENTIALS, moto
-from tests.streams import Place, start
+from tests.streams import Place, run, start
 
 CONNECTION = S3Connection()
 Wait = Callable[[Callable[[], bool]], None]
@@ -87,26 +85,19 @@ def test_of_two_promotions_at_once_one_is_told(bucket: Bucket, monkeypatch: pyte
         registry.promote(version[:-1] + "2")
 
 
-def test_fit_and_replay_on_s3(
-    bucket: Bucket,
-    pictures: list[Path],
-    broken: list[Path],
-    backbone: bytes,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_fit_and_replay_on_s3(bucket: Bucket, pictures: list[Path], broken: list[Path]) -> None:
     """Everything in a bucket; a second replay adds nothing; saved features need no rename."""
-    monkeypatch.setattr("batch_fit.job.load_backbone", lambda weights: Backbone(backbone, weights))
     paths = bucket.put(pictures[:30]) + bucket.put(broken, "broken")
     places = ["--input", bucket.uri("input"), "--models", bucket.uri("models")]
     saved = ["--save-features", bucket.uri("saved"), "--weights", "random:0", "--k", "4", "--master", "local[2,4]"]
-    assert fit(["fit", *places, *saved]) == 0
-    assert stream(bucket.arguments("replay", "--max-pictures", "20")) == 0
+    # As processes: a JVM that tests have started before was not told of S3.
+    fitted = run("batch_fit", ["fit", *places, *saved])
+    assert fitted.returncode == 0, fitted.stdout
+    done = run("streaming", bucket.arguments("replay", "--max-pictures", "20"))
+    assert done.returncode == 0, done.stdout
     assert bucket.counted() == dict.fromkeys(paths, 1)
     assert len(bucket.rows()) == 30
-    capsys.readouterr()
-    assert stream(bucket.arguments("replay")) == 0
-    assert "nothing new" in capsys.readouterr().out
+    assert "nothing new" in run("streaming", bucket.arguments("replay")).stdout
     assert not [key for key in bucket.keys("") if "_temporary" in key or "__magic" in key]
     marker = bucket.s3.get_object(Bucket=bucket.name, Key="saved/_SUCCESS")["Body"].read()
     assert b'"committer":"magic"' in marker.replace(b" ", b"")
@@ -149,7 +140,7 @@ def test_a_killed_stream_on_s3_loses_and_repeats_nothing(
     paths += bucket.put(pictures[20:25])
     wait_for(lambda: sum(bucket.counted().values()) >= 25)
     assert Counter(bucket.rows()["model_version"].to_pylist())[version] == 5
-    assert stream(["stop", "--output", bucket.uri("output")]) == 0
+    assert main(["stop", "--output", bucket.uri("output")]) == 0
     said, _ = second.communicate(timeout=60)
     assert second.returncode == 0, said
     assert bucket.counted() == dict.fromkeys(paths, 1)
