@@ -202,8 +202,7 @@ class StreamJob:
                 current,
             )
         limit = self._settings.stream.epoch_manifests
-        if self._epochs.is_full(limit):
-            self._epochs.turn()
+        full = self._epochs.is_full(limit)
         pauses = _pauses()
         while True:
             batches = MicroBatches(
@@ -216,6 +215,9 @@ class StreamJob:
                 self._on_report,
             )
             try:
+                if full:
+                    self._epochs.turn()
+                    full = False
                 self._run_query(spark, batches, discovery, limit, available_now=available_now)
             except (AppError, PySparkException, Py4JError) as error:
                 explained = explain_failure(error) or error
@@ -229,9 +231,9 @@ class StreamJob:
                 if self._wait(pause):
                     return
                 continue
-            if batches.finished < limit:
+            full = batches.finished >= limit
+            if not full:
                 return
-            self._epochs.turn()
 
     def _run_query(
         self,
