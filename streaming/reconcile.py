@@ -78,7 +78,8 @@ def reconcile(settings: Settings, *, enqueue: bool) -> Findings:
     try:
         started = datetime.now(UTC)
         skipped = spark.sparkContext.accumulator(0)
-        listing = list_with_spark(spark, places.source, places.connection, settings.stream.settle, skipped)
+        reached = places.connection.resolved() if is_on_s3(places.source) else places.connection
+        listing = list_with_spark(spark, places.source, reached, settings.stream.settle, skipped)
         # Listed once, and before the log is read: what the stream finds meanwhile is in both.
         listing = listing.persist(StorageLevel.DISK_ONLY)
         listed, left_out = listing.count(), skipped.value
