@@ -87,7 +87,7 @@ class StreamSettings(Section):
         "on the same machine is succeeded at once.",
     )
     epoch_manifests: int = Field(
-        250,
+        150,
         ge=1,
         description="After this many manifests the stream folds the finished ones into its record of known pictures "
         "and goes on in a fresh checkpoint, so that planning a micro-batch stays fast for years.",

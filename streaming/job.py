@@ -66,7 +66,7 @@ class Places:
         properties = {"spark.sql.streaming.pollingDelay": "100ms"}
         if any(is_on_s3(place.root) for place in (self.output, self.checkpoint)):
             properties |= self.connection.spark_properties()
-            properties["spark.sql.streaming.pollingDelay"] = "1s"  # each look for a manifest is a paid request
+            properties["spark.sql.streaming.pollingDelay"] = "500ms"  # each look for a manifest is a paid request
         if is_on_s3(self.checkpoint.root):
             properties |= CHECKPOINT_PROPERTIES
         return properties
