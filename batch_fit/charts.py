@@ -143,7 +143,7 @@ def _svg(name: str, draw: Callable[[Figure], None], description: str) -> str:
         description: what those hear who cannot see it.
     """
     import matplotlib as mpl  # noqa: PLC0415 - takes half a second, and only a fit's end needs it
-    from matplotlib.figure import Figure  # noqa: PLC0415
+    from matplotlib.figure import Figure  # noqa: PLC0415 - as above
 
     buffer = io.StringIO()
     with mpl.rc_context():

@@ -30,13 +30,13 @@ def build_pipeline(spark: SparkSession, projection: Projection) -> PipelineModel
         projection: the fitted values.
     """
     # The constructors are private to Spark in Scala; in the JVM, and for PySpark's own wrappers, they are public.
-    scaler = StandardScalerModel._create_from_java_class(  # noqa: SLF001
+    scaler = StandardScalerModel._create_from_java_class(  # noqa: SLF001 - pyspark has no other way to make a model from numbers
         f"{_PACKAGE}.StandardScalerModel", "scaler", DenseVector(projection.std), DenseVector(projection.mean)
     )
     scaler.setInputCol(INPUT_COLUMN).setOutputCol(STANDARDISED_COLUMN)
     scaler.set(scaler.withMean, True)
     scaler.set(scaler.withStd, True)
-    pca = PCAModel._create_from_java_class(  # noqa: SLF001
+    pca = PCAModel._create_from_java_class(  # noqa: SLF001 - pyspark has no other way to make a model from numbers
         f"{_PACKAGE}.PCAModel",
         "pca",
         DenseMatrix(len(projection.mean), projection.k, projection.components.ravel(order="F")),

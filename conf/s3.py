@@ -131,9 +131,9 @@ def forget_clients() -> None:
 @cache
 def _client(connection: S3Connection, service: str) -> Any:
     # boto3 is not imported before a path is on S3: it takes 20 MB in each worker.
-    import boto3  # noqa: PLC0415
-    from botocore.config import Config  # noqa: PLC0415
-    from botocore.session import get_session  # noqa: PLC0415
+    import boto3  # noqa: PLC0415 - see above
+    from botocore.config import Config  # noqa: PLC0415 - as above
+    from botocore.session import get_session  # noqa: PLC0415 - as above
 
     config = Config(
         retries={"mode": "standard", "total_max_attempts": connection.attempts},  # backs off with jitter
@@ -159,7 +159,7 @@ def _parse_time(value: Any) -> datetime:
     try:
         return datetime.fromisoformat(value)
     except (TypeError, ValueError):  # those in headers are written otherwise
-        from botocore.utils import parse_timestamp  # noqa: PLC0415
+        from botocore.utils import parse_timestamp  # noqa: PLC0415 - part of botocore, as above
 
         return cast("datetime", parse_timestamp(value))
 

@@ -141,7 +141,7 @@ def _compare(listing: DataFrame, seen: DataFrame, source: str, started: datetime
 _FINGERPRINT = ("length", "modification_time", "etag")
 
 
-def _has_changed(on_s3: bool) -> Column:  # noqa: FBT001
+def _has_changed(on_s3: bool) -> Column:  # noqa: FBT001 - the only argument
     tolerance = _S3_TOLERANCE if on_s3 else timedelta(0)
     apart = F.abs(F.unix_micros("modification_time") - F.unix_micros("seen.modification_time"))
     # An event brings the tag without the quotes that a listing has. No tag on either side says nothing.

@@ -22,6 +22,7 @@ from streaming.features import bundle
 from streaming.features.projection import Projection
 from streaming.features.registry import Registry
 from streaming.features.storage import open_folder
+from streaming.features.stored import Folder
 from tests.buckets import Bucket, new_bucket
 from tests.samples import write_samples
 from tests.servers import moto, versitygw
@@ -32,6 +33,20 @@ from tests.streams import Place
 def _logs_of_this_test(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keeps the programs' log files out of the home of whoever runs the tests."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.getbasetemp() / "state"))
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """An empty input."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Folder:
+    """An output to be made."""
+    return open_folder(str(tmp_path / "out"))
 
 
 @pytest.fixture(scope="session")

@@ -170,7 +170,7 @@ class FaultyStore:
             def handle_any(self) -> None:
                 store._answer(self)
 
-            do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = handle_any  # noqa: N815
+            do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = handle_any  # noqa: N815 - the names are http.server's
 
             def log_message(self, *_: object) -> None:
                 """Keep silent."""

@@ -16,7 +16,7 @@ import pytest
 
 from streaming import known, manifests
 from streaming.discovery import DiscoveryThread, ListingDiscoverer
-from streaming.features.storage import list_pictures, open_folder
+from streaming.features.storage import list_pictures
 from streaming.features.stored import Folder, StoredPicture
 from streaming.known import KnownPictures
 from streaming.manifest_writer import ManifestWriter
@@ -45,18 +45,6 @@ def _logged(output: Folder) -> list[str]:
     """The names of all pictures in the log, in the order in which they were found."""
     log = [manifests.read_manifest(output, manifest) for manifest in manifests.manifest_ids(output)]
     return [os.path.basename(picture.path) for pictures in log for picture in pictures]
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    folder = tmp_path / "in"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
-def output(tmp_path: Path) -> Folder:
-    return open_folder(str(tmp_path / "out"))
 
 
 def test_a_manifest_comes_back_as_it_was_written(output: Folder) -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
 from conf.errors import TransientError
-from streaming.features.storage import open_folder
 from streaming.features.stored import Folder, StoredPicture
 from streaming.known import KnownPictures
 from streaming.manifest_writer import ManifestWriter, withdraw_repeating
@@ -25,12 +23,6 @@ def _pictures(names: str) -> list[StoredPicture]:
 
 def _names(pictures: list[StoredPicture]) -> str:
     return "".join(picture.path[-1] for picture in pictures)
-
-
-@pytest.fixture
-def output(tmp_path: Path) -> Folder:
-    """An empty output."""
-    return open_folder(str(tmp_path / "out"))
 
 
 def _writer(output: Folder) -> ManifestWriter:

@@ -16,7 +16,7 @@ import pytest
 from conf.errors import OutputError
 from streaming import manifests, requests
 from streaming.discovery import DiscoveryThread, ListingDiscoverer
-from streaming.features.storage import list_pictures, open_folder
+from streaming.features.storage import list_pictures
 from streaming.features.stored import Folder, StoredPicture
 from streaming.known import KnownPictures
 from streaming.manifest_writer import ManifestWriter
@@ -35,18 +35,6 @@ def _discoverer(source: Path, output: Folder) -> ListingDiscoverer:
 def _logged(output: Folder) -> list[list[str]]:
     log = manifests.manifest_ids(output)
     return [[picture.path for picture in manifests.read_manifest(output, one)] for one in log]
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    folder = tmp_path / "in"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
-def output(tmp_path: Path) -> Folder:
-    return open_folder(str(tmp_path / "out"))
 
 
 def test_the_same_request_is_one(output: Folder) -> None:

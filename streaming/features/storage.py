@@ -124,6 +124,6 @@ def open_folder(uri: str, connection: S3Connection = AWS_DEFAULTS) -> Folder:
 
 def _s3() -> ModuleType:
     """The module with botocore beneath it, which takes 20 MB that a worker on local files has no use for."""
-    from streaming.features import s3  # noqa: PLC0415
+    from streaming.features import s3  # noqa: PLC0415 - see above
 
     return s3
