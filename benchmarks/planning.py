@@ -24,6 +24,7 @@ from benchmarks.common import CORES, Figure, at_most, new_place, print_figures, 
 from conf.session import start_session
 from conf.settings import StreamSettings, load_settings
 from streaming.epochs import Epochs
+from streaming.executors import Executors
 from streaming.features.registry import Registry
 from streaming.features.schema import OUTCOMES
 from streaming.features.storage import open_folder
@@ -97,7 +98,7 @@ class _Stream:
 
     def _batches(self) -> MicroBatches:
         return MicroBatches(
-            self._spark,
+            Executors(self._spark),
             self._models,
             self._sink,
             lambda: None,

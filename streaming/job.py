@@ -29,6 +29,7 @@ from streaming import manifests
 from streaming.discovery import Discoverer, DiscoveryThread, ListingDiscoverer
 from streaming.epochs import Epochs
 from streaming.events import EventsDiscoverer, check_interval
+from streaming.executors import Executors
 from streaming.features.registry import Registry
 from streaming.features.storage import check_outside, is_on_s3, list_pictures, open_folder, resolve, spark_uri
 from streaming.features.stored import Folder, OnSkip, StoredPicture
@@ -206,7 +207,7 @@ class StreamJob:
         pauses = _pauses()
         while True:
             batches = MicroBatches(
-                spark,
+                Executors(spark),
                 models,
                 self._sink,
                 self._lease.check,

@@ -1,7 +1,6 @@
 """One micro-batch: one manifest in, one committed result out.
 
-It owns the order of the steps and the distribution of the work over the executors; it must not know of pixels, nor of
-how the result is stored.
+It owns the order of the steps; it must not know how pictures become features, nor how the result is stored.
 """
 
 from __future__ import annotations
@@ -16,18 +15,14 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql.pandas.types import from_arrow_schema
+from pyspark.sql import DataFrame
 
 from conf.errors import OutputError
-from streaming.features.dealing import deal
-from streaming.features.featurizer import featurize_with
-from streaming.features.schema import OUTCOMES, PICTURES
+from streaming.executors import Executors
+from streaming.features.schema import PICTURES
 from streaming.manifests import written_at
-from streaming.models import ModelSource, ServedModel
+from streaming.models import ModelSource
 from streaming.sink import Result, Sink
-
-_SLICES_PER_SLOT = 2
 
 _logger = logging.getLogger(__name__)
 
@@ -61,7 +56,7 @@ class MicroBatches:
     """The function that foreachBatch calls.
 
     Args:
-        spark: the session.
+        executors: do the work.
         models: gives each micro-batch its model.
         sink: takes the results.
         may_commit: called before each commit; raises if this process has lost the right to write.
@@ -72,7 +67,7 @@ class MicroBatches:
 
     def __init__(
         self,
-        spark: SparkSession,
+        executors: Executors,
         models: ModelSource,
         sink: Sink,
         may_commit: Callable[[], None],
@@ -80,7 +75,7 @@ class MicroBatches:
         check_missing: Callable[[int], None],
         on_report: Callable[[BatchReport], None],
     ) -> None:
-        self._spark = spark
+        self._executors = executors
         self._models = models
         self._sink = sink
         self._may_commit = may_commit
@@ -124,7 +119,7 @@ class MicroBatches:
         if not self._admit(manifest):
             return
         model = self._models.current()
-        outcomes = self._featurize(batch.select(PICTURES.names).cast(PICTURES), model)
+        outcomes = self._executors.featurize(batch.select(PICTURES.names).cast(PICTURES), model)
         if outcomes.column("path").to_pylist() != batch.column("path").to_pylist():
             raise OutputError(f"manifest {manifest}: the outcomes are not one row per picture; this is a defect")
         self._may_commit()
@@ -141,12 +136,3 @@ class MicroBatches:
                 model_version=model.version,
             )
         )
-
-    def _featurize(self, pictures: pa.Table, model: ServedModel) -> pa.Table:
-        """The outcomes of `pictures`, `schema.OUTCOMES`, in their order."""
-        slices = self._spark.sparkContext.defaultParallelism * _SLICES_PER_SLOT
-        dealt = deal(pictures, slices)
-        frame = self._spark.createDataFrame(dealt)
-        outcomes = frame.mapInArrow(featurize_with(model.recipe), from_arrow_schema(OUTCOMES)).toArrow().cast(OUTCOMES)
-        places = pc.index_in(pictures.column("path"), outcomes.column("path"))
-        return outcomes.take(places)

@@ -1,0 +1,35 @@
+"""Featurizing on Spark's executors.
+
+It owns how the pictures of a micro-batch are spread over the executors and come back; it must not know of manifests or
+pixels.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark.sql import SparkSession
+from pyspark.sql.pandas.types import from_arrow_schema
+
+from streaming.features.dealing import deal
+from streaming.features.featurizer import featurize_with
+from streaming.features.schema import OUTCOMES
+from streaming.models import ServedModel
+
+_SLICES_PER_SLOT = 2
+
+
+class Executors:
+    """Featurizes with all that the session has."""
+
+    def __init__(self, spark: SparkSession) -> None:
+        self._spark = spark
+
+    def featurize(self, pictures: pa.Table, model: ServedModel) -> pa.Table:
+        """The outcomes of `pictures`, `schema.OUTCOMES`, in their order."""
+        slices = self._spark.sparkContext.defaultParallelism * _SLICES_PER_SLOT
+        dealt = deal(pictures, slices)
+        frame = self._spark.createDataFrame(dealt)
+        outcomes = frame.mapInArrow(featurize_with(model.recipe), from_arrow_schema(OUTCOMES)).toArrow().cast(OUTCOMES)
+        places = pc.index_in(pictures.column("path"), outcomes.column("path"))
+        return outcomes.take(places)

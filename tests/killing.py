@@ -1,0 +1,68 @@
+"""Runs a program that dies by SIGKILL at a chosen call to a folder of ours.
+
+    python -m tests.killing WHEN METHOD PATTERN NTH PROGRAM [ARGUMENTS]
+
+WHEN is before or after, METHOD a method of `Folder`, PATTERN a pattern of the names in it (as in `fnmatch`), NTH the
+number of the matching call, from 1: `before create features/* 2 streaming replay --input ...`. It works alike on local
+folders and on S3, because all that the project writes goes through these methods; a name is relative to its folder's
+root.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import runpy
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from streaming.features.local import LocalFolder
+from streaming.features.s3 import S3Folder
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class _KillPoint:
+    def __init__(self, when: str, pattern: str, nth: int) -> None:
+        self._when = when
+        self._pattern = pattern
+        self._left = nth
+        self._lock = threading.Lock()
+
+    def wrap(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(method)
+        def wrapped(folder: object, name: str, *arguments: object) -> Any:
+            reached = fnmatch.fnmatch(name, self._pattern) and self._count()
+            if reached and self._when == "before":
+                _die()
+            result = method(folder, name, *arguments)
+            if reached:
+                _die()
+            return result
+
+        return wrapped
+
+    def _count(self) -> bool:
+        with self._lock:
+            self._left -= 1
+            return self._left == 0
+
+
+def main(when: str, method: str, pattern: str, nth: str, program: str, *arguments: str) -> None:
+    """Set the trap, then run the program."""
+    assert when in ("before", "after")
+    point = _KillPoint(when, pattern, int(nth))
+    for kind in (LocalFolder, S3Folder):
+        setattr(kind, method, point.wrap(getattr(kind, method)))
+    sys.argv = [program, *arguments]
+    runpy.run_module(program, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
