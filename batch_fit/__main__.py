@@ -128,6 +128,7 @@ _VERBS = (
             Flag("fit.promote", None),
             Flag("imaging.max_bytes", "SIZE"),
             Flag("imaging.max_pixels", "N"),
+            Flag("imaging.timeout", "TIME"),
             Flag("imaging.fetch_ahead", "N"),
         ),
         ("input", "models"),

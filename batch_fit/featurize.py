@@ -19,11 +19,13 @@ from pyspark.sql.functions import col, element_at, split
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from batch_fit.statistics import Statistics, fold_batch, merge_all
+from conf.attempts import is_retry
 from streaming.features.dealing import deal
-from streaming.features.featurizer import Recipe, featurize_with
+from streaming.features.featurizer import Recipe
 from streaming.features.schema import OUTCOMES, PICTURES
 from streaming.features.storage import spark_uri
 from streaming.features.stored import StoredPicture, identity_of
+from streaming.features.workers import featurize_with
 
 SAMPLE = 2000
 """So many pictures, chosen by the hash of their paths, give their features to the report's scatter plot."""
@@ -87,7 +89,7 @@ def featurize(
     tasks = deal(_as_table(pictures), _task_count(len(pictures)))
     frame = spark.createDataFrame(tasks)
     broadcast = spark.sparkContext.broadcast(recipe)
-    to_outcomes = featurize_with(broadcast)
+    to_outcomes = featurize_with(broadcast, is_retry)
     fold = _fold_with(sorted(picture.identity for picture in pictures)[:SAMPLE][-1], done)
     if save_to is None:
         folded = frame.mapInArrow(lambda batches: fold(to_outcomes(batches)), _FOLDED_IN_SPARK)

@@ -109,6 +109,12 @@ class ImagingSettings(Section):
         description="A picture with more pixels is quarantined as too_many_pixels before it is decoded. Decoding "
         "takes up to 16 bytes of worker memory per pixel (WebP; a JPEG as cameras write it takes next to none).",
     )
+    timeout: Duration = Field(
+        timedelta(seconds=60),
+        gt=timedelta(0),
+        description="A picture that takes longer from its bytes to its features, twice, is quarantined as timeout. It "
+        "ends the worker that it holds up.",
+    )
     fetch_ahead: int | None = Field(
         None,
         ge=1,

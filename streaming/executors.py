@@ -11,9 +11,10 @@ import pyarrow.compute as pc
 from pyspark.sql import SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 
+from conf.attempts import is_retry
 from streaming.features.dealing import deal
-from streaming.features.featurizer import featurize_with
 from streaming.features.schema import OUTCOMES
+from streaming.features.workers import featurize_with
 from streaming.models import ServedModel
 
 _SLICES_PER_SLOT = 2
@@ -26,10 +27,14 @@ class Executors:
         self._spark = spark
 
     def featurize(self, pictures: pa.Table, model: ServedModel) -> pa.Table:
-        """The outcomes of `pictures`, `schema.OUTCOMES`, in their order."""
+        """The outcomes of `pictures`, `schema.OUTCOMES`, in their order.
+
+        A slice whose worker or executor died is tried again by Spark, then picture by picture in expendable processes.
+        """
         slices = self._spark.sparkContext.defaultParallelism * _SLICES_PER_SLOT
         dealt = deal(pictures, slices)
         frame = self._spark.createDataFrame(dealt)
-        outcomes = frame.mapInArrow(featurize_with(model.recipe), from_arrow_schema(OUTCOMES)).toArrow().cast(OUTCOMES)
+        to_outcomes = featurize_with(model.recipe, is_retry)
+        outcomes = frame.mapInArrow(to_outcomes, from_arrow_schema(OUTCOMES)).toArrow().cast(OUTCOMES)
         places = pc.index_in(pictures.column("path"), outcomes.column("path"))
         return outcomes.take(places)

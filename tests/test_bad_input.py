@@ -165,13 +165,13 @@ def test_a_failing_job_is_one_line_and_the_log_has_the_rest(
 ) -> None:
     """Python's and Spark's traces are in the file that the line names, not on the terminal."""
 
-    def failing(_recipe: object) -> Callable[[object], object]:
+    def failing(_recipe: object, _is_retry: object) -> Callable[[object], object]:
         def fail(_batches: object) -> object:
             raise ZeroDivisionError("a defect")
 
         return fail
 
-    monkeypatch.setattr("streaming.microbatch.featurize_with", failing)
+    monkeypatch.setattr("streaming.executors.featurize_with", failing)
     place.put(*pictures[:2])
     assert stream(place.arguments("replay")) == 1
     line = _one_line(capsys)

@@ -6,12 +6,14 @@ It owns the order of these steps and the rule that each picture gives exactly on
 from __future__ import annotations
 
 import hashlib
+import signal
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Protocol
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -37,6 +39,7 @@ class Recipe:
         backbone: LiteRT flatbuffer.
         projection: None for the raw 1280 features.
         limits: of the decoder.
+        timeout: seconds that a picture may take, from its bytes to its features.
         fetch_ahead: how many pictures are read ahead of the one in work.
         connection: to S3.
     """
@@ -44,6 +47,7 @@ class Recipe:
     backbone: bytes = field(repr=False)
     projection: Projection | None
     limits: Limits
+    timeout: float
     fetch_ahead: int
     connection: S3Connection
 
@@ -55,14 +59,15 @@ class Recipe:
         connection, fetch_ahead = S3Connection.of(settings.s3), _FETCH_AHEAD
         if settings.input and is_on_s3(resolve(settings.input)):
             connection, fetch_ahead = connection.resolved(), _FETCH_AHEAD_ON_S3
-        return cls(backbone, projection, limits, imaging.fetch_ahead or fetch_ahead, connection)
+        timeout = imaging.timeout.total_seconds()
+        return cls(backbone, projection, limits, timeout, imaging.fetch_ahead or fetch_ahead, connection)
 
     @cached_property
     def content_hash(self) -> str:
         """Hash of everything above; the same recipe is loaded once per worker process."""
         digest = hashlib.sha256(self.backbone)
         digest.update(self.projection.to_bytes() if self.projection else b"")
-        digest.update(repr((self.limits, self.fetch_ahead, self.connection)).encode())
+        digest.update(repr((self.limits, self.timeout, self.fetch_ahead, self.connection)).encode())
         return digest.hexdigest()
 
     def __hash__(self) -> int:
@@ -93,13 +98,15 @@ class _Outcome:
 class Featurizer:
     """Turns batches of `schema.PICTURES` into batches of `schema.OUTCOMES`, row by row in the same order.
 
-    Use `load_featurizer`, which keeps one per process. Not thread-safe.
+    Not thread-safe. It is for processes that may die: a picture can
+    crash its decoder, and one that takes longer than `Recipe.timeout` ends the process by SIGALRM.
     """
 
     def __init__(self, recipe: Recipe) -> None:
         self._backbone = BackboneRunner(recipe.backbone)
         self._projection = recipe.projection
         self._limits = recipe.limits
+        self._timeout = recipe.timeout
         self._fetch_ahead = recipe.fetch_ahead
         self._connection = recipe.connection
         self._readers = ThreadPoolExecutor(recipe.fetch_ahead, thread_name_prefix="fetch")
@@ -109,6 +116,7 @@ class Featurizer:
 
         Raises:
             OSError: the store failed in a way that may pass; the batch is to be tried again.
+            MemoryError: there is not enough; that may be a picture's doing, or a neighbour's.
         """
         paths: list[str] = pictures.column("path").to_pylist()
         lengths: list[int] = pictures.column("length").to_pylist()
@@ -147,8 +155,9 @@ class Featurizer:
                 )
             data = _read(content)
             length = len(data)
-            picture = decode(data, self._limits)
-            features = self._backbone.run(picture.pixels)
+            with _deadline(self._timeout):
+                picture = decode(data, self._limits)
+                features = self._backbone.run(picture.pixels)
             if not np.isfinite(features).all():
                 raise Rejected(Reason.NOT_FINITE, "the backbone gave a NaN or an infinity")
         except Rejected as rejected:
@@ -165,6 +174,16 @@ class Featurizer:
         return _Outcome(length, picture.width, picture.height, features, error)
 
 
+@contextmanager
+def _deadline(seconds: float) -> Iterator[None]:
+    """Ends the process if the body takes longer: by the kernel, so that an endless loop in C ends, too."""
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
 def _read(content: Future[bytes]) -> bytes:
     try:
         return content.result()
@@ -176,6 +195,12 @@ def _read(content: Future[bytes]) -> bytes:
         raise Rejected(Reason.DENIED, "reading it is not allowed; retry it when access was granted") from None
     except ArchivedError:
         raise Rejected(Reason.ARCHIVED, "it is archived; retry it when it was restored") from None
+
+
+def rejected(pictures: pa.RecordBatch, reason: Reason, detail: str) -> pa.RecordBatch:
+    """The outcomes of pictures that are all rejected for one reason, without having been read."""
+    lengths = pictures.column("length").to_pylist()
+    return _as_batch(pictures, [_Outcome(length, reason=reason.value, detail=detail) for length in lengths])
 
 
 def _as_batch(pictures: pa.RecordBatch, outcomes: list[_Outcome]) -> pa.RecordBatch:
@@ -194,28 +219,3 @@ def _as_lists(rows: list[NDArray[np.float32] | None]) -> pa.ListArray:
     return pa.ListArray.from_arrays(
         pa.array(offsets), pa.array(values), type=OUTCOMES.field("features").type, mask=missing
     )
-
-
-@lru_cache(maxsize=1)
-def load_featurizer(recipe: Recipe) -> Featurizer:
-    """The featurizer of this process for this recipe, loaded when the recipe's content is new."""
-    return Featurizer(recipe)
-
-
-class Broadcast(Protocol):
-    """What Spark's broadcasts look like from here."""
-
-    @property
-    def value(self) -> Recipe:
-        """The recipe, as this process has it."""
-
-
-def featurize_with(broadcast: Broadcast) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    """The function that mapInArrow runs in the workers: batches of `PICTURES` to batches of `OUTCOMES`."""
-
-    def featurize(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        featurizer = load_featurizer(broadcast.value)
-        for batch in batches:
-            yield featurizer(batch)
-
-    return featurize

@@ -102,6 +102,11 @@ class Limits:
     max_bytes: int
     max_pixels: int
 
+    @property
+    def memory(self) -> int:
+        """Bytes that suffice to decode such a picture: twice the file, 16 bytes per pixel (WebP), and some to spare."""
+        return 2 * self.max_bytes + 16 * self.max_pixels + 256 * 2**20
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:
@@ -139,7 +144,8 @@ def decode(data: bytes, limits: Limits) -> Picture:
     """The picture in `data`, ready for the backbone. Safe among threads.
 
     Raises:
-        Rejected: whatever is wrong with `data`. Nothing else is raised.
+        Rejected: whatever is wrong with `data`.
+        MemoryError: there is not enough, for whatever reason. Nothing else is raised.
     """
     if not data:
         raise Rejected(Reason.EMPTY, "the file has no bytes")
@@ -148,11 +154,11 @@ def decode(data: bytes, limits: Limits) -> Picture:
     name, plugin = _recognise(data)
     try:
         return _decode(plugin(io.BytesIO(data)), data, limits)
-    except Rejected:
+    except (Rejected, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise Rejected(Reason.TOO_MANY_PIXELS, str(error)) from error
-    except Exception as error:  # whatever a plugin trips over, a MemoryError included, is the file's doing
+    except Exception as error:  # whatever else a plugin trips over is the file's doing
         raise Rejected(Reason.CORRUPT, f"this {name} does not decode: {_one_line(error)}") from error
 
 

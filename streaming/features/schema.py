@@ -38,6 +38,10 @@ class Reason(StrEnum):
     """It is in an archive (Glacier) and has to be restored first."""
     NOT_FINITE = "not_finite"
     """The backbone gave a NaN or an infinity."""
+    CRASHED = "crashed"
+    """The process that featurized it died twice, or it needs more memory than a picture of the largest size."""
+    TIMEOUT = "timeout"
+    """It took longer than imaging.timeout, twice."""
 
 
 PICTURES = pa.schema(
@@ -73,7 +77,7 @@ OUTCOMES = pa.schema(
 
 `length` is the number of bytes that were read (that the store stated, where nothing was read). `features` has the k
 projected values, or the 1280 raw ones where the featurizer has no projection; `reconstruction_error` is null then.
-`sha256` is null if the bytes were never read.
+`sha256` is null if the bytes were never read, or died with the process that read them.
 """
 
 FEATURES = pa.schema(
