@@ -9,9 +9,9 @@ A file `children` in POISON_FOLDER gets a line for each picture that is decoded 
 from __future__ import annotations
 
 import ctypes
-import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -42,7 +42,7 @@ def install() -> None:
     harmless = imaging.decode
 
     def decode(data: bytes, limits: imaging.Limits) -> imaging.Picture:
-        if multiprocessing.parent_process() is not None:
+        if "streaming.features.expendable" in sys.orig_argv:
             with (Path(os.environ[FOLDER]) / "children").open("ab") as file:
                 file.write(b"one\n")
         _, mark, harm = data.rpartition(_MARK)

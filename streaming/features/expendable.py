@@ -7,11 +7,12 @@ featurized. It is slower than a `Featurizer` by the start of the child, and read
 from __future__ import annotations
 
 import errno
-import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
@@ -57,7 +58,7 @@ class ExpendableFeaturizer:
             yield self._featurize(pictures.take(pa.array([place])))
 
     def _featurize(self, picture: pa.RecordBatch) -> pa.RecordBatch:
-        exit_code = None
+        exit_code = 0
         for _ in range(_ATTEMPTS):
             self._child = self._child or _Child(self._recipe)
             try:
@@ -67,12 +68,12 @@ class ExpendableFeaturizer:
         return rejected(picture, *_explain(exit_code, self._recipe))
 
 
-def _explain(exit_code: int | None, recipe: Recipe) -> tuple[Reason, str]:
+def _explain(exit_code: int, recipe: Recipe) -> tuple[Reason, str]:
     if exit_code == -signal.SIGALRM:
         return Reason.TIMEOUT, f"it took longer than the {recipe.timeout:g}s of imaging.timeout, twice"
     if exit_code == errno.ENOMEM:
         return Reason.CRASHED, f"it needs more than {recipe.limits.memory >> 20} MiB of memory"
-    if exit_code is not None and exit_code < 0:
+    if exit_code < 0:
         return Reason.CRASHED, f"the process that featurized it was ended by {signal.Signals(-exit_code).name}, twice"
     return Reason.CRASHED, f"the process that featurized it ended with exit code {exit_code}, twice"
 
@@ -81,14 +82,20 @@ class _Child:
     """One process. A dead one shows itself by `EOFError`."""
 
     def __init__(self, recipe: Recipe) -> None:
-        spawn = multiprocessing.get_context("spawn")  # a fork would copy the locks of threads, but not the threads
-        self._connection, other_end = spawn.Pipe()
-        self._process = spawn.Process(target=_serve, args=(other_end, recipe), daemon=True)
-        self._process.start()
-        other_end.close()
+        # Neither a fork, which copies the locks of threads but not the threads, nor multiprocessing, whose children
+        # import all of Spark's worker.
+        self._connection, other_end = Pipe()
+        with other_end:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", __name__, str(other_end.fileno())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[other_end.fileno()],
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            )
         try:
+            self._connection.send(recipe)
             self._connection.recv()
-        except EOFError:
+        except (EOFError, OSError):
             raise RuntimeError(f"a child process to featurize in does not start: exit code {self.close()}") from None
 
     def featurize(self, picture: pa.RecordBatch) -> pa.RecordBatch:
@@ -101,15 +108,15 @@ class _Child:
             raise answer
         return answer
 
-    def close(self) -> int | None:
+    def close(self) -> int:
         """Let it end; returns its exit code, which is the negative number of the signal that killed it."""
         self._connection.close()
-        self._process.join()
-        return self._process.exitcode
+        return self._process.wait()
 
 
-def _serve(connection: Connection, recipe: Recipe) -> None:
+def _serve(connection: Connection) -> None:
     """What the child does until the other end is closed, or is gone with its process."""
+    recipe = connection.recv()
     featurizer = Featurizer(recipe)
     _limit_memory(recipe.limits.memory)
     connection.send(_READY)
@@ -135,3 +142,7 @@ def _limit_memory(more: int) -> None:
         data_pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5])
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         resource.setrlimit(resource.RLIMIT_DATA, (data_pages * resource.getpagesize() + more, hard))
+
+
+if __name__ == "__main__":
+    _serve(Connection(int(sys.argv[1])))
