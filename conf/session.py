@@ -84,7 +84,7 @@ def start_session(name: str, settings: Settings, properties: Mapping[str, str]) 
     local = master is not None and master.startswith("local")
     builder = SparkSession.builder.appName(name)
     if master is not None:
-        builder = builder.master(master)
+        builder = builder.master(_with_attempts(master))
     if local:
         # Workers must be of this very interpreter; Spark would take whatever python3 is first on the PATH.
         os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
@@ -103,6 +103,11 @@ def start_session(name: str, settings: Settings, properties: Mapping[str, str]) 
             f"Spark does not start on {master or 'spark-submit'}: {_why_not(log) or _root(error)}; see {log}"
         ) from error
     return session
+
+
+def _with_attempts(master: str) -> str:
+    """Without its second number, `local[2]` would try a task once, and a worker that dies would end the job."""
+    return re.sub(r"^local\[([^,\]]+)\]$", r"local[\1,4]", "local[1]" if master == "local" else master)
 
 
 def _why_not(log: Path) -> str | None:
