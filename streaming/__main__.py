@@ -1,4 +1,4 @@
-"""The command line of the stream: run, replay, reconcile, stop.
+"""The command line of the stream: run, replay, reconcile, quarantine, stop.
 
 It owns what a person sees of the stream; it must not know how the stream works.
 """
@@ -17,13 +17,16 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from conf.cli import Flag, Verb, make_parser, run_program
+from conf.errors import SettingsError
 from conf.s3 import S3Connection
 from conf.session import explain_failure
 from conf.settings import Settings
+from streaming.features.schema import Reason
 from streaming.features.storage import open_folder, resolve
 from streaming.job import Backlog, open_job
 from streaming.lease import read_holder, request_drain
 from streaming.microbatch import BatchReport
+from streaming.quarantine import Asked, Listed, list_quarantine, retry_quarantine
 from streaming.reconcile import reconcile
 
 _logger = logging.getLogger("streaming")
@@ -39,6 +42,7 @@ _FLAGS = (
     Flag("stream.epoch_manifests", "N"),
     Flag("imaging.max_bytes", "SIZE"),
     Flag("imaging.max_pixels", "N"),
+    Flag("imaging.timeout", "TIME"),
     Flag("imaging.fetch_ahead", "N"),
 )
 _FOLLOWING = (Flag("stream.discovery", "HOW"), Flag("stream.queue", "URL"), Flag("stream.interval", "TIME"))
@@ -142,6 +146,24 @@ def _add_reconcile_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="Print one JSON object.")
 
 
+def _quarantine(settings: Settings, arguments: argparse.Namespace) -> str:
+    reason = Reason(arguments.reason) if arguments.reason else None
+    if arguments.action == "retry":
+        answer: Asked | Listed = retry_quarantine(settings, reason, dry_run=arguments.dry_run)
+    elif arguments.dry_run:
+        raise SettingsError("quarantine list: takes no --dry-run, as it changes nothing")
+    else:
+        answer = list_quarantine(settings, reason)
+    return answer.as_json() if arguments.json else answer.as_text()
+
+
+def _add_quarantine_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=("list", "retry"), help="What to do.")
+    parser.add_argument("--reason", choices=[*map(str, Reason)], help="Only pictures that are there for this reason.")
+    parser.add_argument("--dry-run", action="store_true", help="With retry: only count them.")
+    parser.add_argument("--json", action="store_true", help="Print one JSON object.")
+
+
 def _stop(settings: Settings, _arguments: argparse.Namespace) -> str:
     output = open_folder(settings.output or "", S3Connection.of(settings.s3))
     holder = request_drain(output)
@@ -185,6 +207,18 @@ _VERBS = (
         ("input", "output"),
         _reconcile,
         _add_reconcile_arguments,
+    ),
+    Verb(
+        "quarantine",
+        "List what is in quarantine, or have it featurized once more.",
+        "list   how many pictures are there for which reason, and the newest of them\n"
+        "retry  ask for them once more: the running stream, or the next run or replay, reads them as they are now;\n"
+        "       what passes moves from quarantine to features, what fails again stays, once, with the new reason",
+        (Flag("output", "URI"),),
+        ("output",),
+        _quarantine,
+        _add_quarantine_arguments,
+        "{list,retry}",
     ),
     Verb(
         "stop",

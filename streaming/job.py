@@ -217,9 +217,11 @@ class StreamJob:
             )
             try:
                 if full:
+                    self._writer.retries.settle()  # while their manifests are in the log
                     self._epochs.turn()
                     full = False
                 self._run_query(spark, batches, discovery, limit, available_now=available_now)
+                self._writer.retries.settle()
             except (AppError, PySparkException, Py4JError) as error:
                 explained = explain_failure(error) or error
                 if not isinstance(explained, TransientError) or (discovery and discovery.failure):

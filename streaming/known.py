@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from conf.errors import AlreadyExistsError
 from streaming.features.schema import PICTURES
 from streaming.features.stored import IDENTITY_BYTES, Folder, StoredPicture
-from streaming.manifests import manifest_ids, manifest_name, read_manifest
+from streaming.manifests import RETRY, manifest_ids, manifest_name, read_manifest
 
 FOLDER = "_known"
 _MERGE_BELOW_ROWS = 250_000
@@ -38,7 +38,8 @@ class KnownPictures:
     """The set of pictures that some manifest lists. 16 bytes of memory for each, but for the latest.
 
     Attributes:
-        repeating: manifests in the log that list a picture which the record or an earlier one lists.
+        repeating: manifests in the log that list a picture which the record or an earlier one lists; but for those of
+            retries, whose purpose it is.
     """
 
     def __init__(self, output: Folder) -> None:
@@ -48,6 +49,8 @@ class KnownPictures:
         self._recent: set[bytes] = set()
         self.repeating: list[str] = []
         for manifest in manifest_ids(output):
+            if manifest.endswith(RETRY):
+                continue
             pictures = read_manifest(output, manifest)
             unknown = self.unknown(pictures)
             if len(unknown) < len(pictures):

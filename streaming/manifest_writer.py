@@ -17,8 +17,9 @@ from datetime import UTC, datetime
 from conf.errors import StorageError, TransientError
 from streaming.features.stored import Folder, StoredPicture
 from streaming.known import KnownPictures
-from streaming.manifests import append_manifest, manifest_ids, read_manifest, withdraw
+from streaming.manifests import RETRY, append_manifest, manifest_ids, read_manifest, withdraw
 from streaming.requests import Requests, create_request
+from streaming.retries import Retries, retry_ids
 
 _ATTEMPTS = 100
 _LONGEST_REST = 60.0
@@ -34,6 +35,8 @@ def withdraw_repeating(output: Folder, is_committed: Callable[[str], bool]) -> K
         for unfinished in _repeating(output, manifest, is_committed):
             _withdraw(output, unfinished, read_manifest(output, unfinished))
             withdrawn = True
+    for repeated in _repeated_retries(output, is_committed):
+        withdraw(output, repeated)
     return KnownPictures(output) if withdrawn else known
 
 
@@ -46,9 +49,24 @@ def _repeating(output: Folder, manifest: str, is_committed: Callable[[str], bool
         other
         for other in manifest_ids(output)
         if other != manifest
+        and not other.endswith(RETRY)
         and not is_committed(other)
         and any(picture.identity in pictures for picture in read_manifest(output, other))
     ]
+
+
+def _repeated_retries(output: Folder, is_committed: Callable[[str], bool]) -> list[str]:
+    """Unfinished manifests of retries that are done, or that have another manifest: they are a former holder's."""
+    manifests = [manifest for manifest in manifest_ids(output) if manifest.endswith(RETRY)]
+    finished = {manifest for manifest in manifests if is_committed(manifest)}
+    waiting = {*retry_ids(output)} if manifests else set()
+    repeated = []
+    for manifest in sorted(manifests, key=lambda one: (one not in finished, one)):
+        retry = manifest.partition("-")[2]
+        if manifest not in finished and retry not in waiting:
+            repeated.append(manifest)
+        waiting.discard(retry)
+    return repeated
 
 
 def _withdraw(output: Folder, manifest: str, pictures: Sequence[StoredPicture]) -> None:
@@ -67,13 +85,15 @@ class ManifestWriter:
 
     Attributes:
         requests: what others asked for.
+        retries: those of them that are for pictures in quarantine.
     """
 
     def __init__(self, output: Folder, known: KnownPictures, may_append: Callable[[], None]) -> None:
         self._output = output
         self._known = known
         self._may_append = may_append
-        self.requests = Requests(output, self.append_unknown)
+        self.retries = Retries(output, self._find_retry, self._append_retry)
+        self.requests = Requests(output, self.append_unknown, self.retries)
         self._expected = {*manifest_ids(output)}
         self._lock = threading.RLock()
 
@@ -93,6 +113,9 @@ class ManifestWriter:
         """Whether the pictures of a manifest may be featurized: it is ours, or repeats none; otherwise withdraw it."""
         with self._lock:
             if manifest not in self._expected:
+                if manifest.endswith(RETRY):  # ours has the same pictures, or will
+                    withdraw(self._output, manifest)
+                    return False
                 pictures = read_manifest(self._output, manifest)
                 unknown = self._known.unknown(pictures)
                 if len(unknown) < len(pictures):
@@ -114,11 +137,21 @@ class ManifestWriter:
                 self._expected.add(self._append(pictures, datetime.now(UTC)))
                 self._known.add(pictures)
 
-    def _append(self, pictures: Sequence[StoredPicture], now: datetime) -> str:
+    def _find_retry(self, retry: str) -> str | None:
+        with self._lock:
+            return next((manifest for manifest in self._expected if manifest.endswith(f"-{retry}")), None)
+
+    def _append_retry(self, retry: str, pictures: Sequence[StoredPicture]) -> str:
+        with self._lock:
+            manifest = self._append(pictures, datetime.now(UTC), retry)
+            self._expected.add(manifest)
+            return manifest
+
+    def _append(self, pictures: Sequence[StoredPicture], now: datetime, retry: str | None = None) -> str:
         for attempt in itertools.count():
             try:
                 self._may_append()
-                return append_manifest(self._output, pictures, now)
+                return append_manifest(self._output, pictures, now, retry)
             except TransientError as error:
                 # It may be there all the same, so no other may list these pictures: this one is tried until it is.
                 if attempt == _ATTEMPTS:

@@ -17,6 +17,8 @@ from streaming.features.stored import Folder, StoredPicture
 
 FOLDER = "_manifests"
 SUFFIX = ".json"
+RETRY = "-retry"
+"""Ends the id of a manifest whose pictures are known already, and are to be featurized once more."""
 SPARK_SCHEMA = "manifest STRING, path STRING, length LONG, modification_time TIMESTAMP, etag STRING"
 
 _WITHDRAWN = f"{FOLDER}/_withdrawn-"
@@ -32,11 +34,11 @@ def prepare_log(output: Folder) -> None:
         output.create(_ABOUT, _ABOUT_TEXT)
 
 
-def append_manifest(output: Folder, pictures: Sequence[StoredPicture], now: datetime) -> str:
-    """Write a manifest durably and return its id: when it was written, and a hash of what it lists."""
+def append_manifest(output: Folder, pictures: Sequence[StoredPicture], now: datetime, retry: str | None = None) -> str:
+    """Write a manifest durably and return its id: the time, and a hash of what it lists or the id of the retry."""
     paths = "\n".join(picture.path for picture in pictures)
     digest = hashlib.sha256(paths.encode()).hexdigest()
-    manifest = f"{now.astimezone(UTC):%Y%m%dT%H%M%S%fZ}-{digest[:8]}"
+    manifest = f"{now.astimezone(UTC):%Y%m%dT%H%M%S%fZ}-{retry or digest[:8]}"
     with suppress(AlreadyExistsError):  # the same pictures in the same microsecond: it is the same manifest
         output.create(manifest_name(manifest), encode(pictures, manifest=manifest))
     return manifest

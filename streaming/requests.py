@@ -15,10 +15,9 @@ from contextlib import suppress
 
 from conf.errors import AlreadyExistsError, NotFoundError, OutputError
 from streaming.features.stored import Folder, StoredPicture
-from streaming.manifests import decode, encode
+from streaming.manifests import RETRY, decode, encode
+from streaming.retries import FOLDER, SUFFIX, Retries, ids
 
-FOLDER = "_requests"
-_SUFFIX = ".json"
 _PAUSE_SECONDS = 10  # each look is a paid request on S3
 
 _logger = logging.getLogger(__name__)
@@ -35,8 +34,7 @@ def create_request(output: Folder, pictures: Sequence[StoredPicture]) -> str:
 
 def request_ids(output: Folder) -> list[str]:
     """The ids of the requests that nobody has taken in yet."""
-    names = output.names(FOLDER)
-    return [name.removeprefix(f"{FOLDER}/").removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX)]
+    return [request for request in ids(output) if not request.endswith(RETRY)]
 
 
 def read_request(output: Folder, request: str) -> list[StoredPicture]:
@@ -58,7 +56,7 @@ def delete_request(output: Folder, request: str) -> None:
 
 
 def _name(request: str) -> str:
-    return f"{FOLDER}/{request}{_SUFFIX}"
+    return f"{FOLDER}/{request}{SUFFIX}"
 
 
 class Requests:
@@ -67,16 +65,20 @@ class Requests:
     Args:
         output: has the requests.
         append_unknown: writes those that no manifest holds yet into manifests of at most so many, and counts them.
+        retries: takes in those for pictures in quarantine.
     """
 
-    def __init__(self, output: Folder, append_unknown: Callable[[Sequence[StoredPicture], int], int]) -> None:
+    def __init__(
+        self, output: Folder, append_unknown: Callable[[Sequence[StoredPicture], int], int], retries: Retries
+    ) -> None:
         self._output = output
         self._append_unknown = append_unknown
+        self._retries = retries
         self._next_look = 0.0
 
     def are_pending(self) -> bool:
         """Whether there is any."""
-        return bool(request_ids(self._output))
+        return bool(ids(self._output))
 
     def take_in(self, max_pictures: int) -> int:
         """Turn what is requested into manifests, of at most `max_pictures` each, and delete the requests.
@@ -84,12 +86,14 @@ class Requests:
         It may be called as often as one likes: it looks for requests once per 10 s.
 
         Returns:
-            The number of pictures that were not known before.
+            The number of pictures that were not known before, or are retried.
         """
         if time.monotonic() < self._next_look:
             return 0
         self._next_look = time.monotonic() + _PAUSE_SECONDS
-        return sum(self._take(request, max_pictures) for request in request_ids(self._output))
+        requests = ids(self._output)
+        retried = self._retries.take_in([request for request in requests if request.endswith(RETRY)])
+        return retried + sum(self._take(request, max_pictures) for request in requests if not request.endswith(RETRY))
 
     def _take(self, request: str, max_pictures: int) -> int:
         try:

@@ -62,7 +62,7 @@ class ParquetSink:
         today = f"date={datetime.now(UTC):%Y-%m-%d}"
         for table, schema in ((FEATURES_TABLE, FEATURES), (QUARANTINE_TABLE, QUARANTINE)):
             if next(self._output.names(table), None) is None:
-                self._output.create(f"{table}/{today}/empty.parquet", _as_parquet(schema.empty_table()))
+                self._output.create(f"{table}/{today}/empty.parquet", as_parquet(schema.empty_table()))
 
     def latest_model(self) -> str | None:
         """The model of the latest rows; None if there are none."""
@@ -78,9 +78,9 @@ class ParquetSink:
     def commit(self, manifest: str, result: Result) -> bool:
         quarantine = quarantine_rows(result)
         if len(quarantine):
-            self._create_or_replace(table_file(QUARANTINE_TABLE, manifest), _as_parquet(quarantine))
+            self._create_or_replace(table_file(QUARANTINE_TABLE, manifest), as_parquet(quarantine))
         try:
-            self._output.create(table_file(FEATURES_TABLE, manifest), _as_parquet(feature_rows(result)))
+            self._output.create(table_file(FEATURES_TABLE, manifest), as_parquet(feature_rows(result)))
         except AlreadyExistsError:
             return False
         return True
@@ -114,7 +114,8 @@ def _stamped(rows: pa.Table, result: Result, schema: pa.Schema) -> pa.Table:
     return rows.select(schema.names).cast(schema)
 
 
-def _as_parquet(table: pa.Table) -> bytes:
+def as_parquet(table: pa.Table) -> bytes:
+    """The content of a file of a table."""
     buffer = pa.BufferOutputStream()
     pq.write_table(table, buffer, compression="zstd")
     data: bytes = buffer.getvalue().to_pybytes()

@@ -115,6 +115,15 @@ def _is_unicode(name: str) -> bool:
     return True
 
 
+def look_up(path: str) -> StoredPicture | None:
+    """A file as it is now; None if it is gone or may not be looked at."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return StoredPicture(path, status.st_size, _timestamp(status.st_mtime_ns), changed_at=status.st_ctime)
+
+
 def read_picture(path: str, limit: int) -> bytes:
     """The first `limit` + 1 bytes of a picture, so that a longer one shows itself.
 

@@ -23,6 +23,7 @@ from conf.errors import (
     NotFoundError,
     RefusedError,
     StorageError,
+    TransientError,
 )
 from conf.s3 import S3Connection
 from streaming.features.stored import StoredPicture
@@ -85,6 +86,19 @@ def _pages(folder: str, connection: S3Connection, options: dict[str, str]) -> It
     paginator = connection.client().get_paginator("list_objects_v2")
     with _explained(folder, f"s3:ListBucket on {bucket}"):
         yield from paginator.paginate(Bucket=bucket, Prefix=prefix, **options)
+
+
+def look_up(path: str, connection: S3Connection) -> StoredPicture | None:
+    """See `storage.look_up`; one request."""
+    bucket, key = _split(path)
+    try:
+        with _explained(path, f"s3:GetObject on {bucket}"):
+            answer = connection.client().head_object(Bucket=bucket, Key=key)
+    except TransientError:
+        raise
+    except StorageError:
+        return None
+    return StoredPicture(path, answer["ContentLength"], answer["LastModified"], answer["ETag"].strip('"'))
 
 
 def read_picture(path: str, limit: int, connection: S3Connection) -> bytes:

@@ -116,6 +116,15 @@ def read_picture(path: str, limit: int, connection: S3Connection = AWS_DEFAULTS)
     return _s3().read_picture(path, limit, connection) if is_on_s3(path) else local.read_picture(path, limit)
 
 
+def look_up(path: str, connection: S3Connection = AWS_DEFAULTS) -> StoredPicture | None:
+    """A picture as its store has it now; None if it is gone or may not be looked at.
+
+    Raises:
+        TransientError: the store fails now.
+    """
+    return _s3().look_up(path, connection) if is_on_s3(path) else local.look_up(path)
+
+
 def open_folder(uri: str, connection: S3Connection = AWS_DEFAULTS) -> Folder:
     """The folder at `uri`, which need not exist yet."""
     path = resolve(uri)

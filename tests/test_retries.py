@@ -1,0 +1,205 @@
+"""Retries: what then passes leaves quarantine, whoever is killed when; no Spark needed."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from streaming import known, retries
+from streaming.features.local import LocalFolder
+from streaming.features.schema import OUTCOMES
+from streaming.features.stored import Folder, StoredPicture
+from streaming.manifest_writer import ManifestWriter, withdraw_repeating
+from streaming.manifests import append_manifest, is_withdrawn, manifest_ids, read_manifest
+from streaming.retries import Quarantined, create_retry, retry_ids
+from streaming.sink import ParquetSink, Result
+
+NOW = datetime(2026, 1, 31, tzinfo=UTC)
+
+
+class Killed(BaseException):
+    """As by a signal."""
+
+
+class MortalFolder(LocalFolder):
+    """Kills its process before or after the nth write."""
+
+    def __init__(self, root: str, nth: int, when: str) -> None:
+        super().__init__(root)
+        self.left = nth
+        self._when = when
+
+    def _write(self, write: Callable[..., Any], *arguments: object) -> Any:
+        self.left -= 1
+        if self.left == 0 and self._when == "before":
+            raise Killed
+        result = write(*arguments)
+        if self.left == 0:
+            raise Killed
+        return result
+
+    def create(self, name: str, data: bytes) -> str:
+        return str(self._write(super().create, name, data))
+
+    def replace(self, name: str, data: bytes, tag: str) -> str:
+        return str(self._write(super().replace, name, data, tag))
+
+    def delete(self, name: str) -> None:
+        self._write(super().delete, name)
+
+
+def _pictures(names: Collection[str]) -> list[StoredPicture]:
+    return [StoredPicture(f"/in/{name} %.jpg", 1, NOW) for name in names]
+
+
+def _outcomes(pictures: Sequence[StoredPicture], reasons: dict[str, str]) -> pa.Table:
+    """Features, or a reason for those that have one by their name's first letter."""
+    why = [reasons.get(picture.path[4]) for picture in pictures]
+    columns: dict[str, list[Any]] = {name: [1 if reason is None else None for reason in why] for name in OUTCOMES.names}
+    columns |= {name: [getattr(picture, name) for picture in pictures] for name in ("path", "length")}
+    columns |= {"modification_time": [NOW] * len(why), "reason": why, "detail": why, "sha256": why}
+    columns["features"] = [[1.0] if reason is None else None for reason in why]
+    return pa.table(columns, schema=OUTCOMES)
+
+
+def _tenure(output: Folder, reasons: dict[str, str]) -> None:
+    """What a holder of the lease does to its end, after one that was killed when it had folded its log."""
+    sink = ParquetSink(output)
+    _writer(output).retries.settle()
+    known.fold(output, [manifest for manifest in manifest_ids(output) if sink.is_committed(manifest)])
+    writer = _writer(output)
+    writer.requests.take_in(10)
+    for manifest in manifest_ids(output):
+        if writer.admit(manifest):
+            sink.commit(manifest, Result(_outcomes(read_manifest(output, manifest), reasons), "model", NOW))
+    writer.retries.settle()
+
+
+def _writer(output: Folder) -> ManifestWriter:
+    """As at the start of a stream."""
+    return ManifestWriter(output, withdraw_repeating(output, ParquetSink(output).is_committed), lambda: None)
+
+
+def _rows(output: Folder, table: str) -> list[tuple[str, str, str | None]]:
+    """Name, manifest and reason; of a manifest that is not finished no row counts."""
+    finished = [name for name in output.names(table) if ParquetSink(output).is_committed(Path(name).stem)]
+    return [
+        (row["path"][4], Path(name).stem, row.get("reason"))
+        for name in finished
+        for row in pq.read_table(io.BytesIO(output.read(name))).to_pylist()
+    ]
+
+
+def _retry(output: Folder, names: str = "abcdefg") -> str:
+    rows = _rows(output, "quarantine")
+    return create_retry(output, [Quarantined(*_pictures(one), manifest) for one, manifest, _ in rows if one in names])
+
+
+def _counted(output: Folder) -> Counter[str]:
+    return Counter(name for table in ("features", "quarantine") for name, *_ in _rows(output, table))
+
+
+@pytest.fixture
+def quarantined(output: Folder) -> Folder:
+    """An output of the pictures a to g, of which b, d, e and f are in the quarantine of two manifests."""
+    for names in ("abc", "defg"):
+        append_manifest(output, _pictures(names), NOW)
+    _tenure(output, {"b": "denied", "d": "denied", "e": "corrupt", "f": "vanished"})
+    return output
+
+
+def test_what_passes_leaves_quarantine_and_what_fails_again_stays_once(quarantined: Folder) -> None:
+    """With the newest reason; asking twice before the stream takes it in is asking once."""
+    assert _retry(quarantined) == _retry(quarantined)
+    _tenure(quarantined, {"e": "corrupt", "f": "denied"})
+    assert _counted(quarantined) == Counter("abcdefg")
+    assert sorted((name, reason) for name, _, reason in _rows(quarantined, "quarantine")) == [
+        ("e", "corrupt"),
+        ("f", "denied"),
+    ]
+    assert retry_ids(quarantined) == []
+    _retry(quarantined)
+    _tenure(quarantined, {})
+    assert sorted(name for name, *_ in _rows(quarantined, "features")) == list("abcdefg")
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_kill_at_any_write_is_finished_by_the_next_holder(quarantined: Folder, when: str, tmp_path: Path) -> None:
+    """At each moment, each picture is in one of the tables; in the end in one only, once."""
+    kills = 0
+    for nth in range(1, 100):
+        root = str(tmp_path / f"{when} {nth}")
+        _copy(quarantined, root)
+        mortal = MortalFolder(root, nth, when)
+        for step in (_retry, lambda folder: _tenure(folder, {"e": "corrupt", "f": "denied"})):
+            try:
+                step(mortal)
+            except Killed:
+                kills += 1
+                assert set(_counted(mortal)) == set("abcdefg")
+                step(mortal)
+        assert _counted(mortal) == Counter("abcdefg"), f"killed {when} write {nth}"
+        assert sorted(name for name, *_ in _rows(mortal, "quarantine")) == ["e", "f"]
+        assert retry_ids(mortal) == []
+        assert not any("_withdrawn" in name for name in mortal.names("_manifests"))
+        if mortal.left > 0:
+            break
+    assert kills >= 9
+
+
+def _copy(folder: Folder, root: str) -> None:
+    for name in folder.names(""):
+        LocalFolder(root).create(name, folder.read(name))
+
+
+def test_retries_that_overlap_repeat_nothing(quarantined: Folder) -> None:
+    """Some by reason and then all; and one whose rows are gone by the time when it is taken in."""
+    late = [Quarantined(*_pictures(name), manifest) for name, manifest, _ in _rows(quarantined, "quarantine")]
+    _retry(quarantined, "bd")
+    _retry(quarantined)
+    _retry(quarantined, "de")
+    _tenure(quarantined, {"f": "denied"})
+    assert _counted(quarantined) == Counter("abcdefg")
+    create_retry(quarantined, late)
+    _tenure(quarantined, {})
+    assert _counted(quarantined) == Counter("abcdefg")
+    assert retry_ids(quarantined) == []
+
+
+@pytest.mark.parametrize("seen", ["running", "at the start"])
+def test_a_manifest_of_a_former_holder_for_the_same_retry_is_withdrawn(quarantined: Folder, seen: str) -> None:
+    """It woke up after its lease and appended one more."""
+    retry = _retry(quarantined)
+    writer = _writer(quarantined)
+    writer.requests.take_in(10)
+    [ours] = [manifest for manifest in manifest_ids(quarantined) if manifest.endswith(retry)]
+    foreign = append_manifest(quarantined, _pictures("bdef"), datetime.now(UTC), retry)
+    if seen == "running":
+        assert writer.admit(ours)
+        assert not writer.admit(foreign)
+    _tenure(quarantined, {})
+    assert is_withdrawn(quarantined, foreign)
+    assert _counted(quarantined) == Counter("abcdefg")
+    late = append_manifest(quarantined, _pictures("bdef"), datetime.now(UTC), retry)
+    _tenure(quarantined, {})
+    assert is_withdrawn(quarantined, late)
+    assert _counted(quarantined) == Counter("abcdefg")
+
+
+def test_rows_of_an_unfinished_manifest_and_of_other_pictures_stay(quarantined: Folder) -> None:
+    """Also while somebody else rewrites the file."""
+    [first, second] = sorted({manifest for _, manifest, _ in _rows(quarantined, "quarantine")})
+    retries.remove_rows(quarantined, second, ["/in/e %.jpg", "/in/b %.jpg"])
+    retries.remove_rows(quarantined, "20260101T000000000000Z-none", ["/in/e %.jpg"])
+    assert sorted(name for name, *_ in _rows(quarantined, "quarantine")) == ["b", "d", "f"]
+    retries.remove_rows(quarantined, first, ["/in/b %.jpg"])
+    assert sorted(name for name, *_ in _rows(quarantined, "quarantine")) == ["d", "f"]
+    assert len(list(quarantined.names("quarantine"))) == 2
