@@ -107,6 +107,7 @@ class Retries:
         self._append = append
         self._manifests: dict[str, str] = {}
         self._pictures: dict[str, frozenset[bytes]] = {}
+        self._under_way: set[bytes] = set()
         self._lock = threading.Lock()
 
     def take_in(self, retries: Sequence[str]) -> int:
@@ -150,6 +151,7 @@ class Retries:
     def _await(self, retry: str, manifest: str, pictures: Sequence[StoredPicture]) -> None:
         self._manifests[retry] = manifest
         self._pictures[retry] = frozenset(picture.identity for picture in pictures)
+        self._under_way |= self._pictures[retry]
 
     def _take(self, retry: str) -> int:
         if self._has_manifest(retry):
@@ -178,8 +180,7 @@ class Retries:
         return [
             row
             for row in asked
-            if (row.manifest, row.picture.path) in there
-            and not any(row.picture.identity in pictures for pictures in self._pictures.values())
+            if (row.manifest, row.picture.path) in there and row.picture.identity not in self._under_way
         ]
 
     def _quarantined_paths(self, manifest: str) -> list[str]:
@@ -198,7 +199,8 @@ class Retries:
             for manifest, gone in paths.items():
                 remove_rows(self._output, manifest, gone)
             self._output.delete(_name(retry))
-        del self._manifests[retry], self._pictures[retry]
+        del self._manifests[retry]
+        self._under_way -= self._pictures.pop(retry)
 
 
 def remove_rows(output: Folder, manifest: str, paths: Sequence[str]) -> None:
