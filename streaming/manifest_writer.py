@@ -93,7 +93,7 @@ class ManifestWriter:
         self._known = known
         self._may_append = may_append
         self.retries = Retries(output, self._find_retry, self._append_retry)
-        self.requests = Requests(output, self.append_unknown, self.retries)
+        self.requests = Requests(output, self.append_unknown, self.retries.take_in)
         self._expected = {*manifest_ids(output)}
         self._lock = threading.RLock()
 

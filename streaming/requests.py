@@ -16,8 +16,9 @@ from contextlib import suppress
 from conf.errors import AlreadyExistsError, NotFoundError, OutputError
 from streaming.features.stored import Folder, StoredPicture
 from streaming.manifests import RETRY, decode, encode
-from streaming.retries import FOLDER, SUFFIX, Retries, ids
 
+FOLDER = "_requests"
+SUFFIX = ".json"
 _PAUSE_SECONDS = 10  # each look is a paid request on S3
 
 _logger = logging.getLogger(__name__)
@@ -34,7 +35,13 @@ def create_request(output: Folder, pictures: Sequence[StoredPicture]) -> str:
 
 def request_ids(output: Folder) -> list[str]:
     """The ids of the requests that nobody has taken in yet."""
-    return [request for request in ids(output) if not request.endswith(RETRY)]
+    return [request for request in all_ids(output) if not request.endswith(RETRY)]
+
+
+def all_ids(output: Folder) -> list[str]:
+    """The same, with those for pictures in quarantine: see `retries`."""
+    names = output.names(FOLDER)
+    return [name.removeprefix(f"{FOLDER}/").removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX)]
 
 
 def read_request(output: Folder, request: str) -> list[StoredPicture]:
@@ -65,20 +72,23 @@ class Requests:
     Args:
         output: has the requests.
         append_unknown: writes those that no manifest holds yet into manifests of at most so many, and counts them.
-        retries: takes in those for pictures in quarantine.
+        take_in_retries: does with those for pictures in quarantine, by id, what is to be done, and counts the pictures.
     """
 
     def __init__(
-        self, output: Folder, append_unknown: Callable[[Sequence[StoredPicture], int], int], retries: Retries
+        self,
+        output: Folder,
+        append_unknown: Callable[[Sequence[StoredPicture], int], int],
+        take_in_retries: Callable[[Sequence[str]], int],
     ) -> None:
         self._output = output
         self._append_unknown = append_unknown
-        self._retries = retries
+        self._take_in_retries = take_in_retries
         self._next_look = 0.0
 
     def are_pending(self) -> bool:
         """Whether there is any."""
-        return bool(ids(self._output))
+        return bool(all_ids(self._output))
 
     def take_in(self, max_pictures: int) -> int:
         """Turn what is requested into manifests, of at most `max_pictures` each, and delete the requests.
@@ -91,8 +101,8 @@ class Requests:
         if time.monotonic() < self._next_look:
             return 0
         self._next_look = time.monotonic() + _PAUSE_SECONDS
-        requests = ids(self._output)
-        retried = self._retries.take_in([request for request in requests if request.endswith(RETRY)])
+        requests = all_ids(self._output)
+        retried = self._take_in_retries([request for request in requests if request.endswith(RETRY)])
         return retried + sum(self._take(request, max_pictures) for request in requests if not request.endswith(RETRY))
 
     def _take(self, request: str, max_pictures: int) -> int:

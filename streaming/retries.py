@@ -30,10 +30,8 @@ import pyarrow.parquet as pq
 from conf.errors import AlreadyExistsError, ConflictError, NotFoundError, OutputError
 from streaming.features.stored import Folder, StoredPicture
 from streaming.manifests import RETRY, decode, encode, table_file
+from streaming.requests import FOLDER, SUFFIX, all_ids
 from streaming.sink import FEATURES_TABLE, QUARANTINE_TABLE, as_parquet
-
-FOLDER = "_requests"
-SUFFIX = ".json"
 
 _logger = logging.getLogger(__name__)
 
@@ -76,15 +74,9 @@ def _name(retry: str) -> str:
     return f"{FOLDER}/{retry}{SUFFIX}"
 
 
-def ids(output: Folder) -> list[str]:
-    """The ids of all requests, these and others."""
-    names = output.names(FOLDER)
-    return [name.removeprefix(f"{FOLDER}/").removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX)]
-
-
 def retry_ids(output: Folder) -> list[str]:
     """The ids of the retries that are not finished."""
-    return [request for request in ids(output) if request.endswith(RETRY)]
+    return [request for request in all_ids(output) if request.endswith(RETRY)]
 
 
 class Retries:

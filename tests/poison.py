@@ -53,6 +53,10 @@ def install() -> None:
     imaging.decode = decode
 
 
+def _read_nowhere() -> None:
+    ctypes.string_at(0)
+
+
 def _hang() -> None:
     ctypes.PyDLL(None).sleep(3600)  # a PyDLL keeps the GIL, so that no thread of Python could end it
 
@@ -87,7 +91,7 @@ def _only(times: int, harm: Callable[[], None]) -> Callable[[], None]:
 
 
 _HARMS: dict[str, Callable[[], None]] = {
-    "segfault": lambda: ctypes.string_at(0) and None,
+    "segfault": _read_nowhere,
     "hang": _hang,
     "memory": _fill_memory,
     "die twice": _only(2, _die),

@@ -98,9 +98,14 @@ def _rows(output: Folder, table: str) -> list[tuple[str, str, str | None]]:
     ]
 
 
+def _row(name: str, manifest: str) -> Quarantined:
+    [picture] = _pictures(name)
+    return Quarantined(picture, manifest)
+
+
 def _retry(output: Folder, names: str = "abcdefg") -> str:
     rows = _rows(output, "quarantine")
-    return create_retry(output, [Quarantined(*_pictures(one), manifest) for one, manifest, _ in rows if one in names])
+    return create_retry(output, [_row(one, manifest) for one, manifest, _ in rows if one in names])
 
 
 def _counted(output: Folder) -> Counter[str]:
@@ -162,7 +167,7 @@ def _copy(folder: Folder, root: str) -> None:
 
 def test_retries_that_overlap_repeat_nothing(quarantined: Folder) -> None:
     """Some by reason and then all; and one whose rows are gone by the time when it is taken in."""
-    late = [Quarantined(*_pictures(name), manifest) for name, manifest, _ in _rows(quarantined, "quarantine")]
+    late = [_row(name, manifest) for name, manifest, _ in _rows(quarantined, "quarantine")]
     _retry(quarantined, "bd")
     _retry(quarantined)
     _retry(quarantined, "de")
