@@ -21,7 +21,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from batch_fit.statistics import Statistics, fold_batch, merge_all
 from streaming.features.dealing import deal
 from streaming.features.featurizer import Recipe, featurize_with
-from streaming.features.schema import OUTCOMES, PICTURES
+from streaming.features.schema import OUTCOMES, as_table
 from streaming.features.storage import spark_uri
 from streaming.features.stored import StoredPicture, identity_of
 
@@ -84,7 +84,7 @@ def featurize(
         save_to: canonical path of a new Parquet table of path, label and features; None for none.
         done: counts the pictures of finished tasks, for a progress bar.
     """
-    tasks = deal(_as_table(pictures), _task_count(len(pictures)))
+    tasks = deal(as_table(pictures), _task_count(len(pictures)))
     frame = spark.createDataFrame(tasks)
     broadcast = spark.sparkContext.broadcast(recipe)
     to_outcomes = featurize_with(broadcast)
@@ -106,12 +106,6 @@ def featurize(
 def _task_count(pictures: int) -> int:
     low, high = _PICTURES_PER_TASK
     return math.ceil(pictures / min(max(pictures // _TASKS, low), high))
-
-
-def _as_table(pictures: Sequence[StoredPicture]) -> pa.Table:
-    return pa.table(
-        {name: [getattr(picture, name) for picture in pictures] for name in PICTURES.names}, schema=PICTURES
-    )
 
 
 def _collect(folded: DataFrame, tasks: int) -> pa.Table:

@@ -23,6 +23,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 from benchmarks.common import CORES, Figure, at_most, new_place, print_figures, wait_for_quiet
 from conf.session import start_session
 from conf.settings import StreamSettings, load_settings
+from streaming.ahead import Ahead
 from streaming.epochs import Epochs
 from streaming.executors import Executors
 from streaming.features.registry import Registry
@@ -98,7 +99,7 @@ class _Stream:
 
     def _batches(self) -> MicroBatches:
         return MicroBatches(
-            Executors(self._spark),
+            Ahead(Executors(self._spark), lambda manifest: None),
             self._models,
             self._sink,
             lambda: None,

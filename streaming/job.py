@@ -26,6 +26,7 @@ from conf.s3 import CHECKPOINT_PROPERTIES, S3Connection
 from conf.session import explain_failure, start_session
 from conf.settings import Settings
 from streaming import manifests
+from streaming.ahead import Ahead
 from streaming.discovery import Discoverer, DiscoveryThread, ListingDiscoverer
 from streaming.epochs import Epochs
 from streaming.events import EventsDiscoverer, check_interval
@@ -64,7 +65,7 @@ class Places:
 
     def spark_properties(self) -> dict[str, str]:
         """What Spark needs for these places."""
-        properties = {"spark.sql.streaming.pollingDelay": "100ms"}
+        properties = {"spark.sql.streaming.pollingDelay": "100ms", "spark.scheduler.mode": "FAIR"}
         if any(is_on_s3(place.root) for place in (self.output, self.checkpoint)):
             properties |= self.connection.spark_properties()
             properties["spark.sql.streaming.pollingDelay"] = "500ms"  # each look for a manifest is a paid request
@@ -202,12 +203,27 @@ class StreamJob:
                 used,
                 current,
             )
+        ahead = Ahead(Executors(spark), self._writer.read_next)
+        try:
+            self._run_epochs(spark, models, ahead, discovery, available_now=available_now)
+        finally:
+            ahead.close()
+
+    def _run_epochs(
+        self,
+        spark: SparkSession,
+        models: ModelSource,
+        ahead: Ahead,
+        discovery: DiscoveryThread | None,
+        *,
+        available_now: bool,
+    ) -> None:
         limit = self._settings.stream.epoch_manifests
         full = self._epochs.is_full(limit)
         pauses = _pauses()
         while True:
             batches = MicroBatches(
-                Executors(spark),
+                ahead,
                 models,
                 self._sink,
                 self._lease.check,
@@ -218,6 +234,7 @@ class StreamJob:
             try:
                 if full:
                     self._epochs.turn()
+                    self._writer.forget_folded()
                     full = False
                 self._run_query(spark, batches, discovery, limit, available_now=available_now)
             except (AppError, PySparkException, Py4JError) as error:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from conf.errors import AlreadyExistsError
-from streaming.features.schema import PICTURES
+from streaming.features.schema import PICTURES, as_table
 from streaming.features.stored import IDENTITY_BYTES, Folder, StoredPicture
 from streaming.manifests import manifest_ids, manifest_name, read_manifest
 
@@ -117,12 +117,9 @@ def fold(output: Folder, manifests: Sequence[str]) -> None:
 
 
 def _as_table(manifest: str, pictures: Sequence[StoredPicture]) -> pa.Table:
-    columns = {
-        "hash": [picture.identity for picture in pictures],
-        "manifest": [manifest] * len(pictures),
-        **{name: [getattr(picture, name) for picture in pictures] for name in PICTURES.names},
-    }
-    return pa.table(columns, schema=_SCHEMA)
+    listed = as_table(pictures)
+    columns = {"hash": [picture.identity for picture in pictures], "manifest": [manifest] * len(listed)}
+    return pa.table({**columns, **{name: listed.column(name) for name in PICTURES.names}}, schema=_SCHEMA)
 
 
 def is_folded(output: Folder, manifest: str) -> bool:

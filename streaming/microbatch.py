@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 
 from conf.errors import OutputError
-from streaming.executors import Executors
+from streaming.ahead import Ahead
 from streaming.features.schema import PICTURES
 from streaming.manifests import written_at
 from streaming.models import ModelSource
@@ -35,7 +35,7 @@ class BatchReport:
         manifest: its identity.
         pictures: rows in features and quarantine together.
         quarantined: rows in quarantine, by reason.
-        seconds: from its start to its commit.
+        seconds: from the start of its featurizing to its commit.
         seconds_behind: from the writing of its manifest to its commit.
         model_version: the model of all its rows.
     """
@@ -56,7 +56,7 @@ class MicroBatches:
     """The function that foreachBatch calls.
 
     Args:
-        executors: do the work.
+        ahead: does the work.
         models: gives each micro-batch its model.
         sink: takes the results.
         may_commit: called before each commit; raises if this process has lost the right to write.
@@ -67,7 +67,7 @@ class MicroBatches:
 
     def __init__(
         self,
-        executors: Executors,
+        ahead: Ahead,
         models: ModelSource,
         sink: Sink,
         may_commit: Callable[[], None],
@@ -75,7 +75,7 @@ class MicroBatches:
         check_missing: Callable[[int], None],
         on_report: Callable[[BatchReport], None],
     ) -> None:
-        self._executors = executors
+        self._ahead = ahead
         self._models = models
         self._sink = sink
         self._may_commit = may_commit
@@ -106,7 +106,6 @@ class MicroBatches:
             pass
 
     def _process(self, batch: pa.Table, batch_id: int) -> None:
-        started = time.monotonic()
         [manifest, *others] = pc.unique(batch.column("manifest")).to_pylist() or [None]
         if manifest is None:
             self._check_missing(batch_id)
@@ -119,7 +118,8 @@ class MicroBatches:
         if not self._admit(manifest):
             return
         model = self._models.current()
-        outcomes = self._executors.featurize(batch.select(PICTURES.names).cast(PICTURES), model)
+        done = self._ahead.featurize(manifest, batch.select(PICTURES.names).cast(PICTURES), model)
+        outcomes = done.outcomes
         if outcomes.column("path").to_pylist() != batch.column("path").to_pylist():
             raise OutputError(f"manifest {manifest}: the outcomes are not one row per picture; this is a defect")
         self._may_commit()
@@ -131,7 +131,7 @@ class MicroBatches:
                 manifest=manifest,
                 pictures=len(outcomes),
                 quarantined=reasons,
-                seconds=time.monotonic() - started,
+                seconds=time.monotonic() - done.started,
                 seconds_behind=(datetime.now(UTC) - written_at(manifest)).total_seconds(),
                 model_version=model.version,
             )
