@@ -65,7 +65,12 @@ class Places:
 
     def spark_properties(self) -> dict[str, str]:
         """What Spark needs for these places."""
-        properties = {"spark.sql.streaming.pollingDelay": "100ms", "spark.scheduler.mode": "FAIR"}
+        properties = {
+            "spark.sql.streaming.pollingDelay": "100ms",
+            "spark.scheduler.mode": "FAIR",
+            # A kill in the first write of a checkpoint leaves a file there that nobody reads.
+            "spark.sql.streaming.verifyCheckpointDirectoryEmptyOnStart": "false",
+        }
         if any(is_on_s3(place.root) for place in (self.output, self.checkpoint)):
             properties |= self.connection.spark_properties()
             properties["spark.sql.streaming.pollingDelay"] = "500ms"  # each look for a manifest is a paid request
