@@ -80,7 +80,9 @@ class Place:
         """The manifests in the log."""
         return sorted((self.output / "_manifests").glob("2*.json"))
 
-    def promote_another(self, seed: int, backbone: bytes | None = None) -> str:
+    def promote_another(
+        self, seed: int, backbone: bytes | None = None, held_back: bundle.HeldBackFigures | None = None
+    ) -> str:
         """Promote a model of the same backbone, or another, with a random projection; returns its version."""
         models = open_folder(str(self.models))
         registry = Registry(models)
@@ -92,7 +94,7 @@ class Place:
         models.create(f"{version}/{bundle.BACKBONE}", backbone)
         models.create(f"{version}/{bundle.PROJECTION}", projection.to_bytes())
         former = registry.open(registry.current()).manifest
-        changes = {"version": version, "k": 4, "files": bundle.hash_files(models, version)}
+        changes = {"version": version, "k": 4, "held_back": held_back, "files": bundle.hash_files(models, version)}
         bundle.seal(models, version, former.model_copy(update=changes))
         registry.promote(version)
         return version
