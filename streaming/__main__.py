@@ -10,7 +10,7 @@ import logging
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from tqdm import tqdm
@@ -20,10 +20,11 @@ from conf.cli import Flag, Verb, make_parser, run_program
 from conf.s3 import S3Connection
 from conf.session import explain_failure
 from conf.settings import Settings
+from streaming import metrics
+from streaming.batch_report import BatchReport
 from streaming.features.storage import open_folder, resolve
 from streaming.job import Backlog, open_job
 from streaming.lease import read_holder, request_drain
-from streaming.microbatch import BatchReport
 from streaming.reconcile import reconcile
 
 _logger = logging.getLogger("streaming")
@@ -37,6 +38,7 @@ _FLAGS = (
     Flag("stream.settle", "TIME"),
     Flag("stream.lease", "TIME"),
     Flag("stream.epoch_manifests", "N"),
+    Flag("stream.drift_threshold", "F"),
     Flag("imaging.max_bytes", "SIZE"),
     Flag("imaging.max_pixels", "N"),
     Flag("imaging.fetch_ahead", "N"),
@@ -46,20 +48,27 @@ _REQUIRED = ("input", "models", "output")
 
 
 def _run(settings: Settings, _arguments: argparse.Namespace) -> None:
-    with open_job(settings, _log_batch) as job:
-        job.follow()
+    output, with_metrics = resolve(settings.output or ""), settings.log.metrics == "emf"
+    heartbeat = metrics.Heartbeat(output)
+
+    def log_batch(report: BatchReport) -> None:
+        _log_batch(report, metrics.of_batch(report, output) if with_metrics else {})
+
+    with open_job(settings, log_batch) as job:
+        job.follow(heartbeat.look if with_metrics else lambda busy: None)
 
 
-def _log_batch(report: BatchReport) -> None:
+def _log_batch(report: BatchReport, more: Mapping[str, object]) -> None:
     quarantined = report.quarantined.total()
     _logger.info(
-        "%d pictures, %d quarantined%s, %.0f/s, %.1fs behind, model %s",
+        "%d pictures, %d quarantined%s, %.0f/s, %.1fs behind, model %s%s",
         report.pictures,
         quarantined,
         f" ({_counted(report.quarantined)})" if quarantined else "",
         report.pictures / report.seconds,
         report.seconds_behind,
         report.model_version,
+        "" if report.drift is None else f", drift {report.drift:.2f}",
         extra={
             "data": {
                 "manifest": report.manifest,
@@ -68,6 +77,8 @@ def _log_batch(report: BatchReport) -> None:
                 "pictures_per_second": round(report.pictures / report.seconds, 1),
                 "seconds_behind": round(report.seconds_behind, 3),
                 "model_version": report.model_version,
+                "drift": report.drift,
+                **more,
             }
         },
     )

@@ -9,6 +9,7 @@ import itertools
 import logging
 import random
 import re
+import shlex
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +28,9 @@ from conf.session import explain_failure, start_session
 from conf.settings import Settings
 from streaming import manifests
 from streaming.ahead import Ahead
+from streaming.batch_report import BatchReport
 from streaming.discovery import Discoverer, DiscoveryThread, ListingDiscoverer
+from streaming.drift import DriftMonitor
 from streaming.epochs import Epochs
 from streaming.events import EventsDiscoverer, check_interval
 from streaming.executors import Executors
@@ -36,7 +39,7 @@ from streaming.features.storage import check_outside, is_on_s3, list_pictures, o
 from streaming.features.stored import Folder, OnSkip, StoredPicture
 from streaming.lease import Lease
 from streaming.manifest_writer import ManifestWriter, withdraw_repeating
-from streaming.microbatch import BatchReport, MicroBatches
+from streaming.microbatch import MicroBatches
 from streaming.models import ModelSource
 from streaming.signals import drain_on_signal
 from streaming.sink import ParquetSink
@@ -121,12 +124,17 @@ class StreamJob:
     ) -> None:
         self.stop = threading.Event()
         self._next_drain_look = 0.0
+        self._on_look: Callable[[bool], None] = lambda busy: None
         self._settings = settings
         self._places = places
         self._lease = lease
         self._on_report = on_report
         self._registry = Registry(places.models)
         self._sink = ParquetSink(places.output)
+        refit = (
+            f"python -m batch_fit fit --input {shlex.quote(places.source)} --models {shlex.quote(places.models.root)}"
+        )
+        self._drift = DriftMonitor(settings.stream.drift_threshold, refit)
         places.output.remove_leftovers()
         self._sink.prepare()
         manifests.prepare_log(places.output)
@@ -155,8 +163,13 @@ class StreamJob:
             )
         return "\n".join(lines)
 
-    def follow(self) -> None:
-        """Featurize what arrives until told to stop."""
+    def follow(self, on_look: Callable[[bool], None]) -> None:
+        """Featurize what arrives until told to stop.
+
+        Args:
+            on_look: told several times a second whether a micro-batch is in work.
+        """
+        self._on_look = on_look
         discoverer = self._choose_discoverer()
         with self._session() as spark:
             _logger.info("watching %s; Ctrl-C, or python -m streaming stop, ends it", self._places.source)
@@ -230,6 +243,7 @@ class StreamJob:
             batches = MicroBatches(
                 ahead,
                 models,
+                self._drift,
                 self._sink,
                 self._lease.check,
                 self._writer.admit,
@@ -271,6 +285,7 @@ class StreamJob:
         query = start_query(spark, self._places.output, self._epochs.uri, batches, available_now=available_now)
         try:
             while query.isActive and batches.finished < limit and not self._must_stop(discovery):
+                self._on_look(batches.busy)
                 self.stop.wait(_WATCH_SECONDS)
             failure = query.exception()  # before it is stopped in the middle of a batch, which it takes for one
         finally:

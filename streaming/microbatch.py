@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pyarrow as pa
@@ -19,33 +19,14 @@ from pyspark.sql import DataFrame
 
 from conf.errors import OutputError
 from streaming.ahead import Ahead
+from streaming.batch_report import BatchReport
+from streaming.drift import DriftMonitor
 from streaming.features.schema import PICTURES
 from streaming.manifests import written_at
 from streaming.models import ModelSource
 from streaming.sink import Result, Sink
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class BatchReport:
-    """What a micro-batch did.
-
-    Attributes:
-        manifest: its identity.
-        pictures: rows in features and quarantine together.
-        quarantined: rows in quarantine, by reason.
-        seconds: from the start of its featurizing to its commit.
-        seconds_behind: from the writing of its manifest to its commit.
-        model_version: the model of all its rows.
-    """
-
-    manifest: str
-    pictures: int
-    quarantined: Counter[str]
-    seconds: float
-    seconds_behind: float
-    model_version: str
 
 
 class DrainingError(Exception):
@@ -58,6 +39,7 @@ class MicroBatches:
     Args:
         ahead: does the work.
         models: gives each micro-batch its model.
+        drift: told of the reconstruction errors.
         sink: takes the results.
         may_commit: called before each commit; raises if this process has lost the right to write.
         admit: called with each manifest; False if it is to be passed over.
@@ -69,6 +51,7 @@ class MicroBatches:
         self,
         ahead: Ahead,
         models: ModelSource,
+        drift: DriftMonitor,
         sink: Sink,
         may_commit: Callable[[], None],
         admit: Callable[[str], bool],
@@ -77,6 +60,7 @@ class MicroBatches:
     ) -> None:
         self._ahead = ahead
         self._models = models
+        self._drift = drift
         self._sink = sink
         self._may_commit = may_commit
         self._admit = admit
@@ -98,6 +82,11 @@ class MicroBatches:
                 self.failure = error
                 raise
             self.finished += 1
+
+    @property
+    def busy(self) -> bool:
+        """Whether a micro-batch is in work."""
+        return self._busy.locked()
 
     def drain(self) -> None:
         """Let the micro-batch in work end, and begin no other."""
@@ -123,16 +112,22 @@ class MicroBatches:
         if outcomes.column("path").to_pylist() != batch.column("path").to_pylist():
             raise OutputError(f"manifest {manifest}: the outcomes are not one row per picture; this is a defect")
         self._may_commit()
-        processed_at = batch.column("processed_at")[0].as_py()
-        self._sink.commit(manifest, Result(outcomes, model.version, processed_at))
         reasons = Counter(reason for reason in outcomes.column("reason").to_pylist() if reason)
-        self._on_report(
-            BatchReport(
-                manifest=manifest,
-                pictures=len(outcomes),
-                quarantined=reasons,
-                seconds=time.monotonic() - done.started,
-                seconds_behind=(datetime.now(UTC) - written_at(manifest)).total_seconds(),
-                model_version=model.version,
-            )
+        errors = outcomes.column("reconstruction_error").drop_null().to_numpy()
+        report = BatchReport(
+            manifest=manifest,
+            pictures=len(outcomes),
+            quarantined=reasons,
+            seconds=time.monotonic() - done.started,
+            seconds_behind=_seconds_behind(manifest),
+            model_version=model.version,
+            drift=self._drift.observe(model.version, model.held_back, errors),
         )
+        processed_at = batch.column("processed_at")[0].as_py()
+        self._sink.commit(manifest, Result(outcomes, processed_at, report))
+        seconds = time.monotonic() - done.started  # now that it is committed
+        self._on_report(replace(report, seconds=seconds, seconds_behind=_seconds_behind(manifest)))
+
+
+def _seconds_behind(manifest: str) -> float:
+    return (datetime.now(UTC) - written_at(manifest)).total_seconds()

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from conf.errors import AlreadyExistsError
+from streaming.batch_report import BatchReport
 from streaming.features.schema import FEATURES, QUARANTINE, label_of
 from streaming.features.stored import Folder
 from streaming.manifests import table_file
@@ -29,13 +30,13 @@ class Result:
 
     Attributes:
         outcomes: `schema.OUTCOMES`, one row per picture.
-        model_version: the model that all of them were featurized with.
         processed_at: the time of the micro-batch, the same in a retry.
+        report: of the micro-batch; it stands in the footer of the features file.
     """
 
     outcomes: pa.Table
-    model_version: str
     processed_at: datetime
+    report: BatchReport
 
 
 class Sink(Protocol):
@@ -79,8 +80,9 @@ class ParquetSink:
         quarantine = quarantine_rows(result)
         if len(quarantine):
             self._create_or_replace(table_file(QUARANTINE_TABLE, manifest), _as_parquet(quarantine))
+        features = feature_rows(result).replace_schema_metadata(result.report.as_metadata())
         try:
-            self._output.create(table_file(FEATURES_TABLE, manifest), _as_parquet(feature_rows(result)))
+            self._output.create(table_file(FEATURES_TABLE, manifest), _as_parquet(features))
         except AlreadyExistsError:
             return False
         return True
@@ -108,7 +110,7 @@ def quarantine_rows(result: Result) -> pa.Table:
 
 
 def _stamped(rows: pa.Table, result: Result, schema: pa.Schema) -> pa.Table:
-    stamps = {"model_version": result.model_version, "processed_at": result.processed_at}
+    stamps = {"model_version": result.report.model_version, "processed_at": result.processed_at}
     for name, value in stamps.items():
         rows = rows.append_column(name, pa.array([value] * len(rows), schema.field(name).type))
     return rows.select(schema.names).cast(schema)

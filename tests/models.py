@@ -19,7 +19,9 @@ def random_projection(k: int, seed: int) -> Projection:
     return Projection(np.zeros(1280), np.ones(1280), components, np.full(1280, 1 / 1280))
 
 
-def promote_model(folder: Path, backbone: bytes, k: int, seed: int) -> str:
+def promote_model(
+    folder: Path, backbone: bytes, k: int, seed: int, held_back: bundle.HeldBackFigures | None = None
+) -> str:
     """Put a model into a registry, make it the current one, and return its version."""
     models, now = open_folder(str(folder)), datetime.now(UTC)
     projection = random_projection(k, seed)
@@ -37,6 +39,7 @@ def promote_model(folder: Path, backbone: bytes, k: int, seed: int) -> str:
         input="/nowhere",
         limit=None,
         from_version=None,
+        held_back=held_back,
         files=bundle.hash_files(models, version),
     )
     bundle.seal(models, version, manifest)

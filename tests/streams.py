@@ -78,11 +78,13 @@ class Place:
         """The manifests in the log."""
         return sorted((self.output / "_manifests").glob("2*.json"))
 
-    def promote_another(self, seed: int, backbone: bytes | None = None) -> str:
+    def promote_another(
+        self, seed: int, backbone: bytes | None = None, held_back: bundle.HeldBackFigures | None = None
+    ) -> str:
         """Promote a model of the same backbone, or another, with a random projection; returns its version."""
         registry = Registry(open_folder(str(self.models)))
         backbone = backbone or registry.open(registry.current()).file(bundle.BACKBONE)
-        return promote_model(self.models, backbone, k=4, seed=seed)
+        return promote_model(self.models, backbone, k=4, seed=seed, held_back=held_back)
 
 
 def start(program: str, arguments: Sequence[str], **environment: str) -> subprocess.Popen[str]:
