@@ -1,4 +1,4 @@
-"""The command line of the stream: run, replay, reconcile, stop.
+"""The command line of the stream: run, replay, reconcile, status, stop.
 
 It owns what a person sees of the stream; it must not know how the stream works.
 """
@@ -26,6 +26,7 @@ from streaming.features.storage import open_folder, resolve
 from streaming.job import Backlog, open_job
 from streaming.lease import read_holder, request_drain
 from streaming.reconcile import reconcile
+from streaming.status import read_status
 
 _logger = logging.getLogger("streaming")
 
@@ -150,7 +151,17 @@ def _reconcile(settings: Settings, arguments: argparse.Namespace) -> str:
 
 def _add_reconcile_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--enqueue", action="store_true", help="Request what was missed from the stream.")
+    _add_json(parser)
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="Print one JSON object.")
+
+
+def _status(settings: Settings, arguments: argparse.Namespace) -> str:
+    output = open_folder(settings.output or "", S3Connection.of(settings.s3))
+    status = read_status(output, datetime.now(UTC))
+    return status.as_json() if arguments.json else status.as_text()
 
 
 def _stop(settings: Settings, _arguments: argparse.Namespace) -> str:
@@ -196,6 +207,16 @@ _VERBS = (
         ("input", "output"),
         _reconcile,
         _add_reconcile_arguments,
+    ),
+    Verb(
+        "status",
+        "Tell how the stream on an output is doing.",
+        "Who writes to the output, the last micro-batch, what is outstanding, rates, model, drift, and what was\n"
+        "quarantined of late. It reads the output alone, and so answers for a stream that is dead, too.",
+        (Flag("output", "URI"),),
+        ("output",),
+        _status,
+        _add_json,
     ),
     Verb(
         "stop",
