@@ -37,6 +37,7 @@ from streaming.executors import Executors
 from streaming.features.registry import Registry
 from streaming.features.storage import check_outside, is_on_s3, list_pictures, open_folder, resolve, spark_uri
 from streaming.features.stored import Folder, OnSkip, StoredPicture
+from streaming.known import check_log
 from streaming.lease import Lease
 from streaming.manifest_writer import ManifestWriter, withdraw_repeating
 from streaming.microbatch import MicroBatches
@@ -139,6 +140,7 @@ class StreamJob:
         self._sink.prepare()
         manifests.prepare_log(places.output)
         self._epochs = Epochs(places.checkpoint, places.output, self._sink.is_committed)
+        check_log(places.output)
         known = withdraw_repeating(places.output, self._sink.is_committed)
         self._writer = ManifestWriter(places.output, known, lease.check)
         self._listing = ListingDiscoverer(places.source, places.list_input, self._writer, settings.stream.settle)
@@ -238,6 +240,9 @@ class StreamJob:
     ) -> None:
         limit = self._settings.stream.epoch_manifests
         full = self._epochs.is_full(limit)
+        if lost := self._epochs.lost():
+            _logger.warning("features of %d manifests were deleted, like %s: they are made anew", len(lost), lost[0])
+            full = True
         pauses = _pauses()
         while True:
             batches = MicroBatches(

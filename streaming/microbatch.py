@@ -1,4 +1,4 @@
-"""One micro-batch: one manifest in, one committed result out.
+"""One micro-batch: a manifest in, a committed result out.
 
 It owns the order of the steps; it must not know how pictures become features, nor how the result is stored.
 """
@@ -95,12 +95,13 @@ class MicroBatches:
             pass
 
     def _process(self, batch: pa.Table, batch_id: int) -> None:
-        [manifest, *others] = pc.unique(batch.column("manifest")).to_pylist() or [None]
-        if manifest is None:
+        manifests = sorted(pc.unique(batch.column("manifest")).to_pylist())
+        if not manifests:
             self._check_missing(batch_id)
-            return
-        if others:
-            raise OutputError(f"micro-batch {batch_id} holds more than one manifest: {manifest}, {others}")
+        for manifest in manifests:  # several, if Spark was killed before it wrote down what it had planned
+            self._process_manifest(manifest, batch.filter(pc.equal(batch.column("manifest"), manifest)))
+
+    def _process_manifest(self, manifest: str, batch: pa.Table) -> None:
         if self._sink.is_committed(manifest):
             _logger.info("manifest %s is done already", manifest)
             return

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import islice
 
 from conf.errors import NotFoundError, OutputError
@@ -20,10 +19,9 @@ from streaming.features.stored import Folder
 from streaming.lease import read_holder
 from streaming.manifests import is_log, manifest_ids, read_manifest, table_file, written_at
 from streaming.requests import request_ids
-from streaming.sink import FEATURES_TABLE
+from streaming.sink import FEATURES_TABLE, latest_files
 
 _RECENT = 20
-_DAYS = 31
 _READERS = 16
 
 
@@ -35,7 +33,7 @@ class Status:
         output: canonical path.
         stream: who holds the lease; None if no stream runs.
         died: a stream that did not give the lease back; None if there is none such.
-        last_batch_at: when the latest micro-batch was committed; None if there was none in the last 31 days.
+        last_batch_at: when the latest micro-batch was committed; None before the first.
         model_version: of that micro-batch.
         drift: after it; None if its model cannot tell.
         recent: so many of the latest micro-batches are in the figures that follow.
@@ -74,7 +72,7 @@ class Status:
     def as_text(self) -> str:
         """For people."""
         reasons = ", ".join(f"{reason} {count}" for reason, count in self.quarantined.items())
-        last = f"{self.last_batch_at:%Y-%m-%d %H:%M:%S} UTC" if self.last_batch_at else f"none in {_DAYS} days"
+        last = f"{self.last_batch_at:%Y-%m-%d %H:%M:%S} UTC" if self.last_batch_at else "none yet"
         lines = [
             f"stream       {self.stream or (f'died: {self.died}' if self.died else 'none runs')}",
             f"last batch   {last}",
@@ -105,7 +103,7 @@ def read_status(output: Folder, now: datetime) -> Status:
     holder, _ = read_holder(output)
     runs = holder is not None and not holder.is_gone(now)
     died = holder is not None and not runs and not holder.released
-    reports = _recent_reports(output, now.date())
+    reports = _recent_reports(output, now)
     last = reports[0] if reports else None
     unfinished = _unfinished(output)
     with ThreadPoolExecutor(_READERS) as readers:
@@ -131,15 +129,9 @@ def read_status(output: Folder, now: datetime) -> Status:
     )
 
 
-def _recent_reports(output: Folder, today: date) -> list[BatchReport]:
-    """The latest first. A table is years old: only the days that are needed are listed."""
-    reports = (read_batch_report(output.read(name)) for name in _latest_files(output, today))
+def _recent_reports(output: Folder, now: datetime) -> list[BatchReport]:
+    reports = (read_batch_report(output.read(name)) for name in latest_files(output, now))
     return list(islice((report for report in reports if report), _RECENT))
-
-
-def _latest_files(output: Folder, today: date) -> Iterator[str]:
-    for days in range(-1, _DAYS):  # a clock may have been set back
-        yield from sorted(output.names(f"{FEATURES_TABLE}/date={today - timedelta(days)}"), reverse=True)
 
 
 def _unfinished(output: Folder) -> list[str]:
