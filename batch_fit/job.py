@@ -20,13 +20,14 @@ from pyspark.accumulators import Accumulator
 from pyspark.sql import SparkSession
 
 from batch_fit.backbone import load_backbone
+from batch_fit.comparison import Contender, compare
 from batch_fit.describe import describe
 from batch_fit.featurize import Featurized, featurize
+from batch_fit.held_back import Evidence
 from batch_fit.pca import fit_pca
 from batch_fit.pipeline import build_pipeline
 from batch_fit.report import render
-from batch_fit.statistics import Statistics
-from conf.errors import InputError, SettingsError
+from conf.errors import InputError, ModelError, SettingsError
 from conf.s3 import S3Connection
 from conf.session import start_session
 from conf.settings import Settings
@@ -114,21 +115,25 @@ def fit(settings: Settings, progress: OnStart) -> Fitted:
         with stages("featurize and fold"):
             featurized = _featurize(spark, settings, new, backbone, save_to, progress)
         with stages("fit scaler and PCA"):
-            statistics = featurized.statistics
+            evidence = featurized.evidence
             if base:
-                statistics = Statistics.from_bytes(base.file(bundle.STATISTICS)).merge(statistics)
-            projection = fit_pca(statistics, settings.fit.k, settings.fit.variance_target)
+                evidence = Evidence.of_bundle(base).merge(evidence)
+            projection = fit_pca(evidence.statistics, settings.fit.k, settings.fit.variance_target)
         created_at = datetime.now(UTC)
         version = bundle.new_version(created_at, backbone, projection)
         with stages("save the model"):
             build_pipeline(spark, projection).save(spark_uri(models.path(f"{version}/{bundle.PIPELINE}")))
             models.create(f"{version}/{bundle.BACKBONE}", backbone)
             models.create(f"{version}/{bundle.PROJECTION}", projection.to_bytes())
-            models.create(f"{version}/{bundle.STATISTICS}", statistics.to_bytes())
-            folded = {identity_of(path) for path in featurized.accepted.column("path").to_pylist()}
-            models.create(f"{version}/{bundle.PICTURES}", write_identities(seen | folded))
+            models.create(f"{version}/{bundle.STATISTICS}", evidence.others.to_bytes())
+            models.create(f"{version}/{bundle.HELD_BACK}", evidence.held_back.to_bytes())
+            identities = seen | {identity_of(path) for path in featurized.accepted.column("path").to_pylist()}
+            models.create(f"{version}/{bundle.PICTURES}", write_identities(identities))
     finally:
         spark.stop()
+    with stages("measure on pictures held back"):
+        held_back = evidence.figures(projection.k)
+        comparison = _compare(registry, Contender(version, weights, projection.k, evidence, identities))
     rejected = Counter(featurized.rejected.column("reason").to_pylist())
     manifest = bundle.BundleManifest(
         version=version,
@@ -136,20 +141,47 @@ def fit(settings: Settings, progress: OnStart) -> Fitted:
         weights=weights,
         k=projection.k,
         variance_kept=float(projection.explained_variance[: projection.k].sum()),
-        pictures=statistics.count,
+        pictures=evidence.statistics.count,
         quarantined=rejected.total(),
         input=source,
         limit=settings.fit.limit,
         from_version=settings.fit.from_version,
+        held_back=held_back,
+        comparison=comparison,
         files={},
     )
     report = describe(manifest, projection, featurized, stages.seconds, settings.fit.variance_target)
     models.create(f"{version}/{bundle.REPORT}", render(report).encode())
     sealed = manifest.model_copy(update={"files": bundle.hash_files(models, version)})
     bundle.seal(models, version, sealed)
-    if settings.fit.promote:
-        registry.promote(version)
-    return Fitted(sealed, models.path(f"{version}/{bundle.REPORT}"), settings.fit.promote, rejected)
+    promoted = _promote(registry, sealed, settings.fit.promote)
+    return Fitted(sealed, models.path(f"{version}/{bundle.REPORT}"), promoted, rejected)
+
+
+def _compare(registry: Registry, new: Contender) -> bundle.Comparison | None:
+    """How the new model stands against the current one; None if there is none."""
+    version = registry.current_or_none()
+    if version is None:
+        return None
+    try:
+        model = registry.open(version)
+        current = Contender(
+            version, model.manifest.weights, model.manifest.k, Evidence.of_bundle(model), read_identities(model)
+        )
+    except ModelError as error:
+        return bundle.Comparison(current=version, reason=f"it cannot be compared with {version}: {error}")
+    comparison = compare(new, current)
+    _logger.info("model %s: %s", new.version, comparison.reason, extra={"data": comparison.model_dump()})
+    return comparison
+
+
+def _promote(registry: Registry, model: bundle.BundleManifest, when: str) -> bool:
+    """Make a model the current one if the setting `fit.promote` says so; returns whether it did."""
+    is_not_worse = model.comparison is None or model.comparison.not_worse
+    promoted = when == "always" or (when == "if-not-worse" and is_not_worse)
+    if promoted:
+        registry.promote(model.version)
+    return promoted
 
 
 def _spark_properties(connection: S3Connection, *places: str | None) -> dict[str, str]:

@@ -18,6 +18,7 @@ from streaming.features.workers import featurize_with
 from streaming.models import ServedModel
 
 _SLICES_PER_SLOT = 2
+_DEDICATED = "featurize"
 
 
 class Executors:
@@ -25,6 +26,15 @@ class Executors:
 
     def __init__(self, spark: SparkSession) -> None:
         self._spark = spark
+
+    def dedicate_thread(self) -> None:
+        """Let the calling thread do nothing but featurize: Spark's small jobs need not wait for its tasks to begin."""
+        self._spark.sparkContext.setLocalProperty("spark.scheduler.pool", _DEDICATED)
+        self._spark.sparkContext.addJobTag(_DEDICATED)
+
+    def cancel(self) -> None:
+        """Give up what the dedicated threads are doing; they get an error of Spark's."""
+        self._spark.sparkContext.cancelJobsWithTag(_DEDICATED)
 
     def featurize(self, pictures: pa.Table, model: ServedModel) -> pa.Table:
         """The outcomes of `pictures`, `schema.OUTCOMES`, in their order.

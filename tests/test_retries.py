@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from streaming import known, retries
+from streaming.batch_report import BatchReport
 from streaming.features.local import LocalFolder
 from streaming.features.schema import OUTCOMES
 from streaming.features.stored import Folder, StoredPicture
@@ -79,7 +80,9 @@ def _tenure(output: Folder, reasons: dict[str, str]) -> None:
     writer.requests.take_in(10)
     for manifest in manifest_ids(output):
         if writer.admit(manifest):
-            sink.commit(manifest, Result(_outcomes(read_manifest(output, manifest), reasons), "model", NOW))
+            outcomes = _outcomes(read_manifest(output, manifest), reasons)
+            report = BatchReport(manifest, len(outcomes), Counter(), 0.0, 0.0, "model", None)
+            sink.commit(manifest, Result(outcomes, NOW, report))
     writer.retries.settle()
 
 
