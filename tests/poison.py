@@ -3,7 +3,7 @@
     PYTHONPATH=FOLDER:PROJECT, with FOLDER/sitecustomize.py: from tests import poison; poison.install()
 
 makes every Python process obey the last word of a file that `poisoned` wrote. The production code knows nothing of it.
-A file `children` in POISON_FOLDER gets a line for each picture that is decoded in an expendable process.
+A file `children` in POISON_FOLDER gets a line for each picture that is decoded in an expendable process: its number.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def install() -> None:
     def decode(data: bytes, limits: imaging.Limits) -> imaging.Picture:
         if "streaming.features.expendable" in sys.orig_argv:
             with (Path(os.environ[FOLDER]) / "children").open("ab") as file:
-                file.write(b"one\n")
+                file.write(b"%d\n" % os.getpid())
         _, mark, harm = data.rpartition(_MARK)
         if mark:
             _HARMS[harm.decode()]()
