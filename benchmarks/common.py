@@ -107,6 +107,19 @@ def running(place: Place, *more: str) -> Iterator[subprocess.Popen[str]]:
         raise RuntimeError(f"the stream ended with {process.returncode}:\n{said}")
 
 
+def java_of(stream: subprocess.Popen[str]) -> psutil.Process:
+    """The JVM of a program."""
+    [java] = [child for child in psutil.Process(stream.pid).children() if child.name() == "java"]
+    return java
+
+
+def workers_of(stream: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The Python workers, which Spark's daemon forks; they carry its command line."""
+    family = psutil.Process(stream.pid).children(recursive=True)
+    daemons = [one for one in family if "pyspark.daemon" in one.as_dict(["cmdline"], ad_value=[])["cmdline"]]
+    return [one for one in daemons if one.parent() in daemons]
+
+
 def wait_for_quiet() -> None:
     """Wait until nobody else uses the machine, for a minute at most: what runs beside a measurement spoils it."""
     give_up = time.monotonic() + 60
