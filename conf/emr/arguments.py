@@ -16,6 +16,7 @@ from conf.settings import Settings
 LAUNCHER = "launch.py"
 CONFIG = "emr.yaml"
 LOG4J = "log4j2.properties"
+BACKBONE = "backbone.tflite"
 ARCHIVE = "dependencies"
 """The names under which every container finds the files and the unpacked archive, beside its own."""
 
