@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from botocore.exceptions import ClientError
+
+from conf.aws import code_of
 from conf.emr.arguments import BACKBONE, CONFIG, LAUNCHER, LOG4J, Locations
 from conf.emr.stack import Stack
-from conf.errors import SettingsError
+from conf.errors import NotFoundError, SettingsError
 
 PLATFORMS = ("x86_64", "aarch64")
 SETTINGS = Path(__file__).parents[1] / "emr.yaml"
@@ -46,6 +49,25 @@ def upload(stack: Stack, folder: Path, settings: Path, uri: str) -> list[str]:
         stack.client("s3").upload_file(str(file), bucket, f"{prefix}/{name}")
         names.append(name)
     return names
+
+
+def check_backbone(stack: Stack, locations: Locations) -> None:
+    """Refuse a fit without the converted backbone.
+
+    Raises:
+        NotFoundError: saying how to get one.
+    """
+    bucket, _, prefix = locations.application.removeprefix("s3://").partition("/")
+    try:
+        stack.client("s3").head_object(Bucket=bucket, Key=f"{prefix}/{BACKBONE}")
+    except ClientError as error:
+        if code_of(error) not in ("404", "NoSuchKey"):
+            raise
+        platform = locations.application.rpartition("/")[2]
+        raise NotFoundError(
+            f"{locations.application}/{BACKBONE} is not there: the cluster has no TensorFlow to convert the weights; "
+            f"python -m batch_fit convert --to {build_folder(platform) / BACKBONE}, and python -m conf.emr deploy"
+        ) from None
 
 
 def _files(folder: Path, settings: Path) -> Iterator[tuple[str, Path]]:
