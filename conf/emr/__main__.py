@@ -11,7 +11,14 @@ from collections.abc import Sequence
 from conf.cli import EXIT_CODES, LOG_KEYS, Flag, Verb, make_parser, run_program
 from conf.emr.arguments import PROGRAMS
 from conf.emr.cost import add_cost_arguments, cost
-from conf.emr.deployment import add_deploy_arguments, add_destroy_arguments, deploy, destroy
+from conf.emr.deployment import (
+    add_deploy_arguments,
+    add_destroy_arguments,
+    add_package_arguments,
+    deploy,
+    destroy,
+    package,
+)
 from conf.emr.operation import (
     add_logs_arguments,
     add_status_arguments,
@@ -27,6 +34,15 @@ from conf.emr.permissions import explain
 _REGION = (Flag("s3.region", "REGION"),)
 
 _VERBS = (
+    Verb(
+        "package",
+        "Build what the cluster runs, from the lock file.",
+        "Build two archives in build/emr/PLATFORM: the code, and what it depends on for the nodes' processors.",
+        (),
+        (),
+        package,
+        add_package_arguments,
+    ),
     Verb(
         "deploy",
         "Make the stack on AWS, or change it.",

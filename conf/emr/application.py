@@ -7,18 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import get_args
 
 from botocore.exceptions import ClientError
 
 from conf.aws import code_of
 from conf.emr.arguments import BACKBONE, CONFIG, LAUNCHER, LOG4J, Locations
+from conf.emr.package import CODE, DEPENDENCIES, Platform
 from conf.emr.stack import Stack
 from conf.errors import NotFoundError, SettingsError
 
-PLATFORMS = ("x86_64", "aarch64")
+PLATFORMS: tuple[Platform, ...] = get_args(Platform)
 SETTINGS = Path(__file__).parents[1] / "emr.yaml"
 """What the programs on the cluster get, where nothing else is named."""
-_BUILT = ("application.zip", "dependencies.zip")
+_BUILT = (CODE, DEPENDENCIES)
 _HERE = Path(__file__).parent
 _PICTURES, _MODELS, _TABLE, _APPLICATION = "pictures", "models", "table", "application"  # as in the template
 

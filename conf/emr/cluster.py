@@ -26,7 +26,7 @@ _METRICS = (
     ("Quarantined", "Sum", "quarantined in the last hour"),
     ("SecondsBehind", "Maximum", "seconds behind, at most"),
     ("BatchSeconds", "Average", "seconds per micro-batch"),
-    ("Drift", "Average", "reconstruction error over the fit's"),
+    ("Drift", "Average", "share of pictures unlike the fit's"),
 )
 
 

@@ -19,8 +19,8 @@ from conf.settings import Settings
 PRICES = Path(__file__).with_name("prices.yaml")
 
 MEASURED_RATE = 83.0
-"""Pictures of 100x100 pixels a second on one core: 223 on two cores where the machine was slowest, times 0.74, the median
-of replay over a bare loop (docs/benchmarks.md). It was not measured on EMR."""
+"""Pictures of 100x100 pixels a second on one core: 223 on two cores where the machine was slowest, times 0.74, the
+median of replay over a bare loop (docs/benchmarks.md). It was not measured on EMR."""
 
 _HOURS_A_MONTH = 730
 _CORES_PER_NODE = 4

@@ -1,4 +1,4 @@
-"""Deploy and destroy: what is asked for, what is said before it is done, and the steps in between.
+"""Package, deploy and destroy: what is asked for, what is said before it is done, and the steps in between.
 
 It owns the plan of a deployment; it must not know how CloudFormation is called.
 """
@@ -14,12 +14,30 @@ from conf.emr.application import PLATFORMS, build_folder, check_built, planned_l
 from conf.emr.arguments import spark_submit_arguments
 from conf.emr.cluster import Cluster
 from conf.emr.options import add_consent, add_platform, add_settings, add_stack, agreed, stack_of
+from conf.emr.package import build
 from conf.emr.stack import Stack, parameters_of
 from conf.errors import SettingsError
 from conf.settings import Settings, load_settings
 
 _INSTANCE_TYPES = {"x86_64": "m6i.xlarge", "aarch64": "m6g.xlarge"}
 _SHOWN = 80
+# A sample of the whole input, and a model that becomes the current one only if it is not worse.
+_REFIT = ("--limit", "20000", "--promote", "if-not-worse")
+
+
+def add_package_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of package."""
+    add_platform(parser, default=PLATFORMS[0])
+    parser.add_argument("--dry-run", action="store_true", help="Say what would be done, and do nothing.")
+
+
+def package(_settings: Settings, arguments: argparse.Namespace) -> str | None:
+    """Build both archives; returns where they are. It costs nothing, so it does not ask."""
+    folder = build_folder(arguments.platform)
+    if arguments.dry_run:
+        return f"would build {folder} from the lock file, for {arguments.platform}"
+    built = build(arguments.platform, folder)
+    return "\n".join(f"{file}  {file.stat().st_size / 1e6:,.1f} MB" for file in (built.code, built.dependencies))
 
 
 def add_deploy_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,7 +95,7 @@ def _instance_type(platform: str, former: Mapping[str, str]) -> dict[str, str]:
 def _schedules(stack: Stack, platform: str, on_cluster: Settings) -> dict[str, str]:
     """The steps that come by themselves, as the template takes them."""
     locations = planned_locations(stack, platform)
-    refit = spark_submit_arguments("fit", on_cluster, locations)
+    refit = spark_submit_arguments("fit", on_cluster, locations, _REFIT)
     reconcile = spark_submit_arguments("reconcile", on_cluster, locations, ("--enqueue",))
     return {
         "RefitArguments": json.dumps(["spark-submit", *refit]),
