@@ -6,6 +6,7 @@ import gzip
 import json
 import time
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -255,7 +256,7 @@ def test_a_refusal_names_the_permission() -> None:
 
 def test_a_refusal_within_cloudformation_names_the_permission(aws: Stack) -> None:
     said = "User: arn:aws:iam::1:user/me is not authorized to perform: iam:CreateRole on resource: arn:role because no"
-    now = stacks.datetime.now(stacks.UTC)
+    now = datetime.now(UTC)
     event = {"StackId": "s", "StackName": "pictures", "Timestamp": now}
     failed = {**event, "EventId": "1", "LogicalResourceId": "NodeRole", "ResourceStatus": "CREATE_FAILED"}
     described = {"StackName": "pictures", "CreationTime": now, "StackStatus": "ROLLBACK_COMPLETE"}

@@ -73,11 +73,11 @@ def test_the_file_of_the_user_wins() -> None:
 def test_every_file_that_is_named_is_one_that_deploy_uploads() -> None:
     for verb in PROGRAMS:
         words = submitted(verb)
-        assert after(words, "--py-files") == "s3://a/x86_64/application.zip"
-        assert after(words, "--archives") == "s3://a/x86_64/dependencies.zip#dependencies"
+        assert after(words, "--py-files") == "s3a://a/x86_64/application.zip"
+        assert after(words, "--archives") == "s3a://a/x86_64/dependencies.zip#dependencies"
         files = after(words, "--files").split(",")
-        assert ("s3://a/x86_64/backbone.tflite" in files) == (verb == "fit")
-        launcher = words.index("s3://a/x86_64/launch.py")
+        assert ("s3a://a/x86_64/backbone.tflite" in files) == (verb == "fit")
+        launcher = words.index("s3a://a/x86_64/launch.py")
         module, named, *rest = words[launcher + 1 :]
         assert (module, named) == (PROGRAMS[verb].module, verb)
         assert after(rest, "--config") == "emr.yaml"

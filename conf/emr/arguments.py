@@ -116,7 +116,7 @@ def spark_submit_arguments(verb: str, settings: Settings, locations: Locations, 
     program = program_of(verb)
     properties = properties_of(program) | _ON_YARN | (_STREAM_ON_YARN if program.streams else _BATCH_ON_YARN)
     properties["spark.pyspark.python"] = locations.python
-    base = locations.application
+    base = locations.application.replace("s3://", "s3a://", 1)  # Hadoop's own client, whatever s3: means on a release
     return [
         *("--master", "yarn", "--deploy-mode", "cluster"),
         *("--name", f"picture-features {verb}"),

@@ -201,13 +201,19 @@ class Stack:
 
     def _events(self, began: datetime) -> list[dict[str, Any]]:
         """What happened since, newest first; nothing if the stack is gone."""
+        found: list[dict[str, Any]] = []
         try:
-            events = self.client("cloudformation").describe_stack_events(StackName=self.name)["StackEvents"]
+            for page in (
+                self.client("cloudformation").get_paginator("describe_stack_events").paginate(StackName=self.name)
+            ):
+                new = [event for event in page["StackEvents"] if event["Timestamp"] >= began]
+                found += new
+                if len(new) < len(page["StackEvents"]):
+                    break
         except ClientError as error:
-            if code_of(error) == "ValidationError":
-                return []
-            raise
-        return [event for event in events if event["Timestamp"] >= began]
+            if code_of(error) != "ValidationError":
+                raise
+        return found
 
     def _failure(self, began: datetime, status: str) -> AppError:
         for event in reversed(self._events(began)):
