@@ -9,7 +9,6 @@ each process what several share; PSS divides that, and is sampled.
 from __future__ import annotations
 
 import math
-import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ import psutil
 import pyarrow.parquet as pq
 from PIL import Image
 
-from benchmarks.common import Figure, at_most, link_pictures, new_place, print_figures, running
+from benchmarks.common import Figure, at_most, link_pictures, new_place, peak, print_figures, running
 from conf.settings import ImagingSettings
 from tests.samples import write_samples
 from tests.streams import Place
@@ -40,7 +39,7 @@ def measure() -> Iterator[Figure]:
             while _rows(place) < _PICTURES and stream.poll() is None:
                 pss = max([pss, *(worker.memory_full_info().pss for worker in _workers(stream))])
                 time.sleep(0.5)
-            yield at_most("worker, 100x100, peak resident", max(map(_peak, _workers(stream))), 250, " MB")
+            yield at_most("worker, 100x100, peak resident", max(map(peak, _workers(stream))), 250, " MB")
             yield Figure("worker, 100x100, PSS", _megabytes(pss))
             yield Figure("driver, Python, resident", _megabytes(psutil.Process(stream.pid).memory_info().rss))
             yield Figure("driver, Java, resident", _megabytes(_java(stream).memory_info().rss))
@@ -78,7 +77,7 @@ def _peak_at(place: Place, stream: subprocess.Popen[str], picture: Path) -> floa
     while place.committed() == committed and stream.poll() is None:
         time.sleep(0.1)
     assert str(place.source / picture.name) in place.rows().column("path").to_pylist()
-    return max(map(_peak, _workers(stream)))
+    return max(map(peak, _workers(stream)))
 
 
 def _rows(place: Place) -> int:
@@ -95,14 +94,6 @@ def _workers(stream: subprocess.Popen[str]) -> list[psutil.Process]:
     family = psutil.Process(stream.pid).children(recursive=True)
     daemons = [one for one in family if "pyspark.daemon" in one.as_dict(["cmdline"], ad_value=[])["cmdline"]]
     return [one for one in daemons if one.parent() in daemons]
-
-
-def _peak(process: psutil.Process) -> float:
-    """The peak of resident memory in MB."""
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    match = re.search(r"VmHWM:\s+(\d+) kB", status)
-    assert match
-    return int(match[1]) * 1024 / 1e6
 
 
 def _megabytes(size: float) -> str:

@@ -194,6 +194,9 @@ class ExportSettings(Section):
     target_mb: int = Field(
         128, ge=1, le=4096, description="The size of a file in MiB. Only the last of a day is much smaller."
     )
+    keep: int | None = Field(
+        None, ge=1, description="Delete older snapshots, so that this many are left. Default: all are kept."
+    )
 
 
 class SparkSettings(Section):

@@ -35,7 +35,7 @@ from streaming.formats import LAYOUTS, ROWS, File
 from streaming.snapshots import Format, SnapshotFile
 
 _TASKS_PER_SLOT = 4
-_FILES_PER_TASK = 1000
+_FILES_PER_TASK = 250
 _FILL = 0.8  # of a file's target size, so that few partitions need a second, small file
 _READ_AHEAD = 4
 _READ_AHEAD_ON_S3 = 16

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import json
 import os
 import shutil
 import signal
@@ -29,7 +28,6 @@ from streaming.export_plan import Places, make_plan
 from streaming.features.schema import FEATURES, OUTCOMES
 from streaming.features.storage import open_folder
 from streaming.features.stored import Folder
-from streaming.manifests import table_file
 from streaming.sink import ParquetSink, Result
 from streaming.snapshots import drop, latest, read_snapshot, snapshots, working_on
 from tests.buckets import Bucket
@@ -308,28 +306,29 @@ def test_a_snapshot_can_be_dropped_unless_it_is_the_latest(output: Folder, to: F
     assert not first.exists()
     assert len(_table(second)) == 9
     assert "nothing new" in ask()
+    ask("--since", "2026-01-31", "--keep", "1")
+    assert [one.id for one in snapshots(to)] == [_named(to).name]
 
 
 def test_export_on_s3(bucket: Bucket, tmp_path: Path, output: Folder) -> None:
-    """From and to a bucket: unchanged days are copied by the store, and a local target works as well."""
+    """From and to a bucket; unchanged days are copied by the store; and from a bucket to a local folder."""
     bucket.put_tree(Path(output.root), "output 100%25")
-    table, to = bucket.uri("output 100%25"), bucket.uri("exports é")
-    arguments = ["export", "--output", table, "--master", "local[2,4]", "--to"]
-    done = run("streaming", [*arguments, to])
+    arguments = ["export", "--output", bucket.uri("output 100%25"), "--master", "local[2,4]", "--to"]
+    to = open_folder(bucket.uri("exports é"))
+    done = run("streaming", [*arguments, to.root])
     assert done.returncode == 0, done.stdout
     assert "rows         8 of 6 manifests" in done.stdout
-    manifest = _commit(output, 2, ["/q/4.jpg"])
-    name = table_file("features", manifest)
-    bucket.s3.upload_file(output.path(name), bucket.name, f"output 100%25/{name}")
-    done = run("streaming", [*arguments, to])
-    assert "rows         9 of 7 manifests" in done.stdout
-    assert "files        3, 2 of them taken over" in done.stdout
-    assert "nothing new" in run("streaming", [*arguments, to]).stdout
-    named = json.loads(bucket.s3.get_object(Bucket=bucket.name, Key="exports é/LATEST")["Body"].read())
-    keys = bucket.keys(f"exports é/{named['snapshot']}/")
-    bodies = [bucket.s3.get_object(Bucket=bucket.name, Key=key)["Body"].read() for key in keys]
-    paths = [path for body in bodies for path in pq.read_table(pa.BufferReader(body))["path"].to_pylist()]
-    assert sorted(paths) == sorted(_table(output.path("features")).column("path").to_pylist())
+    [first] = snapshots(to)
+    done = run("streaming", [*arguments, to.root, "--since", "2026-01-31"])
+    assert done.returncode == 0, done.stdout
+    assert f"files        2, 2 of them taken over from {first.id}" in done.stdout
+    present = latest(to)
+    assert present
+    expected = _table(output.path("features")).to_pandas()
+    for snapshot, rows in ((first.id, expected), (present.snapshot, expected[expected["date"] != "2026-01-30"])):
+        tables = [pq.read_table(pa.BufferReader(to.read(name))) for name in to.names(snapshot)]
+        paths = [path for table in tables for path in table["path"].to_pylist()]
+        assert paths == rows.sort_values(["date", "path"])["path"].tolist()
     here = open_folder(str(tmp_path / "here"))
     done = run("streaming", [*arguments, here.root, "--format", "csv"])
     assert done.returncode == 0, done.stdout
