@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,16 @@ from streaming.features.schema import FEATURES, OUTCOMES
 from streaming.features.storage import open_folder
 from streaming.features.stored import Folder
 from streaming.sink import ParquetSink, Result
-from streaming.snapshots import drop, latest, read_snapshot, snapshots, working_on
+from streaming.snapshots import (
+    Snapshot,
+    SnapshotDay,
+    SnapshotFile,
+    drop,
+    latest,
+    new_id,
+    snapshots,
+    working_on,
+)
 from tests.buckets import Bucket
 from tests.streams import run, start
 
@@ -267,33 +276,38 @@ def test_wrong_places_are_answered_in_one_line(output: Folder, to: Folder, ask: 
     inside = open_folder(output.path("exports"))
     assert stream(_arguments(output, inside)) == 2
     assert stream(_arguments(open_folder(str(tmp_path / "nothing")), to)) == 5
+    assert stream(["export", "--output", output.root]) == 2
     with working_on(to, LONG), pytest.raises(LeaseHeldError, match="another export works here: process"):
         working_on(to, LONG).__enter__()
     assert "another export works here" not in ask("--dry-run")
+
+
+def test_what_is_not_what_was_read_is_not_published(output: Folder, to: Folder) -> None:
+    """Rows are compared day by day, files by name and size."""
+    places = Places.of(load_settings({"output": output.root, "export.to": to.root}))
+    file = SnapshotFile(name="date=2026-01-30/part-00000-000.parquet", rows=4, bytes=3)
+    day = SnapshotDay(date=DAY.date(), source="", manifests=2, latest_manifest="", files=(file,))
+    snapshot = new_id(DAY, "")
+    made = Snapshot(
+        snapshot=snapshot, output="", created_at=DAY, format="parquet", since=None, target_mb=1, days=(day,)
+    )
+    to.create(f"{snapshot}/{file.name}", b"PAR")
+    check_written(places, made, Compacted({day.date: 4}, {day.date: [file]}))
+    for rows in ({day.date: 5}, {day.date: 4, date(2026, 1, 31): 1}):
+        with pytest.raises(OutputError, match="is not what was read"):
+            check_written(places, made, Compacted(rows, {day.date: [file]}))
+    to.create(f"{snapshot}/date=2026-01-30/part-stray.parquet", b"PAR")
+    with pytest.raises(OutputError, match="nothing was published"):
+        check_written(places, made, Compacted({day.date: 4}, {day.date: [file]}))
+
+
+def test_a_snapshot_can_be_dropped_unless_it_is_the_latest(
+    output: Folder, to: Folder, ask: _Asked, tmp_path: Path
+) -> None:
+    """What was taken over from it stays. Snapshots of two outputs are not mixed."""
     ask()
     shutil.copytree(output.root, tmp_path / "other")
     assert stream(_arguments(open_folder(str(tmp_path / "other")), to)) == 2
-
-
-def test_what_is_not_what_was_read_is_not_published(output: Folder, to: Folder, ask: _Asked) -> None:
-    """Rows are compared day by day, files by name and size."""
-    ask()
-    [one] = snapshots(to)
-    places = Places.of(load_settings({"output": output.root, "export.to": to.root}))
-    made = read_snapshot(to, one.id)
-    files = {day.date: list(day.files) for day in made.days}
-    rows = {day.date: sum(file.rows for file in day.files) for day in made.days}
-    check_written(places, made, Compacted(rows, files))
-    with pytest.raises(OutputError, match="is not what was read"):
-        check_written(places, made, Compacted(rows | {DAY.date(): 5}, files))
-    to.create(f"{one.id}/date=2026-01-30/part-stray.parquet", b"")
-    with pytest.raises(OutputError, match="nothing was published"):
-        check_written(places, made, Compacted(rows, files))
-
-
-def test_a_snapshot_can_be_dropped_unless_it_is_the_latest(output: Folder, to: Folder, ask: _Asked) -> None:
-    """What was taken over from it stays."""
-    ask()
     first = _named(to)
     _commit(output, 3, ["/new.jpg"])
     ask()
