@@ -192,7 +192,7 @@ class ExportSettings(Section):
     )
     since: date | None = Field(None, description="Leave out days before this one (UTC), like 2026-01-31.")
     target_mb: int = Field(
-        128, ge=1, le=4096, description="The size of a file in MiB. Only the last of a day is much smaller."
+        128, ge=1, le=4096, description="The size in MiB above which a day is cut into several files."
     )
     keep: int | None = Field(
         None, ge=1, description="Delete older snapshots, so that this many are left. Default: all are kept."

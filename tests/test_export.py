@@ -219,10 +219,14 @@ def test_a_snapshot_of_csv_has_a_folder_for_each_model(output: Folder, to: Folde
 
 
 def test_large_days_are_cut_into_files_of_the_target_size(output: Folder, to: Folder, ask: _Asked) -> None:
-    """Each begins where the one before ends; none is larger, and but for the last few, none much smaller."""
+    """Each begins where the one before ends; none is larger, and few are much smaller. Smaller days are not cut."""
+    for day in range(3, 9):
+        _commit(output, day, [f"/r/{day}/{number}.jpg" for number in range(1000)], k=100)
     for number in range(4):
         _commit(output, 0, [f"/p/{(number + 4 * i) * 7919 % 10_000:05}.jpg" for i in range(2500)], k=100)
     ask("--target-mb", "1")
+    counts = [len(list(day.iterdir())) for day in sorted(_named(to).iterdir())]
+    assert counts[1:] == [1] * 8
     files = sorted((_named(to) / "date=2026-01-30").iterdir())
     paths = [pq.read_table(file, columns=["path"], partitioning=None).column(0).to_pylist() for file in files]
     joined = [path for one in paths for path in one]
