@@ -6,6 +6,7 @@ It owns what is the same for all of them; it must not know what any of them meas
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import tempfile
 import time
@@ -125,6 +126,14 @@ def wait_for_quiet() -> None:
     give_up = time.monotonic() + 60
     while psutil.cpu_percent(interval=1) > 10 and time.monotonic() < give_up:
         pass
+
+
+def peak(process: psutil.Process) -> float:
+    """The peak of resident memory in MB."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    match = re.search(r"VmHWM:\s+(\d+) kB", status)
+    assert match
+    return int(match[1]) * 1024 / 1e6
 
 
 def link_pictures(folder: Path, pictures: Iterable[Path], count: int) -> None:

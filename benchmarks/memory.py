@@ -9,7 +9,6 @@ each process what several share; PSS divides that, and is sampled.
 from __future__ import annotations
 
 import math
-import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from benchmarks.common import (
     java_of,
     link_pictures,
     new_place,
+    peak,
     print_figures,
     running,
     workers_of,
@@ -49,7 +49,7 @@ def measure() -> Iterator[Figure]:
             while _rows(place) < _PICTURES and stream.poll() is None:
                 pss = max([pss, *(worker.memory_full_info().pss for worker in workers_of(stream))])
                 time.sleep(0.5)
-            yield at_most("worker, 100x100, peak resident", max(map(_peak, workers_of(stream))), 250, " MB")
+            yield at_most("worker, 100x100, peak resident", max(map(peak, workers_of(stream))), 250, " MB")
             yield Figure("worker, 100x100, PSS", _megabytes(pss))
             yield Figure("driver, Python, resident", _megabytes(psutil.Process(stream.pid).memory_info().rss))
             yield Figure("driver, Java, resident", _megabytes(java_of(stream).memory_info().rss))
@@ -87,19 +87,11 @@ def _peak_at(place: Place, stream: subprocess.Popen[str], picture: Path) -> floa
     while place.committed() == committed and stream.poll() is None:
         time.sleep(0.1)
     assert str(place.source / picture.name) in place.rows().column("path").to_pylist()
-    return max(map(_peak, workers_of(stream)))
+    return max(map(peak, workers_of(stream)))
 
 
 def _rows(place: Place) -> int:
     return sum(pq.read_metadata(file).num_rows for file in place.output.glob("features/date=*/2*.parquet"))
-
-
-def _peak(process: psutil.Process) -> float:
-    """The peak of resident memory in MB."""
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    match = re.search(r"VmHWM:\s+(\d+) kB", status)
-    assert match
-    return int(match[1]) * 1024 / 1e6
 
 
 def _megabytes(size: float) -> str:
