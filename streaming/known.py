@@ -25,7 +25,7 @@ FOLDER = "_known"
 _MERGE_BELOW_ROWS = 250_000
 _COMPACT_AFTER = 250_000
 
-_SCHEMA = pa.schema(
+SCHEMA = pa.schema(
     [
         pa.field("hash", pa.binary(IDENTITY_BYTES), nullable=False),
         pa.field("manifest", pa.string(), nullable=False),
@@ -122,7 +122,7 @@ def _as_table(manifest: str, pictures: Sequence[StoredPicture]) -> pa.Table:
         "manifest": [manifest] * len(pictures),
         **{name: [getattr(picture, name) for picture in pictures] for name in PICTURES.names},
     }
-    return pa.table(columns, schema=_SCHEMA)
+    return pa.table(columns, schema=SCHEMA)
 
 
 def is_folded(output: Folder, manifest: str) -> bool:
