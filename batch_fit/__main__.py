@@ -7,17 +7,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-
-from pyspark.accumulators import Accumulator
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
+from collections.abc import Sequence
 
 from batch_fit.job import fit
 from conf.cli import Flag, Verb, make_parser, run_program
 from conf.errors import SettingsError
+from conf.progress import bar
 from conf.s3 import S3Connection
 from conf.session import explain_failure
 from conf.settings import Settings
@@ -25,31 +20,9 @@ from streaming.features.bundle import BundleManifest
 from streaming.features.registry import Registry
 from streaming.features.storage import open_folder
 
-_REFRESH_SECONDS = 0.5
-
-
-@contextmanager
-def _bar(total: int, done: Accumulator[int]) -> Iterator[None]:
-    """A bar that follows `done` while the executors work."""
-    leave = threading.Event()
-    with tqdm(total=total, unit=" pictures", disable=None, dynamic_ncols=True) as bar, logging_redirect_tqdm():
-
-        def follow() -> None:
-            while not leave.wait(_REFRESH_SECONDS):
-                bar.update(done.value - bar.n)
-
-        thread = threading.Thread(target=follow, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            leave.set()
-            thread.join()
-            bar.update(done.value - bar.n)
-
 
 def _fit(settings: Settings, _arguments: argparse.Namespace) -> str:
-    fitted = fit(settings, _bar)
+    fitted = fit(settings, bar)
     manifest = fitted.manifest
     reasons = ", ".join(f"{reason} {count}" for reason, count in fitted.rejected.most_common())
     return "\n".join(

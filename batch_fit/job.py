@@ -9,14 +9,13 @@ import heapq
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyspark.accumulators import Accumulator
 from pyspark.sql import SparkSession
 
 from batch_fit.backbone import load_backbone
@@ -27,6 +26,7 @@ from batch_fit.pipeline import build_pipeline
 from batch_fit.report import render
 from batch_fit.statistics import Statistics
 from conf.errors import InputError, SettingsError
+from conf.progress import Progress
 from conf.s3 import S3Connection
 from conf.session import start_session
 from conf.settings import Settings
@@ -82,11 +82,7 @@ class _Stages:
         _logger.debug("%s took %.1fs", name, self.seconds[name])
 
 
-OnStart = Callable[[int, Accumulator[int]], AbstractContextManager[None]]
-"""Called with the number of pictures and a counter of those done; entered while they are worked on."""
-
-
-def fit(settings: Settings, progress: OnStart) -> Fitted:
+def fit(settings: Settings, progress: Progress) -> Fitted:
     """Fit a model on the pictures of the input and put it into the registry.
 
     Raises:
@@ -204,11 +200,11 @@ def _featurize(
     pictures: list[StoredPicture],
     backbone: bytes,
     save_to: str | None,
-    progress: OnStart,
+    progress: Progress,
 ) -> Featurized:
     if not pictures:
         return Featurized.nothing()
     recipe = Recipe.of(backbone, None, settings)
     done = spark.sparkContext.accumulator(0)
-    with progress(len(pictures), done):
+    with progress(len(pictures), "pictures", done):
         return featurize(spark, pictures, recipe, save_to, done)

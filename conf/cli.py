@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -52,7 +53,7 @@ class Flag:
     def add_to(self, parser: argparse.ArgumentParser) -> None:
         """Declare the flag. A flag that is not given leaves no trace, so that the next source decides."""
         field = field_of(self.key)
-        stem = self.name or self.key.rpartition(".")[2].replace("_", "-")
+        stem = self.name or _stem(self.key)
         text = (field.description or "").replace("%", "%%")
         if self.metavar is None:
             parser.add_argument(
@@ -63,6 +64,10 @@ class Flag:
         parser.add_argument(
             f"--{stem}", dest=self.key, metavar=self.metavar, default=argparse.SUPPRESS, help=text + default
         )
+
+
+def _stem(key: str) -> str:
+    return key.rpartition(".")[2].replace("_", "-")
 
 
 def _shown(value: Any) -> str:
@@ -80,7 +85,7 @@ class Verb:
         summary: one line for the list of verbs.
         description: what it does, for its own help.
         flags: the settings that it uses.
-        required: keys of settings that must have a value.
+        required: dotted keys of settings that must have a value.
         run: called with the settings and the positional arguments; returns what to print on stdout, if anything.
         arguments: declares positional arguments.
         positional: how help shows them.
@@ -98,7 +103,7 @@ class Verb:
     @property
     def usage(self) -> str:
         """What a command line must have: the positional arguments and the required flags."""
-        return " ".join((self.positional, *(f"--{key} URI" for key in self.required))).strip()
+        return " ".join((self.positional, *(f"--{_stem(key)} URI" for key in self.required))).strip()
 
 
 class _Parser(argparse.ArgumentParser):
@@ -203,8 +208,9 @@ def _is_setting(destination: str) -> bool:
 
 def _require(settings: Settings, keys: Sequence[str]) -> None:
     for key in keys:
-        if getattr(settings, key) is None:
-            raise SettingsError(f"{key}: is missing; give --{key} URI, or set {ENV_PREFIX}{key.upper()}")
+        if attrgetter(key)(settings) is None:
+            variable = f"{ENV_PREFIX}{key.replace('.', '__').upper()}"
+            raise SettingsError(f"{key}: is missing; give --{_stem(key)} URI, or set {variable}")
 
 
 def _first_line(error: BaseException) -> str:

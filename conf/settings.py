@@ -11,7 +11,7 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -181,6 +181,21 @@ class FitSettings(Section):
         return None if self.k is not None else self.variance or _DEFAULT_VARIANCE
 
 
+class ExportSettings(Section):
+    """The export."""
+
+    to: str | None = Field(None, description="The folder of the snapshots, and of LATEST, which names the latest one.")
+    format: Literal["parquet", "csv"] = Field(
+        "parquet",
+        description="parquet has the columns of OUTPUT/features; csv has gzipped files in a folder for each model, "
+        "with a column for each feature.",
+    )
+    since: date | None = Field(None, description="Leave out days before this one (UTC), like 2026-01-31.")
+    target_mb: int = Field(
+        128, ge=1, le=4096, description="The size of a file in MiB. Only the last of a day is much smaller."
+    )
+
+
 class SparkSettings(Section):
     """The Spark session."""
 
@@ -223,6 +238,7 @@ class Settings(BaseSettings):
     imaging: ImagingSettings = ImagingSettings()
     s3: S3Settings = S3Settings()
     fit: FitSettings = FitSettings()
+    export: ExportSettings = ExportSettings()
     spark: SparkSettings = SparkSettings()
     log: LogSettings = LogSettings()
 

@@ -1,4 +1,4 @@
-"""The command line of the stream: run, replay, reconcile, stop.
+"""The command line of the stream: run, replay, reconcile, export, stop.
 
 It owns what a person sees of the stream; it must not know how the stream works.
 """
@@ -17,9 +17,11 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from conf.cli import Flag, Verb, make_parser, run_program
+from conf.progress import bar
 from conf.s3 import S3Connection
 from conf.session import explain_failure
 from conf.settings import Settings
+from streaming.export import dry_run, export
 from streaming.features.storage import open_folder, resolve
 from streaming.job import Backlog, open_job
 from streaming.lease import read_holder, request_drain
@@ -142,6 +144,16 @@ def _add_reconcile_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="Print one JSON object.")
 
 
+def _export(settings: Settings, arguments: argparse.Namespace) -> str:
+    if arguments.dry_run:
+        return dry_run(settings).as_text()
+    return export(settings, bar).as_text()
+
+
+def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dry-run", action="store_true", help="Say what would be written, and change nothing.")
+
+
 def _stop(settings: Settings, _arguments: argparse.Namespace) -> str:
     output = open_folder(settings.output or "", S3Connection.of(settings.s3))
     holder = request_drain(output)
@@ -185,6 +197,23 @@ _VERBS = (
         ("input", "output"),
         _reconcile,
         _add_reconcile_arguments,
+    ),
+    Verb(
+        "export",
+        "Write what is in OUTPUT/features into few large files.",
+        "Make an immutable snapshot of the features that are committed now: sorted by date and path, in a folder of\n"
+        "its own in TO, which TO/LATEST then names. Days that have not changed since the snapshot before are taken\n"
+        "over from it. It changes no table, and may run beside the stream. If it is killed, run it again.",
+        (
+            Flag("output", "URI"),
+            Flag("export.to", "URI"),
+            Flag("export.format", "FORMAT"),
+            Flag("export.since", "DATE"),
+            Flag("export.target_mb", "N"),
+        ),
+        ("output", "export.to"),
+        _export,
+        _add_export_arguments,
     ),
     Verb(
         "stop",
