@@ -31,6 +31,7 @@ from conf.s3 import S3Connection
 from conf.session import start_session
 from conf.settings import Settings
 from streaming.features import bundle
+from streaming.features.denylist import NOTHING, Denylist
 from streaming.features.featurizer import Recipe
 from streaming.features.registry import Registry
 from streaming.features.storage import (
@@ -97,8 +98,15 @@ def fit(settings: Settings, progress: Progress) -> Fitted:
     registry, stages = Registry(models), _Stages()
     models.remove_leftovers()
     base = registry.open(settings.fit.from_version) if settings.fit.from_version else None
+    if base and base.manifest.forgotten:
+        _logger.warning(
+            "%s was fitted with %d pictures that had to be forgotten, and what adds to it keeps what they gave; "
+            "fit without --from to be rid of them",
+            base.version,
+            base.manifest.forgotten,
+        )
     with stages("list the pictures"):
-        pictures = choose(source, settings.fit.limit, connection)
+        pictures = choose(source, settings.fit.limit, connection, Denylist.load(models))
         seen = read_identities(base) if base else set()
         new = [picture for picture in pictures if picture.identity not in seen]
         _logger.info("%d pictures in %s, %d of them new to the statistics", len(pictures), source, len(new))
@@ -138,9 +146,12 @@ def fit(settings: Settings, progress: Progress) -> Fitted:
         limit=settings.fit.limit,
         from_version=settings.fit.from_version,
         files={},
+        saved_features=save_to,
+        forgotten=base.manifest.forgotten if base else 0,
     )
     report = describe(manifest, projection, featurized, stages.seconds, settings.fit.variance_target)
     models.create(f"{version}/{bundle.REPORT}", render(report).encode())
+    _check_none_forgotten(models, featurized, save_to, version, connection)
     sealed = manifest.model_copy(update={"files": bundle.hash_files(models, version)})
     bundle.seal(models, version, sealed)
     if settings.fit.promote:
@@ -153,18 +164,50 @@ def _spark_properties(connection: S3Connection, *places: str | None) -> dict[str
     return _SPARK_PROPERTIES | (connection.spark_properties() if on_s3 else {})
 
 
-def choose(source: str, limit: int | None, connection: S3Connection) -> list[StoredPicture]:
+def choose(
+    source: str, limit: int | None, connection: S3Connection, denylist: Denylist = NOTHING
+) -> list[StoredPicture]:
     """The pictures to fit on: all, or a sample of `limit` over the whole input, the same each time.
 
     Raises:
         InputError: there is none.
     """
-    listed = list_pictures(source, lambda path, why: _logger.warning("left out: %r %s", path, why), connection)
+    there = list_pictures(source, lambda path, why: _logger.warning("left out: %r %s", path, why), connection)
+    forgotten = 0
+
+    def allowed() -> Iterator[StoredPicture]:
+        nonlocal forgotten
+        for picture in there:
+            if denylist.is_forgotten(picture.path):
+                forgotten += 1
+            else:
+                yield picture
+
+    listed = allowed()
     # The hash of a path has nothing to do with its place in the input.
     pictures = list(listed) if limit is None else heapq.nsmallest(limit, listed, key=lambda one: one.identity)
+    if forgotten:
+        _logger.info("left out: %d pictures that are to be forgotten", forgotten)
     if not pictures:
         raise InputError(f"{source}: there are no pictures in this folder; check --input")
     return pictures
+
+
+def _check_none_forgotten(
+    models: Folder, featurized: Featurized, save_to: str | None, version: str, connection: S3Connection
+) -> None:
+    """Give up a model with pictures that had to be forgotten while it was fitted, and what was saved of it.
+
+    Raises:
+        InputError: there are such pictures.
+    """
+    denylist = Denylist.load(models)
+    forgotten = sum(map(denylist.is_forgotten, featurized.outcomes.column("path").to_pylist()))
+    if forgotten:
+        models.delete_tree(version)
+        if save_to:
+            open_folder(save_to, connection).delete_tree("")
+        raise InputError(f"{forgotten} of the pictures had to be forgotten while the model was fitted; fit again")
 
 
 def write_identities(identities: Collection[bytes]) -> bytes:

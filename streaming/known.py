@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from conf.errors import AlreadyExistsError
+from streaming.features.denylist import NOTHING, Denylist
 from streaming.features.schema import PICTURES
 from streaming.features.stored import IDENTITY_BYTES, Folder, StoredPicture
 from streaming.manifests import manifest_ids, manifest_name, read_manifest
@@ -32,6 +33,7 @@ SCHEMA = pa.schema(
         *PICTURES,
     ]
 )
+"""The record: the identity of a picture, the manifest that listed it, and `PICTURES`."""
 
 
 class KnownPictures:
@@ -89,8 +91,8 @@ def _hashes(data: bytes) -> NDArray[np.bytes_]:
     return _as_array(column.to_pylist())
 
 
-def fold(output: Folder, manifests: Sequence[str]) -> None:
-    """Move finished manifests from the log into the record.
+def fold(output: Folder, manifests: Sequence[str], denylist: Denylist = NOTHING) -> None:
+    """Move finished manifests from the log into the record, but for what the denylist forbids.
 
     The record is written before anything is deleted, so that a kill at any point leaves each picture in at least one
     of the two. A small last file is merged into the new one, so that the number of files stays small for years.
@@ -105,7 +107,7 @@ def fold(output: Folder, manifests: Sequence[str]) -> None:
             former = names[-1]
             tables.insert(0, last.filter(pc.invert(pc.is_in(last.column("manifest"), pa.array(manifests)))))
     buffer = pa.BufferOutputStream()
-    pq.write_table(pa.concat_tables(tables), buffer, compression="zstd")
+    pq.write_table(denylist.without(pa.concat_tables(tables)), buffer, compression="zstd")
     data = buffer.getvalue().to_pybytes()
     name = f"{FOLDER}/{max(manifests)}-{hashlib.sha256(data).hexdigest()[:8]}.parquet"
     with suppress(AlreadyExistsError):  # a killed run came this far: the same name means the same content

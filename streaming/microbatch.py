@@ -19,9 +19,10 @@ from pyspark.sql import DataFrame
 
 from conf.errors import OutputError
 from streaming.executors import Executors
-from streaming.features.schema import PICTURES
+from streaming.features.schema import OUTCOMES, PICTURES
 from streaming.manifests import written_at
 from streaming.models import ModelSource
+from streaming.notice import Holding, hold_nothing
 from streaming.sink import Result, Sink
 
 _logger = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ class MicroBatches:
         admit: called with each manifest; False if it is to be passed over.
         check_missing: called with Spark's id of a micro-batch without rows; raises unless its manifest is finished.
         on_report: told of each micro-batch.
+        hold: gives the denylist, and keeps it as it is during a commit.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class MicroBatches:
         admit: Callable[[str], bool],
         check_missing: Callable[[int], None],
         on_report: Callable[[BatchReport], None],
+        hold: Holding = hold_nothing,
     ) -> None:
         self._executors = executors
         self._models = models
@@ -82,6 +85,7 @@ class MicroBatches:
         self._admit = admit
         self._check_missing = check_missing
         self._on_report = on_report
+        self._hold = hold
         self._busy = threading.Lock()
         self.drained = False
         self.failure: BaseException | None = None
@@ -119,12 +123,16 @@ class MicroBatches:
         if not self._admit(manifest):
             return
         model = self._models.current()
-        outcomes = self._executors.featurize(batch.select(PICTURES.names).cast(PICTURES), model)
-        if outcomes.column("path").to_pylist() != batch.column("path").to_pylist():
+        with self._hold() as denylist:
+            pictures = denylist.without(batch.select(PICTURES.names).cast(PICTURES))
+        outcomes = self._executors.featurize(pictures, model) if len(pictures) else OUTCOMES.empty_table()
+        if outcomes.column("path").to_pylist() != pictures.column("path").to_pylist():
             raise OutputError(f"manifest {manifest}: the outcomes are not one row per picture; this is a defect")
-        self._may_commit()
         processed_at = batch.column("processed_at")[0].as_py()
-        self._sink.commit(manifest, Result(outcomes, model.version, processed_at))
+        with self._hold() as denylist:  # which may have grown meanwhile
+            outcomes = denylist.without(outcomes)
+            self._may_commit()
+            self._sink.commit(manifest, Result(outcomes, model.version, processed_at))
         reasons = Counter(reason for reason in outcomes.column("reason").to_pylist() if reason)
         self._on_report(
             BatchReport(

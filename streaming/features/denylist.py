@@ -84,10 +84,11 @@ class Entry(BaseModel):
 
 def hash_path(path: str, salt: bytes) -> bytes:
     """The salted hash of a raw key."""
-    return _hash_identity(identity_of(path), salt)
+    return hash_identity(identity_of(path), salt)
 
 
-def _hash_identity(identity: bytes, salt: bytes) -> bytes:
+def hash_identity(identity: bytes, salt: bytes) -> bytes:
+    """The salted hash of the raw key with this identity."""
     return hashlib.blake2b(identity, key=salt, digest_size=_HASH_BYTES, person=b"identity").digest()
 
 
@@ -135,7 +136,7 @@ class Denylist:
 
     def holds_identity(self, identity: bytes) -> bool:
         """The same of the picture with this identity, from which nobody can tell what its path begins with."""
-        return any(_hash_identity(identity, salt) in hashes for salt, hashes in self._paths.items())
+        return any(hash_identity(identity, salt) in hashes for salt, hashes in self._paths.items())
 
     def mask(self, paths: pa.ChunkedArray) -> pa.BooleanArray:
         """Which of `paths` may stay."""
