@@ -21,7 +21,7 @@ from conf.s3 import S3Connection
 from streaming.features.denylist import Denylist
 from streaming.features.storage import is_on_s3, open_folder
 from streaming.features.stored import Folder, identity_of
-from streaming.rows import forgotten_paths, without_forgotten
+from streaming.rows import count_rows, forgotten_paths, without_forgotten
 
 _TASKS_PER_SLOT = 8
 _ATTEMPTS = 10
@@ -44,24 +44,31 @@ class File:
 
 @dataclass(frozen=True)
 class Found:
-    """A file that holds rows of forgotten pictures.
+    """What was found in a file.
 
     Attributes:
         file: which.
-        rows: how many.
-        identities: of the pictures.
+        rows: of forgotten pictures, or of all.
+        bytes: its size.
+        identities: of the forgotten pictures.
     """
 
     file: File
     rows: int
-    identities: Sequence[bytes]
+    bytes: int
+    identities: Sequence[bytes] = ()
 
 
 _FILES = pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("place", "root", "name")])
 _FOUND = pa.schema(
-    [*_FILES, pa.field("rows", pa.int64(), nullable=False), pa.field("identities", pa.list_(pa.binary()))]
+    [
+        *_FILES,
+        pa.field("rows", pa.int64(), nullable=False),
+        pa.field("bytes", pa.int64(), nullable=False),
+        pa.field("identities", pa.list_(pa.binary()), nullable=False),
+    ]
 )
-_Work = Callable[[Folder, str], Sequence[str]]
+_Work = Callable[[Folder, File], Found | None]
 
 
 def find(
@@ -69,11 +76,13 @@ def find(
 ) -> list[Found]:
     """Those of `files` that hold rows of forgotten pictures; `done` counts the files looked at."""
 
-    def look(folder: Folder, name: str) -> Sequence[str]:
+    def look(folder: Folder, file: File) -> Found | None:
         try:
-            return forgotten_paths(name, folder.read(name), denylist)
+            data = folder.read(file.name)
         except NotFoundError:  # the stream has folded or taken it in: what has come in its place honours the denylist
-            return ()
+            return None
+        paths = forgotten_paths(file.name, data, denylist)
+        return Found(file, len(paths), len(data), sorted({*map(identity_of, paths)})) if paths else None
 
     return _run(spark, files, look, connection, done)
 
@@ -83,11 +92,25 @@ def erase(
 ) -> None:
     """Exchange each of `files` for one without the rows of forgotten pictures; `done` counts the files."""
 
-    def exchange(folder: Folder, name: str) -> Sequence[str]:
-        erase_in(folder, name, denylist)
-        return ()
+    def exchange(folder: Folder, file: File) -> None:
+        erase_in(folder, file.name, denylist)
 
     _run(spark, files, exchange, connection, done)
+
+
+def measure(
+    spark: SparkSession, files: Sequence[File], connection: S3Connection, done: Accumulator[int]
+) -> list[Found]:
+    """How many rows and bytes each of `files` has now; `done` counts the files."""
+
+    def look(folder: Folder, file: File) -> Found | None:
+        try:
+            data = folder.read(file.name)
+        except NotFoundError:  # deleted by a hand
+            return None
+        return Found(file, count_rows(file.name, data), len(data))
+
+    return _run(spark, files, look, connection, done)
 
 
 def erase_in(folder: Folder, name: str, denylist: Denylist) -> None:
@@ -99,7 +122,7 @@ def erase_in(folder: Folder, name: str, denylist: Denylist) -> None:
     for attempt in range(_ATTEMPTS):
         try:
             data, tag = folder.read_tagged(name)
-            if (kept := without_forgotten(name, data, denylist)) == data:
+            if (kept := without_forgotten(name, data, denylist)) is data:
                 return
             drop_checksum(folder, name)
             folder.replace(name, kept, tag)
@@ -134,7 +157,8 @@ def _run(
         connection = connection.resolved()  # the environment of a worker may be another
     found = frame.mapInArrow(_for_each(work, connection, done), from_arrow_schema(_FOUND)).toArrow()
     return [
-        Found(File(row["place"], row["root"], row["name"]), row["rows"], row["identities"]) for row in found.to_pylist()
+        Found(File(row["place"], row["root"], row["name"]), row["rows"], row["bytes"], row["identities"])
+        for row in found.to_pylist()
     ]
 
 
@@ -147,15 +171,14 @@ def _for_each(
             file = File(**row)
             folder = folders.setdefault(file.root, open_folder(file.root, connection))
             try:
-                paths = work(folder, file.name)
+                found = work(folder, file)
             except (ValueError, KeyError, TypeError) as error:  # pyarrow's ArrowInvalid is a ValueError
                 raise OutputError(
                     f"{folder.path(file.name)} cannot be read: {error}; restore or delete it, and forget again"
                 ) from error
             done.add(1)
-            if paths:
-                identities = sorted({identity_of(path) for path in paths})
-                found = {**asdict(file), "rows": len(paths), "identities": identities}
-                yield pa.RecordBatch.from_pylist([found], schema=_FOUND)
+            if found:
+                told = {**asdict(file), "rows": found.rows, "bytes": found.bytes, "identities": found.identities}
+                yield pa.RecordBatch.from_pylist([told], schema=_FOUND)
 
     return run

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -20,28 +20,25 @@ from typing import TypeVar
 from pyspark.accumulators import Accumulator
 from pyspark.sql import SparkSession
 
-from conf.errors import OutputError, SettingsError
+from conf.errors import SettingsError
 from conf.progress import Progress
-from conf.s3 import S3Connection
 from conf.session import start_session
 from conf.settings import Settings
-from streaming import derivatives, known, manifests, requests
-from streaming.erasure import File, Found, erase, find
+from streaming.erasure import File, Found, erase, find, measure
 from streaming.features import denylist
 from streaming.features.denylist import Denylist, Entry
-from streaming.features.registry import Registry
-from streaming.features.storage import open_folder, resolve_key
+from streaming.features.storage import resolve_key
 from streaming.features.stored import Folder
+from streaming.forget_exports import PLACE as EXPORTS
+from streaming.forget_exports import correct_records, export_files
 from streaming.forget_log import erase_in_manifest, erase_in_request
 from streaming.forget_models import AffectedModel, erase_in_model, find_models
+from streaming.forget_places import MANIFESTS, REQUESTS, Places
 from streaming.notice import wait_until_noticed
 from streaming.receipts import Ledger, Receipt, finish, read_receipt, unfinished
-from streaming.rows import has_rows
-from streaming.sink import FEATURES_TABLE, QUARANTINE_TABLE
+from streaming.snapshots import drop_incomplete, working_on
 
-_TABLES = {FEATURES_TABLE: "features", QUARANTINE_TABLE: "quarantine", known.FOLDER: "the record of known pictures"}
-_MANIFESTS, _REQUESTS, _SAVED = "manifests", "requests", "saved features"
-_IN_LOG = {_MANIFESTS: erase_in_manifest, _REQUESTS: erase_in_request}
+_IN_LOG = {MANIFESTS: erase_in_manifest, REQUESTS: erase_in_request}
 
 _Result = TypeVar("_Result")
 
@@ -77,45 +74,6 @@ def read_wanted(paths: Sequence[str], prefixes: Sequence[str], file: str | None)
     return Wanted([resolve_key(path) for path in (*paths, *lines)], [resolve_key(prefix) for prefix in prefixes])
 
 
-@dataclass(frozen=True)
-class _Places:
-    """Where to look."""
-
-    output: Folder
-    registries: Sequence[Folder]
-    connection: S3Connection
-
-    @classmethod
-    def of(cls, settings: Settings) -> _Places:
-        assert settings.output is not None
-        connection = S3Connection.of(settings.s3)
-        output = open_folder(settings.output, connection)
-        if next(output.names(FEATURES_TABLE), None) is None:
-            raise OutputError(f"{output.root}: no stream has written here yet; check --output")
-        roots = [one.uri for one in derivatives.derivatives(output) if one.kind == "models"]
-        return cls(output, [open_folder(root, connection) for root in roots], connection)
-
-    def files(self) -> list[File]:
-        """All files with rows, but for exports."""
-        root = self.output.root
-        folders = {**_TABLES, manifests.FOLDER: _MANIFESTS, requests.FOLDER: _REQUESTS}
-        files = [
-            File(place, root, name)
-            for folder, place in folders.items()
-            for name in self.output.names(folder)
-            if has_rows(name)
-        ]
-        for saved in self._saved():
-            folder = open_folder(saved, self.connection)
-            files += [File(_SAVED, folder.root, name) for name in folder.names("") if has_rows(name)]
-        return files
-
-    def _saved(self) -> list[str]:
-        recorded = {one.uri for one in derivatives.derivatives(self.output) if one.kind == "features"}
-        manifests_of_models = (manifest for models in self.registries for manifest in Registry(models).versions())
-        return sorted(recorded | {one.saved_features for one in manifests_of_models if one.saved_features})
-
-
 def forget(settings: Settings, wanted: Wanted, progress: Progress, *, dry_run: bool) -> list[Receipt]:
     """Erase what is wanted, after what killed runs have left; returns a receipt for each.
 
@@ -124,7 +82,7 @@ def forget(settings: Settings, wanted: Wanted, progress: Progress, *, dry_run: b
     Raises:
         OutputError: the output is none, or something in it cannot be read.
     """
-    places = _Places.of(settings)
+    places = Places.of(settings)
     output = places.output
     if dry_run:
         salt = denylist.read_salt(output) or denylist.new_salt()
@@ -142,44 +100,51 @@ def forget(settings: Settings, wanted: Wanted, progress: Progress, *, dry_run: b
         return []
     spark = start_session("picture-features forget", settings, {})
     try:
-        erasures = [_Erasure(spark, places, entry, progress) for entry in entries]
+        erasures = [_Erasure(spark, places, entry, settings.stream.lease, progress) for entry in entries]
         return [erasure.look() if dry_run else erasure.run() for erasure in erasures]
     finally:
         spark.stop()
 
 
-def _deny(places: _Places, wanted: Wanted) -> list[Entry]:
+def _deny(places: Places, wanted: Wanted) -> list[Entry]:
     """Put what is wanted on the denylists, durably; returns what there is to do."""
     output = places.output
     output.remove_leftovers()
-    entry = None
+    asked = None
     if wanted:
         entry = Entry.of(wanted.paths, wanted.prefixes, denylist.make_salt(output), datetime.now(UTC))
         denylist.add_entry(output, entry)
+        asked = entry.id
     entries = list(denylist.read_entries(output))
     for models in places.registries:
         denylist.add_missing(models, entries)
     todo = list(unfinished(output, entries))
-    if entry and all(one.id != entry.id for one in todo):  # asked for once more
-        todo.append(entry)
-    return todo
+    once_more = [entry for entry in entries if entry.id == asked and entry not in todo]
+    return todo + once_more
+
+
+def _erase_in_log(output: Folder, file: File, denylist: Denylist) -> None:
+    _IN_LOG[file.place](output, file.name, denylist)
 
 
 class _Erasure:
     """What is done about one entry."""
 
-    def __init__(self, spark: SparkSession, places: _Places, entry: Entry, progress: Progress) -> None:
+    def __init__(self, spark: SparkSession, places: Places, entry: Entry, lease: timedelta, progress: Progress) -> None:
         self._spark = spark
         self._places = places
         self._output = places.output
         self._entry = entry
         self._denylist = Denylist([entry])
+        self._lease = lease
         self._progress = progress
         self._ledger = Ledger()
 
     def look(self) -> Receipt:
         """Tell what would be done."""
         self._find(self._places.files())
+        for to in self._places.exports:
+            self._find(export_files(to))
         for models in self._places.registries:
             self._find_models(models)
         return self._ledger.receipt(self._output, self._entry, datetime.now(UTC), None)
@@ -190,6 +155,9 @@ class _Erasure:
         found = self._find(self._places.files())
         self._ledger.save(self._output, self._entry)
         self._erase(found)
+        for to in self._places.exports:
+            with working_on(to, self._lease):
+                self._erase_in_export(to)
         for models in self._places.registries:
             affected = self._find_models(models)
             self._ledger.save(self._output, self._entry)
@@ -210,13 +178,21 @@ class _Erasure:
         return found
 
     def _erase(self, found: Iterable[Found]) -> None:
-        in_log = [one.file for one in found if one.file.place in _IN_LOG]
-        for file in in_log:
-            _IN_LOG[file.place](self._output, file.name, self._denylist)
         files = [one.file for one in found if one.file.place not in _IN_LOG]
-        self._with_bar(
-            len(files), "files rewritten", partial(erase, self._spark, files, self._denylist, self._places.connection)
-        )
+        work = partial(erase, self._spark, files, self._denylist, self._places.connection)
+        self._with_bar(len(files), "files rewritten", work)
+        for one in found:
+            if one.file.place in _IN_LOG:
+                _erase_in_log(self._output, one.file, self._denylist)
+
+    def _erase_in_export(self, to: Folder) -> None:
+        drop_incomplete(to)
+        found = self._find(export_files(to))
+        self._ledger.save(self._output, self._entry)
+        self._erase(found)
+        # A killed run may have come as far as to the records.
+        visited = [file for file in export_files(to) if to.path(file.name) in self._ledger.rows.get(EXPORTS, ())]
+        correct_records(to, measure(self._spark, visited, self._places.connection, self._counter()))
 
     def _find_models(self, models: Folder) -> list[AffectedModel]:
         affected = list(find_models(models, self._denylist, self._is_found))
@@ -229,8 +205,11 @@ class _Erasure:
         return self._denylist.holds_identity(identity) or self._ledger.holds_identity(identity, self._entry)
 
     def _with_bar(self, total: int, unit: str, work: Callable[[Accumulator[int]], _Result]) -> _Result:
-        done = self._spark.sparkContext.accumulator(0)
+        done = self._counter()
         with ExitStack() as stack:
             if total:
                 stack.enter_context(self._progress(total, unit, done))
             return work(done)
+
+    def _counter(self) -> Accumulator[int]:
+        return self._spark.sparkContext.accumulator(0)
