@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
+import io
 import threading
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
@@ -26,7 +30,7 @@ from streaming.known import KnownPictures
 from streaming.lease import Lease
 from streaming.manifest_writer import ManifestWriter, withdraw_repeating
 from streaming.notice import Notice, wait_until_noticed
-from streaming.rows import forgotten_paths, without_forgotten
+from streaming.rows import count_rows, forgotten_paths, without_forgotten
 from streaming.sink import ParquetSink
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -124,6 +128,24 @@ def test_what_stays_of_a_file_stays_as_it_is(output: Folder) -> None:
     assert forgotten_paths("a.json", b"".join(lines), denylist) == [PATHS[1], PATHS[4]]
     assert without_forgotten("a.json", b"".join(lines), denylist) == lines[0] + lines[2] + lines[3]
     assert without_forgotten("a.json", b"".join(lines[1:2]), denylist) == b""
+
+
+def test_what_stays_of_a_csv_stays_as_it_is(output: Folder) -> None:
+    """Whatever a path has in it, line ends and quotes included."""
+    odd = ['a,"b\n\u2028c".jpg', "plain.jpg", '"', "\r\n", "é"]
+    _deny(output, odd[0], odd[3])
+    denylist = Denylist.load(output)
+    buffer = io.BytesIO()
+    with gzip.GzipFile(fileobj=buffer, mode="wb") as file:
+        pacsv.write_csv(pa.table({"n": range(5), "path": odd, "f0": [0.1] * 5}), file)
+    data = buffer.getvalue()
+    assert forgotten_paths("a.csv.gz", data, denylist) == [odd[0], odd[3]]
+    assert count_rows("a.csv.gz", data) == 5
+    kept = gzip.decompress(without_forgotten("a.csv.gz", data, denylist))
+    assert [row["path"] for row in csv.DictReader(io.StringIO(kept.decode(), newline=""))] == [odd[1], odd[2], odd[4]]
+    lines = gzip.decompress(data).splitlines(keepends=True)
+    assert kept.splitlines(keepends=True)[0] == lines[0]
+    assert set(kept.splitlines(keepends=True)) < set(lines)
 
 
 def test_the_holder_takes_nothing_in_and_folds_nothing(output: Folder) -> None:
