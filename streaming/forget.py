@@ -35,7 +35,7 @@ from streaming.forget_log import erase_in_manifest, erase_in_request
 from streaming.forget_models import AffectedModel, erase_in_model, find_models
 from streaming.forget_places import MANIFESTS, REQUESTS, Places
 from streaming.notice import wait_until_noticed
-from streaming.receipts import Ledger, Receipt, finish, read_receipt, unfinished
+from streaming.receipts import Ledger, Receipt, finish, unfinished
 from streaming.snapshots import drop_incomplete, working_on
 
 _IN_LOG = {MANIFESTS: erase_in_manifest, REQUESTS: erase_in_request}
@@ -147,7 +147,7 @@ class _Erasure:
             self._find(export_files(to))
         for models in self._places.registries:
             self._find_models(models)
-        return self._ledger.receipt(self._output, self._entry, datetime.now(UTC), None)
+        return self._ledger.receipt(self._output, self._entry, datetime.now(UTC))
 
     def run(self) -> Receipt:
         """Erase everything, and leave a receipt."""
@@ -156,15 +156,15 @@ class _Erasure:
         self._ledger.save(self._output, self._entry)
         self._erase(found)
         for to in self._places.exports:
-            with working_on(to, self._lease):
-                self._erase_in_export(to)
+            if next(to.names(""), None):  # otherwise it was deleted by a hand
+                with working_on(to, self._lease):
+                    self._erase_in_export(to)
         for models in self._places.registries:
             affected = self._find_models(models)
             self._ledger.save(self._output, self._entry)
             for one in affected:
                 erase_in_model(models, one)
-        earlier = read_receipt(self._output, self._entry.id)
-        receipt = self._ledger.receipt(self._output, self._entry, datetime.now(UTC), earlier)
+        receipt = self._ledger.receipt(self._output, self._entry, datetime.now(UTC))
         finish(self._output, receipt)
         return receipt
 

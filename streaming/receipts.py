@@ -90,6 +90,7 @@ class Ledger(BaseModel):
         rows: by place and file.
         identities: the salted hashes of what a forgotten prefix was found to stand for, in hexadecimal.
         refit: pictures by registry and version.
+        earlier: the receipt of a finished run for the same, from before this one began.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -97,14 +98,15 @@ class Ledger(BaseModel):
     rows: dict[str, dict[str, int]] = Field(default_factory=dict)
     identities: set[str] = Field(default_factory=set)
     refit: dict[str, dict[str, int]] = Field(default_factory=dict)
+    earlier: Receipt | None = None
 
     @classmethod
     def load(cls, output: Folder, entry: Entry) -> Self:
-        """What a killed run has left; empty if there was none."""
+        """What a killed run has left, or else one to begin with."""
         try:
             return cls.model_validate_json(output.read(_name(_PROGRESS, entry.id)))
         except NotFoundError:
-            return cls()
+            return cls(earlier=_read_receipt(output, entry.id))
 
     def save(self, output: Folder, entry: Entry) -> None:
         """Make it durable."""
@@ -130,8 +132,9 @@ class Ledger(BaseModel):
         versions = self.refit.setdefault(models, {})
         versions[version] = max(versions.get(version, 0), pictures)
 
-    def receipt(self, output: Folder, entry: Entry, now: datetime, earlier: Receipt | None) -> Receipt:
+    def receipt(self, output: Folder, entry: Entry, now: datetime) -> Receipt:
         """What it comes to, with what an earlier run for the same has removed."""
+        earlier = self.earlier
         removed = Counter(earlier.removed if earlier else {})
         refit = {(one.models, one.version): one.pictures for one in (earlier.refit if earlier else ())}
         for place, files in self.rows.items():
@@ -160,8 +163,7 @@ def finish(output: Folder, receipt: Receipt) -> None:
     output.delete(_name(_PROGRESS, receipt.id))
 
 
-def read_receipt(output: Folder, entry: str) -> Receipt | None:
-    """The receipt for an entry, if it was finished."""
+def _read_receipt(output: Folder, entry: str) -> Receipt | None:
     try:
         return Receipt.model_validate_json(output.read(_name(_RECEIPTS, entry)))
     except NotFoundError:
