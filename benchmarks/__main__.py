@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from itertools import chain
 
-from benchmarks import discovery, latency, memory, pca, planning, s3, throughput
+from benchmarks import discovery, forget, latency, memory, pca, planning, s3, throughput
 from benchmarks.common import print_figures
 
 if __name__ == "__main__":
-    modules = (throughput, latency, memory, planning, discovery, pca, s3)
+    modules = (throughput, latency, memory, planning, discovery, forget, pca, s3)
     print_figures(chain.from_iterable(module.measure() for module in modules))
