@@ -28,6 +28,7 @@ def _fit(settings: Settings, _arguments: argparse.Namespace) -> str:
     return "\n".join(
         (
             f"model        {manifest.version}{' (current)' if fitted.promoted else ' (not promoted)'}",
+            *([f"compared     {manifest.comparison.reason}"] if manifest.comparison else []),
             f"components   {manifest.k}, which keep {manifest.variance_kept:.1%} of the variance",
             f"weights      {manifest.weights}",
             f"pictures     {manifest.pictures:,}",
@@ -98,7 +99,7 @@ _VERBS = (
             Flag("fit.save_features", "URI"),
             Flag("fit.limit", "N"),
             Flag("fit.from_version", "VERSION", "from"),
-            Flag("fit.promote", None),
+            Flag("fit.promote", "WHEN"),
             Flag("imaging.max_bytes", "SIZE"),
             Flag("imaging.max_pixels", "N"),
             Flag("imaging.fetch_ahead", "N"),

@@ -39,6 +39,8 @@ def describe(
         input=manifest.input,
         limit=manifest.limit,
         from_version=manifest.from_version,
+        held_back=manifest.held_back,
+        comparison=manifest.comparison,
         pictures=manifest.pictures,
         labels=Counter(_labels(accepted)),
         quarantined=_by_reason(featurized.rejected),

@@ -18,10 +18,11 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.functions import col, element_at, split
 from pyspark.sql.pandas.types import from_arrow_schema
 
+from batch_fit.held_back import Evidence, HeldBack, is_held_back, last_held_back
 from batch_fit.statistics import Statistics, fold_batch, merge_all
 from streaming.features.dealing import deal
 from streaming.features.featurizer import Recipe, featurize_with
-from streaming.features.schema import OUTCOMES, PICTURES
+from streaming.features.schema import OUTCOMES, as_table
 from streaming.features.storage import spark_uri
 from streaming.features.stored import StoredPicture, identity_of
 
@@ -49,17 +50,17 @@ class Featurized:
     """What the pass over the pictures gives.
 
     Attributes:
-        statistics: of the features of all accepted pictures.
+        evidence: of all accepted pictures.
         outcomes: path, features (1280 float32, of the sample only), reason, detail; one row per picture.
     """
 
-    statistics: Statistics
+    evidence: Evidence
     outcomes: pa.Table
 
     @classmethod
     def nothing(cls) -> Featurized:
         """Of no pictures."""
-        return cls(Statistics.empty(), _FOLDED.empty_table().drop(["statistics"]))
+        return cls(Evidence.nothing(), _FOLDED.empty_table().drop(["statistics"]))
 
     @property
     def accepted(self) -> pa.Table:
@@ -84,11 +85,13 @@ def featurize(
         save_to: canonical path of a new Parquet table of path, label and features; None for none.
         done: counts the pictures of finished tasks, for a progress bar.
     """
-    tasks = deal(_as_table(pictures), _task_count(len(pictures)))
+    tasks = deal(as_table(pictures), _task_count(len(pictures)))
     frame = spark.createDataFrame(tasks)
     broadcast = spark.sparkContext.broadcast(recipe)
     to_outcomes = featurize_with(broadcast)
-    fold = _fold_with(sorted(picture.identity for picture in pictures)[:SAMPLE][-1], done)
+    identities = sorted(picture.identity for picture in pictures)
+    sample_up_to, held_back_up_to = identities[:SAMPLE][-1], last_held_back(identities)
+    fold = _fold_with(sample_up_to, held_back_up_to, done)
     if save_to is None:
         folded = frame.mapInArrow(lambda batches: fold(to_outcomes(batches)), _FOLDED_IN_SPARK)
         result = _collect(folded, tasks.column(0).num_chunks)
@@ -100,18 +103,32 @@ def featurize(
     broadcast.unpersist()
     partial = result.column("statistics").drop_null().to_pylist()
     rows = result.filter(pc.is_valid(result.column("path"))).drop(["statistics"])
-    return Featurized(merge_all(Statistics.from_bytes(data) for data in partial), rows)
+    statistics = merge_all(Statistics.from_bytes(data) for data in partial)
+    return _sort_out(statistics, rows, sample_up_to, held_back_up_to)
+
+
+def _sort_out(statistics: Statistics, rows: pa.Table, sample_up_to: bytes, held_back_up_to: bytes) -> Featurized:
+    """Of the pictures with features, tell those held back from those of the sample; some are both."""
+    identities = [identity_of(path) for path in rows.column("path").to_pylist()]
+    features = rows.column("features")
+    held_back = {
+        identity: row.values.to_numpy()
+        for identity, row in zip(identities, features, strict=True)
+        if row.is_valid and _is_held_back(identity, held_back_up_to)
+    }
+    in_sample = pa.chunked_array([[identity <= sample_up_to for identity in identities]], pa.bool_())
+    sampled = pc.if_else(in_sample, features, pa.scalar(None, features.type))
+    outcomes = rows.set_column(rows.schema.get_field_index("features"), rows.schema.field("features"), sampled)
+    return Featurized(Evidence(statistics, HeldBack.of(held_back)), outcomes)
+
+
+def _is_held_back(identity: bytes, up_to: bytes) -> bool:
+    return identity <= up_to and is_held_back(identity)
 
 
 def _task_count(pictures: int) -> int:
     low, high = _PICTURES_PER_TASK
     return math.ceil(pictures / min(max(pictures // _TASKS, low), high))
-
-
-def _as_table(pictures: Sequence[StoredPicture]) -> pa.Table:
-    return pa.table(
-        {name: [getattr(picture, name) for picture in pictures] for name in PICTURES.names}, schema=PICTURES
-    )
 
 
 def _collect(folded: DataFrame, tasks: int) -> pa.Table:
@@ -127,17 +144,22 @@ def _save(outcomes: DataFrame, save_to: str) -> None:
 
 
 def _fold_with(
-    sample_up_to: bytes, done: Accumulator[int]
+    sample_up_to: bytes, held_back_up_to: bytes, done: Accumulator[int]
 ) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    """The function that folds batches of outcomes: their rows, and at the end one row with the statistics of all."""
+    """The function that folds batches of outcomes: their rows, and at the end one row with the statistics.
+
+    Pictures of the sample and those held back keep their features; the latter are not in the statistics.
+    """
 
     def fold(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         statistics = Statistics.empty()
         for outcomes in batches:
-            statistics = statistics.merge(fold_batch(outcomes))
-            in_sample = pa.array([identity_of(path) <= sample_up_to for path in outcomes.column("path").to_pylist()])
+            identities = [identity_of(path) for path in outcomes.column("path").to_pylist()]
+            held_back = pa.array([_is_held_back(identity, held_back_up_to) for identity in identities], pa.bool_())
+            statistics = statistics.merge(fold_batch(outcomes.filter(pc.invert(held_back))))
+            in_sample = pa.array([identity <= sample_up_to for identity in identities], pa.bool_())
             columns = [outcomes.column(name) for name in ("path", "features", "reason", "detail")]
-            columns[1] = pc.if_else(in_sample, columns[1], pa.scalar(None, columns[1].type))
+            columns[1] = pc.if_else(pc.or_(in_sample, held_back), columns[1], pa.scalar(None, columns[1].type))
             yield pa.RecordBatch.from_arrays([*columns, pa.nulls(len(outcomes), pa.binary())], schema=_FOLDED)
             done.add(len(outcomes))
         yield _statistics_row(statistics)

@@ -18,14 +18,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 
+from batch_fit import forgotten
 from batch_fit.backbone import load_backbone
+from batch_fit.comparison import Contender, compare
 from batch_fit.describe import describe
 from batch_fit.featurize import Featurized, featurize
+from batch_fit.held_back import Evidence
 from batch_fit.pca import fit_pca
 from batch_fit.pipeline import build_pipeline
 from batch_fit.report import render
-from batch_fit.statistics import Statistics
-from conf.errors import InputError, SettingsError
+from conf.errors import InputError, ModelError, SettingsError
 from conf.progress import Progress
 from conf.s3 import S3Connection
 from conf.session import start_session
@@ -97,14 +99,7 @@ def fit(settings: Settings, progress: Progress) -> Fitted:
     _check_places(source, models, save_to, connection)
     registry, stages = Registry(models), _Stages()
     models.remove_leftovers()
-    base = registry.open(settings.fit.from_version) if settings.fit.from_version else None
-    if base and base.manifest.forgotten:
-        _logger.warning(
-            "%s was fitted with %d pictures that had to be forgotten, and what adds to it keeps what they gave; "
-            "fit without --from to be rid of them",
-            base.version,
-            base.manifest.forgotten,
-        )
+    base = _open_base(registry, settings.fit.from_version)
     with stages("list the pictures"):
         pictures = choose(source, settings.fit.limit, connection, Denylist.load(models))
         seen = read_identities(base) if base else set()
@@ -118,21 +113,25 @@ def fit(settings: Settings, progress: Progress) -> Fitted:
         with stages("featurize and fold"):
             featurized = _featurize(spark, settings, new, backbone, save_to, progress)
         with stages("fit scaler and PCA"):
-            statistics = featurized.statistics
+            evidence = featurized.evidence
             if base:
-                statistics = Statistics.from_bytes(base.file(bundle.STATISTICS)).merge(statistics)
-            projection = fit_pca(statistics, settings.fit.k, settings.fit.variance_target)
+                evidence = Evidence.of_bundle(base).merge(evidence)
+            projection = fit_pca(evidence.statistics, settings.fit.k, settings.fit.variance_target)
         created_at = datetime.now(UTC)
         version = bundle.new_version(created_at, backbone, projection)
         with stages("save the model"):
             build_pipeline(spark, projection).save(spark_uri(models.path(f"{version}/{bundle.PIPELINE}")))
             models.create(f"{version}/{bundle.BACKBONE}", backbone)
             models.create(f"{version}/{bundle.PROJECTION}", projection.to_bytes())
-            models.create(f"{version}/{bundle.STATISTICS}", statistics.to_bytes())
-            folded = {identity_of(path) for path in featurized.accepted.column("path").to_pylist()}
-            models.create(f"{version}/{bundle.PICTURES}", write_identities(seen | folded))
+            models.create(f"{version}/{bundle.STATISTICS}", evidence.others.to_bytes())
+            models.create(f"{version}/{bundle.HELD_BACK}", evidence.held_back.to_bytes())
+            identities = seen | {identity_of(path) for path in featurized.accepted.column("path").to_pylist()}
+            models.create(f"{version}/{bundle.PICTURES}", write_identities(identities))
     finally:
         spark.stop()
+    with stages("measure on pictures held back"):
+        held_back = evidence.figures(projection.k)
+        comparison = _compare(registry, Contender(version, weights, projection.k, evidence, identities))
     rejected = Counter(featurized.rejected.column("reason").to_pylist())
     manifest = bundle.BundleManifest(
         version=version,
@@ -140,23 +139,63 @@ def fit(settings: Settings, progress: Progress) -> Fitted:
         weights=weights,
         k=projection.k,
         variance_kept=float(projection.explained_variance[: projection.k].sum()),
-        pictures=statistics.count,
+        pictures=evidence.statistics.count,
         quarantined=rejected.total(),
         input=source,
         limit=settings.fit.limit,
         from_version=settings.fit.from_version,
+        held_back=held_back,
+        comparison=comparison,
         files={},
         saved_features=save_to,
         forgotten=base.manifest.forgotten if base else 0,
     )
     report = describe(manifest, projection, featurized, stages.seconds, settings.fit.variance_target)
     models.create(f"{version}/{bundle.REPORT}", render(report).encode())
-    _check_none_forgotten(models, featurized, save_to, version, connection)
-    sealed = manifest.model_copy(update={"files": bundle.hash_files(models, version)})
-    bundle.seal(models, version, sealed)
-    if settings.fit.promote:
-        registry.promote(version)
-    return Fitted(sealed, models.path(f"{version}/{bundle.REPORT}"), settings.fit.promote, rejected)
+    forgotten.check_none(featurized.outcomes.column("path").to_pylist(), models, version, save_to, connection)
+    sealed = _seal(models, manifest)
+    promoted = _promote(registry, sealed, settings.fit.promote)
+    return Fitted(sealed, models.path(f"{version}/{bundle.REPORT}"), promoted, rejected)
+
+
+def _seal(models: Folder, manifest: bundle.BundleManifest) -> bundle.BundleManifest:
+    sealed = manifest.model_copy(update={"files": bundle.hash_files(models, manifest.version)})
+    bundle.seal(models, manifest.version, sealed)
+    return sealed
+
+
+def _open_base(registry: Registry, version: str | None) -> bundle.Bundle | None:
+    if version is None:
+        return None
+    base = registry.open(version)
+    forgotten.warn_of(base)
+    return base
+
+
+def _compare(registry: Registry, new: Contender) -> bundle.Comparison | None:
+    """How the new model stands against the current one; None if there is none."""
+    version = registry.current_or_none()
+    if version is None:
+        return None
+    try:
+        model = registry.open(version)
+        current = Contender(
+            version, model.manifest.weights, model.manifest.k, Evidence.of_bundle(model), read_identities(model)
+        )
+    except ModelError as error:
+        return bundle.Comparison(current=version, reason=f"it cannot be compared with {version}: {error}")
+    comparison = compare(new, current)
+    _logger.info("model %s: %s", new.version, comparison.reason, extra={"data": comparison.model_dump()})
+    return comparison
+
+
+def _promote(registry: Registry, model: bundle.BundleManifest, when: str) -> bool:
+    """Make a model the current one if the setting `fit.promote` says so; returns whether it did."""
+    is_not_worse = model.comparison is None or model.comparison.not_worse
+    promoted = when == "always" or (when == "if-not-worse" and is_not_worse)
+    if promoted:
+        registry.promote(model.version)
+    return promoted
 
 
 def _spark_properties(connection: S3Connection, *places: str | None) -> dict[str, str]:
@@ -173,41 +212,12 @@ def choose(
         InputError: there is none.
     """
     there = list_pictures(source, lambda path, why: _logger.warning("left out: %r %s", path, why), connection)
-    forgotten = 0
-
-    def allowed() -> Iterator[StoredPicture]:
-        nonlocal forgotten
-        for picture in there:
-            if denylist.is_forgotten(picture.path):
-                forgotten += 1
-            else:
-                yield picture
-
-    listed = allowed()
+    listed = forgotten.leave_out(there, denylist)
     # The hash of a path has nothing to do with its place in the input.
     pictures = list(listed) if limit is None else heapq.nsmallest(limit, listed, key=lambda one: one.identity)
-    if forgotten:
-        _logger.info("left out: %d pictures that are to be forgotten", forgotten)
     if not pictures:
         raise InputError(f"{source}: there are no pictures in this folder; check --input")
     return pictures
-
-
-def _check_none_forgotten(
-    models: Folder, featurized: Featurized, save_to: str | None, version: str, connection: S3Connection
-) -> None:
-    """Give up a model with pictures that had to be forgotten while it was fitted, and what was saved of it.
-
-    Raises:
-        InputError: there are such pictures.
-    """
-    denylist = Denylist.load(models)
-    forgotten = sum(map(denylist.is_forgotten, featurized.outcomes.column("path").to_pylist()))
-    if forgotten:
-        models.delete_tree(version)
-        if save_to:
-            open_folder(save_to, connection).delete_tree("")
-        raise InputError(f"{forgotten} of the pictures had to be forgotten while the model was fitted; fit again")
 
 
 def write_identities(identities: Collection[bytes]) -> bytes:

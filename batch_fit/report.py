@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batch_fit.charts import SERIES_COUNT, scatter_chart, variance_chart
+from streaming.features.bundle import Comparison, HeldBackFigures
 
 _SHOWN = 12
 """So many labels stand in the table from the start; the others come out on demand."""
@@ -46,7 +47,9 @@ class FitReport:
         input: where the pictures are.
         limit: the size of the sample that was asked for.
         from_version: the model whose statistics this fit has added to.
-        pictures: how many are in the statistics.
+        held_back: what was measured on the pictures held back; None if they were too few.
+        comparison: with the model that was current; None if there was none.
+        pictures: how many the model was fitted to.
         labels: pictures by label, of those that this fit has read and used.
         quarantined: those that it has read and could not use.
         seconds: how long each stage took, in order.
@@ -63,6 +66,8 @@ class FitReport:
     input: str
     limit: int | None
     from_version: str | None
+    held_back: HeldBackFigures | None
+    comparison: Comparison | None
     pictures: int
     labels: Mapping[str, int]
     quarantined: Sequence[Quarantined]
@@ -135,6 +140,13 @@ def _variance(report: FitReport, kept: float) -> str:
     note = f"Kept: {k:,} of {len(explained):,} components ({why}), which is {kept:.1%} of the variance."
     if k > 1:
         note += f" The first explains {explained[0]:.2%}, the last of them {explained[k - 1]:.2%}."
+    if held_back := report.held_back:
+        note += (
+            f" Of {_plural(held_back.pictures, 'picture')} held back at first, a model of as many components that had "
+            f"not seen them keeps {held_back.variance_kept:.1%}."
+        )
+    if comparison := report.comparison:
+        note += f" Against the model that was current: {escape(comparison.reason)}."
     return _section("Explained variance", note, variance_chart(explained, k, report.variance_target))
 
 

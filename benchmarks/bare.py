@@ -14,9 +14,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from threading import Barrier
 
-from benchmarks.common import CORES, make_projection, read_backbone
+from benchmarks.common import COMPONENTS, CORES, read_backbone
 from streaming.features.backbone import BackboneRunner
 from streaming.features.imaging import Limits, decode
+from tests.models import random_projection
 
 _WARM_UP = 20
 _LIMITS = Limits(max_bytes=2**30, max_pixels=2**30)
@@ -34,7 +35,7 @@ def bare_rate(pictures: Sequence[Path], count: int) -> float:
 
 def _loop(flatbuffer: bytes, pictures: Sequence[Path], count: int, start: Barrier) -> float:
     """Pictures per second of this process."""
-    backbone, projection = BackboneRunner(flatbuffer), make_projection()
+    backbone, projection = BackboneRunner(flatbuffer), random_projection(COMPONENTS, seed=0)
     contents = [picture.read_bytes() for picture in pictures]
     for content in contents[:_WARM_UP]:
         projection.apply(backbone.run(decode(content, _LIMITS).pixels))

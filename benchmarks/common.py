@@ -12,17 +12,12 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
 import psutil
 
 from batch_fit.backbone import load_backbone
-from streaming.features import bundle
-from streaming.features.projection import Projection
-from streaming.features.registry import Registry
-from streaming.features.storage import open_folder
+from tests.models import promote_model
 from tests.streams import Place, start
 
 CORES = len(os.sched_getaffinity(0))
@@ -74,7 +69,7 @@ def new_place() -> Iterator[Place]:
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         place = Place(Path(folder))
         place.source.mkdir()
-        _promote_model(place.models)
+        promote_model(place.models, read_backbone(), COMPONENTS, seed=0)
         yield place
 
 
@@ -136,32 +131,3 @@ def read_backbone() -> bytes:
         part.write_bytes(load_backbone(WEIGHTS).flatbuffer)
         part.rename(file)
     return file.read_bytes()
-
-
-def make_projection() -> Projection:
-    """`COMPONENTS` orthonormal components of 1280 features, drawn at random."""
-    components, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(1280, COMPONENTS)))
-    return Projection(np.zeros(1280), np.ones(1280), components, np.full(1280, 1 / 1280))
-
-
-def _promote_model(folder: Path) -> None:
-    models, backbone, projection = open_folder(str(folder)), read_backbone(), make_projection()
-    now = datetime.now(UTC)
-    version = bundle.new_version(now, backbone, projection)
-    models.create(f"{version}/{bundle.BACKBONE}", backbone)
-    models.create(f"{version}/{bundle.PROJECTION}", projection.to_bytes())
-    manifest = bundle.BundleManifest(
-        version=version,
-        created_at=now,
-        weights=WEIGHTS,
-        k=COMPONENTS,
-        variance_kept=COMPONENTS / 1280,
-        pictures=0,
-        quarantined=0,
-        input="/nowhere",
-        limit=None,
-        from_version=None,
-        files=bundle.hash_files(models, version),
-    )
-    bundle.seal(models, version, manifest)
-    Registry(models).promote(version)

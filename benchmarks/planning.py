@@ -23,6 +23,9 @@ from pyspark.sql.streaming.query import StreamingQuery
 from benchmarks.common import CORES, Figure, at_most, new_place, print_figures, wait_for_quiet
 from conf.session import start_session
 from conf.settings import StreamSettings, load_settings
+from streaming.ahead import Ahead
+from streaming.batch_report import BatchReport
+from streaming.drift import DriftMonitor
 from streaming.epochs import Epochs
 from streaming.executors import Executors
 from streaming.features.registry import Registry
@@ -65,8 +68,9 @@ class _Stream:
         """Put `manifests` behind this stream, less than an epoch of them unfolded."""
         while manifests - self._appended > _EPOCH:
             for _ in range(_EPOCH):
-                empty = Result(OUTCOMES.empty_table(), "none", datetime.now(UTC))
-                self._sink.commit(self._append(), empty)
+                manifest = self._append()
+                report = BatchReport(manifest, 0, Counter(), 0, 0, "none", None)
+                self._sink.commit(manifest, Result(OUTCOMES.empty_table(), datetime.now(UTC), report))
             started = time.monotonic()
             self._epochs.turn()
             self.turn_seconds.append(time.monotonic() - started)
@@ -98,8 +102,9 @@ class _Stream:
 
     def _batches(self) -> MicroBatches:
         return MicroBatches(
-            Executors(self._spark),
+            Ahead(Executors(self._spark), lambda manifest: None),
             self._models,
+            DriftMonitor(1, "refit"),
             self._sink,
             lambda: None,
             lambda manifest: True,

@@ -8,6 +8,7 @@ last, by the times of the files in versitygw's folder.
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import tempfile
@@ -16,10 +17,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import boto3
 import numpy as np
 import pyarrow.parquet as pq
 
@@ -27,7 +31,7 @@ from benchmarks.common import CORES, INTERVAL, Figure, at_least, at_most, new_pl
 from conf.s3 import S3Connection
 from tests.buckets import Bucket
 from tests.samples import write_samples
-from tests.servers import CREDENTIALS, FaultyStore, toxiproxy, versitygw_on
+from tests.servers import CREDENTIALS, FaultyStore, moto, toxiproxy, versitygw_on
 from tests.streams import Place, start
 
 _ROUNDS = 2
@@ -36,8 +40,8 @@ _DELAYS = (0.0, 0.01, 0.03, 0.1)
 _TARGET_DELAY = 0.03
 _WARM_UP, _LANDINGS = 10, 60
 _PAUSE = (0.3, 1.5)  # seconds
-_BATCHES = (5, 25)  # the difference is what a micro-batch costs
-_PER_BATCH = 20
+_BATCHES = (5, 25, 125)  # the differences are what a micro-batch costs, early and late
+_PER_BATCH = 4
 
 
 def measure() -> Iterator[Figure]:
@@ -110,31 +114,56 @@ def _measure_throughput(store: _Store, pictures: Sequence[Path]) -> Iterator[Fig
 
 
 def _measure_latency(store: _Store, pictures: Sequence[Path]) -> Iterator[Figure]:
-    with toxiproxy(store.address) as proxy, _reached_through(proxy.address):
-        for delay in (0.0, _TARGET_DELAY):
-            proxy.delay(delay)
-            bucket = store.new_bucket(pictures, 1)
-            stream = start("streaming", store.arguments(bucket, "run", "--interval", INTERVAL))
-            try:
-                seconds = _latencies(store, bucket, pictures)[_WARM_UP:]
-            finally:
-                stream.terminate()
-                stream.communicate()
-            p50, p95 = np.percentile(seconds, [50, 95])
-            what = f"landed -> readable on S3 by listing, {delay * 1000:.0f} ms on each request"
-            yield at_most(f"{what}, p50 of {len(seconds)}", float(p50), 1.5, " s")
-            yield at_most(f"{what}, p95", float(p95), 3, " s")
+    with toxiproxy(store.address) as proxy, moto() as queues, _reached_through(proxy.address):
+        for discovery in ("listing", "events"):
+            for delay in (0.0, _TARGET_DELAY):
+                proxy.delay(delay)
+                bucket = store.new_bucket(pictures, 1)
+                queue = _Queue(queues, bucket.name)
+                following = ["--discovery", "events", "--queue", queue.url] if discovery == "events" else []
+                stream = start(
+                    "streaming",
+                    store.arguments(bucket, "run", "--interval", INTERVAL, *following),
+                    AWS_ENDPOINT_URL_SQS=queues,
+                )
+                try:
+                    seconds = _latencies(store, bucket, queue, pictures)[_WARM_UP:]
+                finally:
+                    stream.terminate()
+                    stream.communicate()
+                p50, p95 = np.percentile(seconds, [50, 95])
+                what = f"landed -> readable on S3 by {discovery}, {delay * 1000:.0f} ms on each request"
+                yield at_most(f"{what}, p50 of {len(seconds)}", float(p50), 1.5, " s")
+                yield at_most(f"{what}, p95", float(p95), 3, " s")
 
 
-def _latencies(store: _Store, bucket: Bucket, pictures: Sequence[Path]) -> list[float]:
+class _Queue:
+    """A queue that gets what S3 would send; versitygw sends nothing itself, so S3's own delay is not in it."""
+
+    def __init__(self, address: str, name: str) -> None:
+        self._client: Any = boto3.client("sqs", endpoint_url=address, region_name=CREDENTIALS["AWS_REGION"])
+        self.url = self._client.create_queue(QueueName=name)["QueueUrl"]
+
+    def tell(self, bucket: str, key: str, length: int) -> None:
+        record = {
+            "eventName": "ObjectCreated:Put",
+            "eventTime": datetime.now(UTC).isoformat(),
+            "s3": {"bucket": {"name": bucket}, "object": {"key": key, "size": length, "eTag": "0"}},
+        }
+        self._client.send_message(QueueUrl=self.url, MessageBody=json.dumps({"Records": [record]}))
+
+
+def _latencies(store: _Store, bucket: Bucket, queue: _Queue, pictures: Sequence[Path]) -> list[float]:
     pauses = random.Random(0)
     seconds: list[float] = []
     read: set[Path] = set()
     while not store.commits(bucket):  # of the picture that was there
         time.sleep(0.1)
     for number, picture in enumerate(pictures[: _WARM_UP + _LANDINGS]):
-        path = f"s3://{bucket.name}/input/landing/{number}.jpg"
-        bucket.s3.upload_file(str(picture), bucket.name, path.removeprefix(f"s3://{bucket.name}/"))
+        key = f"input/landing/{number}.jpg"
+        path = f"s3://{bucket.name}/{key}"
+        bucket.s3.upload_file(str(picture), bucket.name, key)
+        queue.tell(bucket.name, key, picture.stat().st_size)
         landed = time.monotonic()
         readable = False
         while not readable:
@@ -155,13 +184,17 @@ def _measure_requests(store: _Store, pictures: Sequence[Path]) -> Iterator[Figur
             proxy.requests.clear()
             run_program("streaming", store.arguments(bucket, "replay", "--max-pictures", str(_PER_BATCH)))
             counts.append(Counter(proxy.requests))
-    few, many = counts
-    between = _BATCHES[1] - _BATCHES[0]
-    pictures_between = between * _PER_BATCH
-    yield at_most("GETs per picture", (many["GET input"] - few["GET input"]) / pictures_between, 1, "")
-    for kind in sorted(many.keys() | few.keys()):
-        if kind != "GET input" and many[kind] > few[kind]:
-            yield Figure(f"requests per micro-batch, {kind}", f"{(many[kind] - few[kind]) / between:.1f}")
+    early, late = (_per_batch(*pair) for pair in pairwise(zip(_BATCHES, counts, strict=True)))
+    yield at_most("GETs per picture", late["GET input"] / _PER_BATCH, 1, "")
+    for kind in sorted(late):
+        if kind != "GET input" and max(early[kind], late[kind]) > 0:
+            yield Figure(f"requests per micro-batch, {kind}, early / late", f"{early[kind]:.1f} / {late[kind]:.1f}")
+    total = [sum(costs.values()) - costs["GET input"] for costs in (early, late)]
+    yield Figure("requests per micro-batch, all but pictures, early / late", f"{total[0]:.1f} / {total[1]:.1f}")
+
+
+def _per_batch(few: tuple[int, Counter[str]], many: tuple[int, Counter[str]]) -> dict[str, float]:
+    return {kind: (many[1][kind] - few[1][kind]) / (many[0] - few[0]) for kind in many[1].keys() | few[1].keys()}
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ and the fold would write them, but for the syncing of each to the disk.
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from streaming import known
+from streaming.batch_report import BatchReport
 from streaming.features.schema import OUTCOMES
 from streaming.features.stored import identity_of
 from streaming.manifests import table_file
@@ -43,7 +45,8 @@ def write_output(output: Path, rows: int, files: int) -> None:
         day, of_day = divmod(number, _FILES_PER_DAY)
         now = _START + timedelta(days=day, minutes=10 * of_day)
         manifest = f"{now:%Y%m%dT%H%M%S%fZ}-{sha256(paths[0].encode()).hexdigest()[:8]}"
-        result = Result(_outcomes(paths, number * each, now, random), _MODEL, now)
+        report = BatchReport(manifest, each, Counter(), 0, 0, _MODEL, None)
+        result = Result(_outcomes(paths, number * each, now, random), now, report)
         _write(output / table_file(FEATURES_TABLE, manifest), feature_rows(result))
         if len(rejected := quarantine_rows(result)):
             _write(output / table_file(QUARANTINE_TABLE, manifest), rejected)

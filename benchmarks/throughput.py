@@ -21,11 +21,11 @@ from PIL import Image
 from batch_fit.pipeline import build_pipeline
 from benchmarks.bare import bare_rate
 from benchmarks.common import (
+    COMPONENTS,
     Figure,
     arguments,
     at_least,
     link_pictures,
-    make_projection,
     new_place,
     print_figures,
     run_program,
@@ -33,6 +33,7 @@ from benchmarks.common import (
 )
 from conf.session import start_session
 from conf.settings import load_settings
+from tests.models import random_projection
 from tests.samples import KINDS, draw, write_samples
 from tests.streams import Place
 
@@ -118,7 +119,7 @@ def _write_frames(folder: Path) -> list[Path]:
 
 def _save_pipeline(folder: Path) -> None:
     spark = start_session("benchmark", load_settings({}), {})
-    build_pipeline(spark, make_projection()).save(str(folder))
+    build_pipeline(spark, random_projection(COMPONENTS, seed=0)).save(str(folder))
     spark.stop()
 
 

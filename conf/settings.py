@@ -92,6 +92,13 @@ class StreamSettings(Section):
         description="After this many manifests the stream folds the finished ones into its record of known pictures "
         "and goes on in a fresh checkpoint, so that planning a micro-batch stays fast for years.",
     )
+    drift_threshold: float = Field(
+        0.2,
+        gt=0,
+        le=1,
+        description="Warn when more than this share of the last 1,000 pictures is expressed worse than 95% of those "
+        "that the fit held back; 0.05 is what to expect, and 1 never warns.",
+    )
 
 
 class ImagingSettings(Section):
@@ -167,7 +174,11 @@ class FitSettings(Section):
         description="Add to the statistics of this model: only pictures that it has not seen are read, and the "
         "result is what a fit on all of them would give.",
     )
-    promote: bool = Field(True, description="Make the new model the current one.")
+    promote: Literal["always", "if-not-worse", "never"] = Field(
+        "always",
+        description="Whether to make the new model the current one. if-not-worse is for refits that nobody watches: "
+        "it asks that the model keeps as much of the variance of pictures that neither has seen as the current one.",
+    )
 
     @model_validator(mode="after")
     def _one_decides(self) -> Self:
@@ -213,6 +224,11 @@ class LogSettings(Section):
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least level that is shown.")
     format: Literal["auto", "text", "json"] = Field(
         "auto", description="text for people, json for machines (one object per line); auto is text on a terminal."
+    )
+    metrics: Literal["none", "emf"] = Field(
+        "none",
+        description="emf puts the metrics of each micro-batch into its line of the JSON log, in CloudWatch's embedded "
+        "metric format, and an idle stream adds a line a minute.",
     )
     folder: Path | None = Field(
         None,

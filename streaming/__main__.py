@@ -1,4 +1,4 @@
-"""The command line of the stream: run, replay, reconcile, export, forget, stop.
+"""The command line of the stream: run, replay, reconcile, status, export, forget, stop.
 
 It owns what a person sees of the stream; it must not know how the stream works.
 """
@@ -11,7 +11,7 @@ import logging
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from tqdm import tqdm
@@ -23,13 +23,15 @@ from conf.progress import bar
 from conf.s3 import S3Connection
 from conf.session import explain_failure
 from conf.settings import Settings
+from streaming import metrics
+from streaming.batch_report import BatchReport
 from streaming.export import dry_run, export
 from streaming.features.storage import open_folder, resolve
 from streaming.forget import forget, read_wanted
 from streaming.job import Backlog, open_job
 from streaming.lease import read_holder, request_drain
-from streaming.microbatch import BatchReport
 from streaming.reconcile import reconcile
+from streaming.status import read_status
 
 _logger = logging.getLogger("streaming")
 
@@ -42,6 +44,7 @@ _FLAGS = (
     Flag("stream.settle", "TIME"),
     Flag("stream.lease", "TIME"),
     Flag("stream.epoch_manifests", "N"),
+    Flag("stream.drift_threshold", "F"),
     Flag("imaging.max_bytes", "SIZE"),
     Flag("imaging.max_pixels", "N"),
     Flag("imaging.fetch_ahead", "N"),
@@ -51,20 +54,27 @@ _REQUIRED = ("input", "models", "output")
 
 
 def _run(settings: Settings, _arguments: argparse.Namespace) -> None:
-    with open_job(settings, _log_batch) as job:
-        job.follow()
+    output, with_metrics = resolve(settings.output or ""), settings.log.metrics == "emf"
+    heartbeat = metrics.Heartbeat(output)
+
+    def log_batch(report: BatchReport) -> None:
+        _log_batch(report, metrics.of_batch(report, output) if with_metrics else {})
+
+    with open_job(settings, log_batch) as job:
+        job.follow(heartbeat.look if with_metrics else lambda busy: None)
 
 
-def _log_batch(report: BatchReport) -> None:
+def _log_batch(report: BatchReport, more: Mapping[str, object]) -> None:
     quarantined = report.quarantined.total()
     _logger.info(
-        "%d pictures, %d quarantined%s, %.0f/s, %.1fs behind, model %s",
+        "%d pictures, %d quarantined%s, %.0f/s, %.1fs behind, model %s%s",
         report.pictures,
         quarantined,
         f" ({_counted(report.quarantined)})" if quarantined else "",
         report.pictures / report.seconds,
         report.seconds_behind,
         report.model_version,
+        "" if report.drift is None else f", drift {report.drift:.2f}",
         extra={
             "data": {
                 "manifest": report.manifest,
@@ -73,6 +83,8 @@ def _log_batch(report: BatchReport) -> None:
                 "pictures_per_second": round(report.pictures / report.seconds, 1),
                 "seconds_behind": round(report.seconds_behind, 3),
                 "model_version": report.model_version,
+                "drift": report.drift,
+                **more,
             }
         },
     )
@@ -144,7 +156,17 @@ def _reconcile(settings: Settings, arguments: argparse.Namespace) -> str:
 
 def _add_reconcile_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--enqueue", action="store_true", help="Request what was missed from the stream.")
+    _add_json(parser)
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="Print one JSON object.")
+
+
+def _status(settings: Settings, arguments: argparse.Namespace) -> str:
+    output = open_folder(settings.output or "", S3Connection.of(settings.s3))
+    status = read_status(output, datetime.now(UTC))
+    return status.as_json() if arguments.json else status.as_text()
 
 
 def _export(settings: Settings, arguments: argparse.Namespace) -> str:
@@ -226,6 +248,16 @@ _VERBS = (
         ("input", "output"),
         _reconcile,
         _add_reconcile_arguments,
+    ),
+    Verb(
+        "status",
+        "Tell how the stream on an output is doing.",
+        "Who writes to the output, the last micro-batch, what is outstanding, rates, model, drift, and what was\n"
+        "quarantined of late. It reads the output alone, and so answers for a stream that is dead, too.",
+        (Flag("output", "URI"),),
+        ("output",),
+        _status,
+        _add_json,
     ),
     Verb(
         "export",

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from conf.errors import OutputError
+from conf.errors import NotFoundError, OutputError
 from streaming import known
 from streaming.features.storage import spark_uri
 from streaming.features.stored import Folder
@@ -81,30 +81,55 @@ class Epochs:
     def _finished(self) -> list[str]:
         return [manifest for manifest in manifest_ids(self._output) if self._is_committed(manifest)]
 
+    def lost(self) -> list[str]:
+        """Manifests in the log whose features file is gone though Spark knows them for done: deleted by a hand."""
+        commits = [name.rpartition("/")[2] for name in self._checkpoint.names(f"{self._name}/commits")]
+        end = self._end_of(max((int(commit) for commit in commits if commit.isdigit()), default=-1))
+        done = {manifest for number, manifest in self._log_of_source() if number <= end}
+        return [one for one in manifest_ids(self._output) if one in done and not self._is_committed(one)]
+
     def check_missing(self, batch_id: int) -> None:
-        """Tell whether a micro-batch may be without rows: its manifest was folded after it was finished.
+        """Tell whether a micro-batch may be without rows: its manifests were folded after they were finished.
 
         Raises:
-            OutputError: the manifest was deleted by a hand before it was finished.
+            OutputError: a manifest was deleted by a hand before it was finished.
         """
-        manifest = self._manifest_of(batch_id)
-        if manifest and (self._is_committed(manifest) or known.is_folded(self._output, manifest)):
-            _logger.info("manifest %s is done already, and was folded", manifest)
-            return
-        if manifest and is_withdrawn(self._output, manifest):
-            return
-        raise OutputError(
-            f"manifest {manifest or f'of micro-batch {batch_id}'} is gone from {self._output.path(FOLDER)} before it "
-            f"was finished; delete the checkpoint {self._checkpoint.root} and start again: its pictures are found anew"
-        )
+        planned = self._manifests_of(batch_id)
+        if not planned:
+            raise OutputError(
+                f"{self._checkpoint.root} does not say what micro-batch {batch_id} is; delete it and start again: "
+                "nothing is lost or repeated"
+            )
+        for manifest in planned:
+            if self._is_committed(manifest) or known.is_folded(self._output, manifest):
+                _logger.info("manifest %s is done already, and was folded", manifest)
+            elif not is_withdrawn(self._output, manifest):
+                raise OutputError(
+                    f"manifest {manifest} is gone from {self._output.path(FOLDER)} before it was finished; delete the "
+                    f"checkpoint {self._checkpoint.root} and start again: its pictures are found anew"
+                )
 
-    def _manifest_of(self, batch_id: int) -> str | None:
-        """From the log of Spark's file source, which keeps a file per batch, every tenth with all before it."""
-        log = f"{self._name}/sources/0"
-        for name in (f"{log}/{batch_id}", f"{log}/{batch_id}.compact"):
-            if self._checkpoint.exists(name):
-                _version, *lines = self._checkpoint.read(name).decode().splitlines()
-                entries = [json.loads(line) for line in lines]
-                paths = [entry["path"] for entry in entries if entry["batchId"] == batch_id]
-                return str(paths[0]).rpartition("/")[2].removesuffix(SUFFIX) if paths else None
-        return None
+    def _manifests_of(self, batch_id: int) -> list[str]:
+        """What Spark planned as a micro-batch: one manifest, or more after a kill in between its own writes."""
+        first, last = self._end_of(batch_id - 1) + 1, self._end_of(batch_id)
+        return [manifest for number, manifest in self._log_of_source() if first <= number <= last]
+
+    def _end_of(self, batch_id: int) -> int:
+        """The last entry of the source's log in a micro-batch; -1 before the first."""
+        try:
+            lines = self._checkpoint.read(f"{self._name}/offsets/{batch_id}").decode().splitlines()
+        except NotFoundError:
+            return -1
+        return int(json.loads(lines[-1])["logOffset"])
+
+    def _log_of_source(self) -> Iterator[tuple[int, str]]:
+        """Number and manifest of each entry that Spark's file source logged: a file each, every tenth with all before.
+
+        The files before a compact one are deleted some time later, so an entry may come twice.
+        """
+        for name in self._checkpoint.names(f"{self._name}/sources/0"):
+            file = name.rpartition("/")[2]
+            if file.removesuffix(".compact").isdigit():
+                for line in self._checkpoint.read(name).decode().splitlines()[1:]:
+                    entry = json.loads(line)
+                    yield entry["batchId"], str(entry["path"]).rpartition("/")[2].removesuffix(SUFFIX)

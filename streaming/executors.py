@@ -17,6 +17,7 @@ from streaming.features.schema import OUTCOMES
 from streaming.models import ServedModel
 
 _SLICES_PER_SLOT = 2
+_DEDICATED = "featurize"
 
 
 class Executors:
@@ -25,8 +26,19 @@ class Executors:
     def __init__(self, spark: SparkSession) -> None:
         self._spark = spark
 
+    def dedicate_thread(self) -> None:
+        """Let the calling thread do nothing but featurize: Spark's small jobs need not wait for its tasks to begin."""
+        self._spark.sparkContext.setLocalProperty("spark.scheduler.pool", _DEDICATED)
+        self._spark.sparkContext.addJobTag(_DEDICATED)
+
+    def cancel(self) -> None:
+        """Give up what the dedicated threads are doing; they get an error of Spark's."""
+        self._spark.sparkContext.cancelJobsWithTag(_DEDICATED)
+
     def featurize(self, pictures: pa.Table, model: ServedModel) -> pa.Table:
         """The outcomes of `pictures`, `schema.OUTCOMES`, in their order."""
+        if not len(pictures):
+            return OUTCOMES.empty_table()
         slices = self._spark.sparkContext.defaultParallelism * _SLICES_PER_SLOT
         dealt = deal(pictures, slices)
         frame = self._spark.createDataFrame(dealt)

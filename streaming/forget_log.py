@@ -8,10 +8,12 @@ that is done.
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, datetime
 
 from conf.errors import NotFoundError
 from streaming import manifests, requests
+from streaming.batch_report import BatchReport
 from streaming.erasure import erase_in
 from streaming.features.denylist import Denylist
 from streaming.features.schema import OUTCOMES
@@ -31,7 +33,8 @@ def erase_in_manifest(output: Folder, name: str, denylist: Denylist) -> None:
     if all(denylist.is_forgotten(picture.path) for picture in pictures):
         sink = ParquetSink(output)
         if not sink.is_committed(manifest):
-            sink.commit(manifest, Result(OUTCOMES.empty_table(), _NO_MODEL, datetime.now(UTC)))
+            report = BatchReport(manifest, 0, Counter(), 0, 0, _NO_MODEL, None)
+            sink.commit(manifest, Result(OUTCOMES.empty_table(), datetime.now(UTC), report))
     erase_in(output, name, denylist)
 
 

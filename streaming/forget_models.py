@@ -2,8 +2,8 @@
 
 It owns what a bundle must not say any more; it must not know what else is erased. A model's statistics and PCA are sums
 over all of its pictures and stay as they are until it is fitted anew. What names a picture goes: its identity in
-`pictures.parquet`, and the whole report of a model that holds it or shows it as an example, because a report draws
-single pictures too.
+`pictures.parquet`, its features in `held_back.parquet`, and the whole report of a model that holds it or shows it as an
+example, because a report draws single pictures too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from conf.errors import NotFoundError
-from streaming.features.bundle import PICTURES, REPORT, BundleManifest, reseal
+from streaming.features.bundle import HELD_BACK, PICTURES, REPORT, BundleManifest, reseal
 from streaming.features.denylist import Denylist
 from streaming.features.registry import Registry
 from streaming.features.stored import Folder
@@ -54,18 +54,17 @@ def find_models(models: Folder, denylist: Denylist, is_found: Callable[[bytes], 
         is_found: whether a picture of this identity is forgotten.
     """
     for manifest in Registry(models).versions():
-        pictures, identities = _read(models, manifest, PICTURES), None
-        count = 0
-        if pictures is not None:
-            table = pq.read_table(pa.BufferReader(pictures))
-            keep = [not is_found(identity) for identity in table.column("identity").to_pylist()]
-            count = keep.count(False)
-            identities = _as_parquet(table.filter(pa.array(keep, pa.bool_()))) if count else pictures
+        pictures, count = _without(_read(models, manifest, PICTURES), is_found)
+        held_back, _ = _without(_read(models, manifest, HELD_BACK), is_found)
         report = _read(models, manifest, REPORT)
         shown = report is not None and any(
             denylist.is_forgotten(html.unescape(example)) for example in _EXAMPLE.findall(report.decode())
         )
-        files = {PICTURES: identities, REPORT: _NO_REPORT if report and (count or shown) else report}
+        files = {
+            PICTURES: pictures,
+            HELD_BACK: held_back,
+            REPORT: _NO_REPORT if report and (count or shown) else report,
+        }
         present = {name: data for name, data in files.items() if data is not None}
         if count or shown or present.keys() - manifest.files.keys():
             yield AffectedModel(manifest.version, count, present)
@@ -83,7 +82,14 @@ def _read(models: Folder, manifest: BundleManifest, name: str) -> bytes | None:
         return None
 
 
-def _as_parquet(table: pa.Table) -> bytes:
+def _without(data: bytes | None, is_found: Callable[[bytes], bool]) -> tuple[bytes | None, int]:
+    """A Parquet file without the rows of identities that were found, and their number."""
+    if data is None:
+        return None, 0
+    table = pq.read_table(pa.BufferReader(data))
+    keep = [not is_found(identity) for identity in table.column("identity").to_pylist()]
+    if all(keep):
+        return data, 0
     buffer = pa.BufferOutputStream()
-    pq.write_table(table, buffer)
-    return bytes(buffer.getvalue().to_pybytes())
+    pq.write_table(table.filter(pa.array(keep, pa.bool_())), buffer, compression="zstd")
+    return bytes(buffer.getvalue().to_pybytes()), keep.count(False)

@@ -9,6 +9,7 @@ import itertools
 import logging
 import random
 import re
+import shlex
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,17 +27,21 @@ from conf.s3 import CHECKPOINT_PROPERTIES, S3Connection
 from conf.session import explain_failure, start_session
 from conf.settings import Settings
 from streaming import derivatives, manifests
+from streaming.ahead import Ahead
+from streaming.batch_report import BatchReport
 from streaming.derivatives import Derivative
 from streaming.discovery import Discoverer, DiscoveryThread, ListingDiscoverer
+from streaming.drift import DriftMonitor
 from streaming.epochs import Epochs
 from streaming.events import EventsDiscoverer, check_interval
 from streaming.executors import Executors
 from streaming.features.registry import Registry
 from streaming.features.storage import check_outside, is_on_s3, list_pictures, open_folder, resolve, spark_uri
 from streaming.features.stored import Folder, OnSkip, StoredPicture
+from streaming.known import check_log
 from streaming.lease import Lease
 from streaming.manifest_writer import ManifestWriter, withdraw_repeating
-from streaming.microbatch import BatchReport, MicroBatches
+from streaming.microbatch import MicroBatches
 from streaming.models import ModelSource
 from streaming.notice import Notice
 from streaming.signals import drain_on_signal
@@ -66,7 +71,12 @@ class Places:
 
     def spark_properties(self) -> dict[str, str]:
         """What Spark needs for these places."""
-        properties = {"spark.sql.streaming.pollingDelay": "100ms"}
+        properties = {
+            "spark.sql.streaming.pollingDelay": "100ms",
+            "spark.scheduler.mode": "FAIR",
+            # A kill in the first write of a checkpoint leaves a file there that nobody reads.
+            "spark.sql.streaming.verifyCheckpointDirectoryEmptyOnStart": "false",
+        }
         if any(is_on_s3(place.root) for place in (self.output, self.checkpoint)):
             properties |= self.connection.spark_properties()
             properties["spark.sql.streaming.pollingDelay"] = "500ms"  # each look for a manifest is a paid request
@@ -117,6 +127,7 @@ class StreamJob:
     ) -> None:
         self.stop = threading.Event()
         self._next_drain_look = 0.0
+        self._on_look: Callable[[bool], None] = lambda busy: None
         self._settings = settings
         self._places = places
         self._lease = lease
@@ -124,11 +135,16 @@ class StreamJob:
         self._on_report = on_report
         self._registry = Registry(places.models)
         self._sink = ParquetSink(places.output)
+        refit = (
+            f"python -m batch_fit fit --input {shlex.quote(places.source)} --models {shlex.quote(places.models.root)}"
+        )
+        self._drift = DriftMonitor(settings.stream.drift_threshold, refit)
         places.output.remove_leftovers()
         self._sink.prepare()
         derivatives.record(places.output, Derivative("models", places.models.root))
         manifests.prepare_log(places.output)
         self._epochs = Epochs(places.checkpoint, places.output, self._sink.is_committed, notice.hold)
+        check_log(places.output)
         known = withdraw_repeating(places.output, self._sink.is_committed, notice.hold)
         self._writer = ManifestWriter(places.output, known, lease.check, notice.hold)
         self._listing = ListingDiscoverer(places.source, places.list_input, self._writer, settings.stream.settle)
@@ -153,8 +169,13 @@ class StreamJob:
             )
         return "\n".join(lines)
 
-    def follow(self) -> None:
-        """Featurize what arrives until told to stop."""
+    def follow(self, on_look: Callable[[bool], None]) -> None:
+        """Featurize what arrives until told to stop.
+
+        Args:
+            on_look: told several times a second whether a micro-batch is in work.
+        """
+        self._on_look = on_look
         discoverer = self._choose_discoverer()
         with self._session() as spark:
             _logger.info("watching %s; Ctrl-C, or python -m streaming stop, ends it", self._places.source)
@@ -206,13 +227,32 @@ class StreamJob:
                 used,
                 current,
             )
+        ahead = Ahead(Executors(spark), self._writer.read_next)
+        try:
+            self._run_epochs(spark, models, ahead, discovery, available_now=available_now)
+        finally:
+            ahead.close()
+
+    def _run_epochs(
+        self,
+        spark: SparkSession,
+        models: ModelSource,
+        ahead: Ahead,
+        discovery: DiscoveryThread | None,
+        *,
+        available_now: bool,
+    ) -> None:
         limit = self._settings.stream.epoch_manifests
         full = self._epochs.is_full(limit)
+        if lost := self._epochs.lost():
+            _logger.warning("features of %d manifests were deleted, like %s: they are made anew", len(lost), lost[0])
+            full = True
         pauses = _pauses()
         while True:
             batches = MicroBatches(
-                Executors(spark),
+                ahead,
                 models,
+                self._drift,
                 self._sink,
                 self._lease.check,
                 self._writer.admit,
@@ -223,6 +263,7 @@ class StreamJob:
             try:
                 if full:
                     self._epochs.turn()
+                    self._writer.forget_folded()
                     full = False
                 self._run_query(spark, batches, discovery, limit, available_now=available_now)
             except (AppError, PySparkException, Py4JError) as error:
@@ -254,6 +295,7 @@ class StreamJob:
         query = start_query(spark, self._places.output, self._epochs.uri, batches, available_now=available_now)
         try:
             while query.isActive and batches.finished < limit and not self._must_stop(discovery):
+                self._on_look(batches.busy)
                 self.stop.wait(_WATCH_SECONDS)
             failure = query.exception()  # before it is stopped in the middle of a batch, which it takes for one
         finally:

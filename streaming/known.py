@@ -7,8 +7,9 @@ manifests that are still in the log; it must not know how pictures are found.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
@@ -16,11 +17,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from conf.errors import AlreadyExistsError
+from conf.errors import AlreadyExistsError, OutputError
 from streaming.features.denylist import NOTHING, Denylist
-from streaming.features.schema import PICTURES
+from streaming.features.schema import PICTURES, as_table
 from streaming.features.stored import IDENTITY_BYTES, Folder, StoredPicture
-from streaming.manifests import manifest_ids, manifest_name, read_manifest
+from streaming.manifests import FOLDER as LOG
+from streaming.manifests import manifest_ids, manifest_name, read_manifest, table_file, written_at
+from streaming.sink import EMPTY, FEATURES_TABLE
 
 FOLDER = "_known"
 _MERGE_BELOW_ROWS = 250_000
@@ -119,12 +122,9 @@ def fold(output: Folder, manifests: Sequence[str], denylist: Denylist = NOTHING)
 
 
 def _as_table(manifest: str, pictures: Sequence[StoredPicture]) -> pa.Table:
-    columns = {
-        "hash": [picture.identity for picture in pictures],
-        "manifest": [manifest] * len(pictures),
-        **{name: [getattr(picture, name) for picture in pictures] for name in PICTURES.names},
-    }
-    return pa.table(columns, schema=SCHEMA)
+    listed = as_table(pictures)
+    columns = {"hash": [picture.identity for picture in pictures], "manifest": [manifest] * len(listed)}
+    return pa.table({**columns, **{name: listed.column(name) for name in PICTURES.names}}, schema=SCHEMA)
 
 
 def is_folded(output: Folder, manifest: str) -> bool:
@@ -134,3 +134,29 @@ def is_folded(output: Folder, manifest: str) -> bool:
         if pc.any(pc.equal(column, manifest)).as_py():
             return True
     return False
+
+
+def check_log(output: Folder) -> None:
+    """Make sure that all that is in the tables and not in the record is in the log.
+
+    Raises:
+        OutputError: manifests were deleted by a hand, and their pictures would be featurized twice.
+    """
+    log = {*manifest_ids(output)}
+    folded = max((name.rpartition("/")[2].rpartition("-")[0] for name in output.names(FOLDER)), default="")
+    tables = _days_since(output, folded) if folded else output.names(FEATURES_TABLE)
+    done = (name.rpartition("/")[2].removesuffix(".parquet") for name in tables)
+    missing = [manifest for manifest in done if manifest > folded and manifest != EMPTY and manifest not in log]
+    if missing:
+        raise OutputError(
+            f"{len(missing)} manifests are gone from {output.path(LOG)} though their rows are in the tables, like "
+            f"{missing[0]}; put them back, or delete {output.path(table_file(FEATURES_TABLE, missing[0]))} and the "
+            "same file of quarantine, too: then their pictures are found and featurized anew"
+        )
+
+
+def _days_since(output: Folder, manifest: str) -> Iterator[str]:
+    day, today = written_at(manifest).date(), datetime.now(UTC).date()
+    while day <= today:
+        yield from output.names(f"{FEATURES_TABLE}/date={day}")
+        day += timedelta(days=1)

@@ -14,8 +14,11 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
+import pyarrow as pa
+
 from conf.errors import StorageError, TransientError
 from streaming.features.denylist import Denylist
+from streaming.features.schema import as_table
 from streaming.features.stored import Folder, StoredPicture
 from streaming.known import KnownPictures
 from streaming.manifests import append_manifest, manifest_ids, read_manifest, withdraw
@@ -102,6 +105,20 @@ class ManifestWriter:
         """Those that no manifest holds yet, and that nobody wants forgotten."""
         with self._lock, self._hold() as denylist:
             return self._known.unknown(_allowed(pictures, denylist))
+
+    def read_next(self, manifest: str) -> tuple[str, pa.Table] | None:
+        """The manifest that was appended after one, with its pictures as `schema.PICTURES`, but for forgotten ones."""
+        with self._lock:
+            following = min((other for other in self._expected if other > manifest), default=None)
+        if following is None:
+            return None
+        with self._hold() as denylist:
+            return following, denylist.without(as_table(read_manifest(self._output, following)))
+
+    def forget_folded(self) -> None:
+        """Let go of manifests that are no longer in the log."""
+        with self._lock:
+            self._expected &= {*manifest_ids(self._output)}
 
     def admit(self, manifest: str) -> bool:
         """Whether the pictures of a manifest may be featurized: it is ours, or repeats none; otherwise withdraw it."""

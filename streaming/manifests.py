@@ -28,8 +28,13 @@ Pictures whose file is deleted before it was finished are found and processed an
 
 def prepare_log(output: Folder) -> None:
     """Make the folder of the log, which Spark wants to see before it holds a manifest."""
-    if not output.exists(_ABOUT):
+    if not is_log(output):
         output.create(_ABOUT, _ABOUT_TEXT)
+
+
+def is_log(output: Folder) -> bool:
+    """Whether a stream has ever begun on an output."""
+    return output.exists(_ABOUT)
 
 
 def append_manifest(output: Folder, pictures: Sequence[StoredPicture], now: datetime) -> str:

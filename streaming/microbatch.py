@@ -1,4 +1,4 @@
-"""One micro-batch: one manifest in, one committed result out.
+"""One micro-batch: a manifest in, a committed result out.
 
 It owns the order of the steps; it must not know how pictures become features, nor how the result is stored.
 """
@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pyarrow as pa
@@ -18,35 +18,16 @@ import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 
 from conf.errors import OutputError
-from streaming.executors import Executors
-from streaming.features.schema import OUTCOMES, PICTURES
+from streaming.ahead import Ahead
+from streaming.batch_report import BatchReport
+from streaming.drift import DriftMonitor
+from streaming.features.schema import PICTURES
 from streaming.manifests import written_at
 from streaming.models import ModelSource
 from streaming.notice import Holding, hold_nothing
 from streaming.sink import Result, Sink
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class BatchReport:
-    """What a micro-batch did.
-
-    Attributes:
-        manifest: its identity.
-        pictures: rows in features and quarantine together.
-        quarantined: rows in quarantine, by reason.
-        seconds: from its start to its commit.
-        seconds_behind: from the writing of its manifest to its commit.
-        model_version: the model of all its rows.
-    """
-
-    manifest: str
-    pictures: int
-    quarantined: Counter[str]
-    seconds: float
-    seconds_behind: float
-    model_version: str
 
 
 class DrainingError(Exception):
@@ -57,8 +38,9 @@ class MicroBatches:
     """The function that foreachBatch calls.
 
     Args:
-        executors: do the work.
+        ahead: does the work.
         models: gives each micro-batch its model.
+        drift: told of the reconstruction errors.
         sink: takes the results.
         may_commit: called before each commit; raises if this process has lost the right to write.
         admit: called with each manifest; False if it is to be passed over.
@@ -69,8 +51,9 @@ class MicroBatches:
 
     def __init__(
         self,
-        executors: Executors,
+        ahead: Ahead,
         models: ModelSource,
+        drift: DriftMonitor,
         sink: Sink,
         may_commit: Callable[[], None],
         admit: Callable[[str], bool],
@@ -78,8 +61,9 @@ class MicroBatches:
         on_report: Callable[[BatchReport], None],
         hold: Holding = hold_nothing,
     ) -> None:
-        self._executors = executors
+        self._ahead = ahead
         self._models = models
+        self._drift = drift
         self._sink = sink
         self._may_commit = may_commit
         self._admit = admit
@@ -103,6 +87,11 @@ class MicroBatches:
                 raise
             self.finished += 1
 
+    @property
+    def busy(self) -> bool:
+        """Whether a micro-batch is in work."""
+        return self._busy.locked()
+
     def drain(self) -> None:
         """Let the micro-batch in work end, and begin no other."""
         self.drained = True
@@ -110,13 +99,13 @@ class MicroBatches:
             pass
 
     def _process(self, batch: pa.Table, batch_id: int) -> None:
-        started = time.monotonic()
-        [manifest, *others] = pc.unique(batch.column("manifest")).to_pylist() or [None]
-        if manifest is None:
+        manifests = sorted(pc.unique(batch.column("manifest")).to_pylist())
+        if not manifests:
             self._check_missing(batch_id)
-            return
-        if others:
-            raise OutputError(f"micro-batch {batch_id} holds more than one manifest: {manifest}, {others}")
+        for manifest in manifests:  # several, if Spark was killed before it wrote down what it had planned
+            self._process_manifest(manifest, batch.filter(pc.equal(batch.column("manifest"), manifest)))
+
+    def _process_manifest(self, manifest: str, batch: pa.Table) -> None:
         if self._sink.is_committed(manifest):
             _logger.info("manifest %s is done already", manifest)
             return
@@ -125,22 +114,28 @@ class MicroBatches:
         model = self._models.current()
         with self._hold() as denylist:
             pictures = denylist.without(batch.select(PICTURES.names).cast(PICTURES))
-        outcomes = self._executors.featurize(pictures, model) if len(pictures) else OUTCOMES.empty_table()
-        if outcomes.column("path").to_pylist() != pictures.column("path").to_pylist():
+        done = self._ahead.featurize(manifest, pictures, model)
+        if done.outcomes.column("path").to_pylist() != pictures.column("path").to_pylist():
             raise OutputError(f"manifest {manifest}: the outcomes are not one row per picture; this is a defect")
-        processed_at = batch.column("processed_at")[0].as_py()
         with self._hold() as denylist:  # which may have grown meanwhile
-            outcomes = denylist.without(outcomes)
+            outcomes = denylist.without(done.outcomes)
             self._may_commit()
-            self._sink.commit(manifest, Result(outcomes, model.version, processed_at))
-        reasons = Counter(reason for reason in outcomes.column("reason").to_pylist() if reason)
-        self._on_report(
-            BatchReport(
+            reasons = Counter(reason for reason in outcomes.column("reason").to_pylist() if reason)
+            errors = outcomes.column("reconstruction_error").drop_null().to_numpy()
+            report = BatchReport(
                 manifest=manifest,
                 pictures=len(outcomes),
                 quarantined=reasons,
-                seconds=time.monotonic() - started,
-                seconds_behind=(datetime.now(UTC) - written_at(manifest)).total_seconds(),
+                seconds=time.monotonic() - done.started,
+                seconds_behind=_seconds_behind(manifest),
                 model_version=model.version,
+                drift=self._drift.observe(model.version, model.held_back, errors),
             )
-        )
+            processed_at = batch.column("processed_at")[0].as_py()
+            self._sink.commit(manifest, Result(outcomes, processed_at, report))
+        seconds = time.monotonic() - done.started  # now that it is committed
+        self._on_report(replace(report, seconds=seconds, seconds_behind=_seconds_behind(manifest)))
+
+
+def _seconds_behind(manifest: str) -> float:
+    return (datetime.now(UTC) - written_at(manifest)).total_seconds()

@@ -14,6 +14,7 @@ from pyspark.core.broadcast import Broadcast
 from conf.errors import AppError
 from conf.settings import Settings
 from streaming.features.backbone import BackboneRunner
+from streaming.features.bundle import HeldBackFigures
 from streaming.features.featurizer import Recipe
 from streaming.features.registry import Registry
 
@@ -26,6 +27,7 @@ class ServedModel:
 
     version: str
     recipe: Broadcast[Recipe]
+    held_back: HeldBackFigures | None
 
 
 class ModelSource:
@@ -55,11 +57,12 @@ class ModelSource:
         return self._served
 
     def _serve(self, version: str) -> None:
-        recipe = self._registry.open(version).recipe(self._settings)
+        model = self._registry.open(version)
+        recipe = model.recipe(self._settings)
         BackboneRunner(recipe.backbone)  # one that does not run must not reach a worker
         _ = recipe.content_hash  # once here, instead of once per worker
         former = self._served
-        self._served = ServedModel(version, self._context.broadcast(recipe))
+        self._served = ServedModel(version, self._context.broadcast(recipe), model.manifest.held_back)
         if former:
             _logger.info("model %s replaces %s", version, former.version)
             former.recipe.unpersist()

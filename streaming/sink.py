@@ -6,8 +6,9 @@ features file last; its existence says that the manifest is done. It must not kn
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 import pyarrow as pa
@@ -15,12 +16,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from conf.errors import AlreadyExistsError
+from streaming.batch_report import BatchReport
 from streaming.features.schema import FEATURES, QUARANTINE, label_of
 from streaming.features.stored import Folder
 from streaming.manifests import table_file
 
 FEATURES_TABLE = "features"
 QUARANTINE_TABLE = "quarantine"
+_DAYS = 31
+
+EMPTY = "empty"
+"""In place of a manifest in the name of a file without rows."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +35,13 @@ class Result:
 
     Attributes:
         outcomes: `schema.OUTCOMES`, one row per picture.
-        model_version: the model that all of them were featurized with.
         processed_at: the time of the micro-batch, the same in a retry.
+        report: of the micro-batch; it stands in the footer of the features file.
     """
 
     outcomes: pa.Table
-    model_version: str
     processed_at: datetime
+    report: BatchReport
 
 
 class Sink(Protocol):
@@ -62,11 +68,11 @@ class ParquetSink:
         today = f"date={datetime.now(UTC):%Y-%m-%d}"
         for table, schema in ((FEATURES_TABLE, FEATURES), (QUARANTINE_TABLE, QUARANTINE)):
             if next(self._output.names(table), None) is None:
-                self._output.create(f"{table}/{today}/empty.parquet", _as_parquet(schema.empty_table()))
+                self._output.create(f"{table}/{today}/{EMPTY}.parquet", _as_parquet(schema.empty_table()))
 
     def latest_model(self) -> str | None:
         """The model of the latest rows; None if there are none."""
-        for name in sorted(self._output.names(FEATURES_TABLE), reverse=True):
+        for name in latest_files(self._output, datetime.now(UTC)):
             column = pq.read_table(pa.BufferReader(self._output.read(name)), columns=["model_version"]).column(0)
             if len(column):
                 return str(column[-1].as_py())
@@ -79,8 +85,9 @@ class ParquetSink:
         quarantine = quarantine_rows(result)
         if len(quarantine):
             self._create_or_replace(table_file(QUARANTINE_TABLE, manifest), _as_parquet(quarantine))
+        features = feature_rows(result).replace_schema_metadata(result.report.as_metadata())
         try:
-            self._output.create(table_file(FEATURES_TABLE, manifest), _as_parquet(feature_rows(result)))
+            self._output.create(table_file(FEATURES_TABLE, manifest), _as_parquet(features))
         except AlreadyExistsError:
             return False
         return True
@@ -92,6 +99,19 @@ class ParquetSink:
         except AlreadyExistsError:
             _, tag = self._output.read_tagged(name)
             self._output.replace(name, data, tag)
+
+
+def latest_files(output: Folder, now: datetime) -> Iterator[str]:
+    """The files of the table of features, the latest first.
+
+    A table is years old: only the days that are needed are listed, unless nothing was added in a month.
+    """
+    day = now.date() + timedelta(days=1)  # a clock may have been set back
+    for _ in range(_DAYS):
+        yield from sorted(output.names(f"{FEATURES_TABLE}/date={day}"), reverse=True)
+        day -= timedelta(days=1)
+    older = f"{FEATURES_TABLE}/date={day + timedelta(days=1)}"
+    yield from sorted((name for name in output.names(FEATURES_TABLE) if name < older), reverse=True)
 
 
 def feature_rows(result: Result) -> pa.Table:
@@ -108,7 +128,7 @@ def quarantine_rows(result: Result) -> pa.Table:
 
 
 def _stamped(rows: pa.Table, result: Result, schema: pa.Schema) -> pa.Table:
-    stamps = {"model_version": result.model_version, "processed_at": result.processed_at}
+    stamps = {"model_version": result.report.model_version, "processed_at": result.processed_at}
     for name, value in stamps.items():
         rows = rows.append_column(name, pa.array([value] * len(rows), schema.field(name).type))
     return rows.select(schema.names).cast(schema)

@@ -8,22 +8,18 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
 import pytest
 from pyspark.sql import SparkSession
 
 from batch_fit.backbone import load_backbone
 from conf.session import start_session
 from conf.settings import load_settings
-from streaming.features import bundle
-from streaming.features.projection import Projection
-from streaming.features.registry import Registry
 from streaming.features.storage import open_folder
 from streaming.features.stored import Folder
 from tests.buckets import Bucket, new_bucket
+from tests.models import promote_model
 from tests.samples import write_samples
 from tests.servers import moto, versitygw
 from tests.streams import Place
@@ -92,29 +88,9 @@ def backbone() -> bytes:
 @pytest.fixture(scope="session")
 def fitted(tmp_path_factory: pytest.TempPathFactory, backbone: bytes) -> Path:
     """A registry with one model, made without Spark; tests work on copies of it."""
-    models = open_folder(str(tmp_path_factory.mktemp("fitted") / "models"))
-    random = np.random.default_rng(0)
-    components, _ = np.linalg.qr(random.normal(size=(1280, 8)))
-    projection = Projection(np.zeros(1280), np.ones(1280), components, np.full(1280, 1 / 1280))
-    version = bundle.new_version(datetime.now(UTC), backbone, projection)
-    models.create(f"{version}/{bundle.BACKBONE}", backbone)
-    models.create(f"{version}/{bundle.PROJECTION}", projection.to_bytes())
-    manifest = bundle.BundleManifest(
-        version=version,
-        created_at=datetime.now(UTC),
-        weights="random:0",
-        k=8,
-        variance_kept=0.5,
-        pictures=100,
-        quarantined=0,
-        input="/nowhere",
-        limit=None,
-        from_version=None,
-        files=bundle.hash_files(models, version),
-    )
-    bundle.seal(models, version, manifest)
-    Registry(models).promote(version)
-    return Path(models.root)
+    models = tmp_path_factory.mktemp("fitted") / "models"
+    promote_model(models, backbone, k=8, seed=0)
+    return models
 
 
 @pytest.fixture

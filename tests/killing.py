@@ -1,16 +1,18 @@
-"""Runs a program that dies by SIGKILL at a chosen call to a folder of ours.
+"""Runs a program that dies by SIGKILL, with its JVM, at a chosen call to a folder of ours.
 
     python -m tests.killing WHEN METHOD PATTERN NTH PROGRAM [ARGUMENTS]
 
 WHEN is before or after, METHOD a method of `Folder`, PATTERN a pattern of the names in it (as in `fnmatch`), NTH the
 number of the matching call, from 1: `before create features/* 2 streaming replay --input ...`. It works alike on local
 folders and on S3, because all that the project writes goes through these methods; a name is relative to its folder's
-root.
+root. What Spark writes does not: with METHOD `watch`, PATTERN is a pattern of local paths (as in `glob`), and the
+program dies as soon as one is there.
 """
 
 from __future__ import annotations
 
 import fnmatch
+import glob
 import os
 import runpy
 import signal
@@ -25,7 +27,7 @@ from streaming.features.s3 import S3Folder
 
 
 def _die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.killpg(0, signal.SIGKILL)
 
 
 class _KillPoint:
@@ -54,12 +56,22 @@ class _KillPoint:
             return self._left == 0
 
 
+def _watch(pattern: str) -> None:
+    while not glob.glob(pattern, include_hidden=True):
+        pass
+    _die()
+
+
 def main(when: str, method: str, pattern: str, nth: str, program: str, *arguments: str) -> None:
     """Set the trap, then run the program."""
     assert when in ("before", "after")
-    point = _KillPoint(when, pattern, int(nth))
-    for kind in (LocalFolder, S3Folder):
-        setattr(kind, method, point.wrap(getattr(kind, method)))
+    os.setsid()
+    if method == "watch":
+        threading.Thread(target=_watch, args=(pattern,), daemon=True).start()
+    else:
+        point = _KillPoint(when, pattern, int(nth))
+        for kind in (LocalFolder, S3Folder):
+            setattr(kind, method, point.wrap(getattr(kind, method)))
     sys.argv = [program, *arguments]
     runpy.run_module(program, run_name="__main__", alter_sys=True)
 

@@ -9,17 +9,15 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 
 from streaming.features import bundle
-from streaming.features.projection import Projection
 from streaming.features.registry import Registry
 from streaming.features.storage import open_folder
+from tests.models import promote_model
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -80,22 +78,13 @@ class Place:
         """The manifests in the log."""
         return sorted((self.output / "_manifests").glob("2*.json"))
 
-    def promote_another(self, seed: int, backbone: bytes | None = None) -> str:
+    def promote_another(
+        self, seed: int, backbone: bytes | None = None, held_back: bundle.HeldBackFigures | None = None
+    ) -> str:
         """Promote a model of the same backbone, or another, with a random projection; returns its version."""
-        models = open_folder(str(self.models))
-        registry = Registry(models)
+        registry = Registry(open_folder(str(self.models)))
         backbone = backbone or registry.open(registry.current()).file(bundle.BACKBONE)
-        random = np.random.default_rng(seed)
-        components, _ = np.linalg.qr(random.normal(size=(1280, 4)))
-        projection = Projection(np.zeros(1280), np.ones(1280), components, np.full(1280, 1 / 1280))
-        version = bundle.new_version(datetime.now(UTC), backbone, projection)
-        models.create(f"{version}/{bundle.BACKBONE}", backbone)
-        models.create(f"{version}/{bundle.PROJECTION}", projection.to_bytes())
-        former = registry.open(registry.current()).manifest
-        changes = {"version": version, "k": 4, "files": bundle.hash_files(models, version)}
-        bundle.seal(models, version, former.model_copy(update=changes))
-        registry.promote(version)
-        return version
+        return promote_model(self.models, backbone, k=4, seed=seed, held_back=held_back)
 
 
 def start(program: str, arguments: Sequence[str], **environment: str) -> subprocess.Popen[str]:

@@ -15,8 +15,8 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
-from batch_fit.featurize import Featurized
-from batch_fit.job import _check_none_forgotten, choose
+from batch_fit.forgotten import check_none
+from batch_fit.job import choose
 from conf.errors import BundleError, ConflictError, InputError, OutputError
 from conf.s3 import AWS_DEFAULTS
 from streaming import known, manifests, notice, requests
@@ -254,13 +254,11 @@ def test_a_fit_leaves_them_out(source: Path, tmp_path: Path, output: Folder) -> 
         str(source / "c"),
     ]
     paths = [str(source / name) for name in ("a", "b")]
-    outcomes = pa.table({"path": paths, "reason": pa.nulls(2, pa.string())})
     output.create("20260101T000000Z-00000000/backbone.tflite", b"")
     (tmp_path / "saved").mkdir()
     (tmp_path / "saved" / "part").touch()
-    featurized = Featurized(Featurized.nothing().statistics, outcomes)
     with pytest.raises(InputError, match="1 of the pictures had to be forgotten"):
-        _check_none_forgotten(output, featurized, str(tmp_path / "saved"), "20260101T000000Z-00000000", AWS_DEFAULTS)
+        check_none(paths, output, "20260101T000000Z-00000000", str(tmp_path / "saved"), AWS_DEFAULTS)
     assert not (tmp_path / "saved").exists()
     assert {name.partition("/")[0] for name in output.names("")} == {"_forgotten"}
 

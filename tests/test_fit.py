@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +17,8 @@ from pyspark.sql.functions import col
 
 from batch_fit.__main__ import main
 from batch_fit.backbone import Backbone
+from batch_fit.held_back import Evidence
 from batch_fit.job import choose, read_identities
-from batch_fit.statistics import Statistics
 from conf.errors import InputError, ModelError
 from conf.s3 import AWS_DEFAULTS
 from streaming.__main__ import main as stream
@@ -61,6 +62,11 @@ def _projections_agree(one: Projection, other: Projection) -> None:
     np.testing.assert_allclose(one.mean, other.mean, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(one.std, other.std, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(one.components, other.components, atol=1e-6)
+
+
+def _figures(model: bundle.Bundle) -> dict[str, float]:
+    assert model.manifest.held_back
+    return model.manifest.held_back.model_dump()
 
 
 def test_fit_and_serve_agree_to_the_bit(
@@ -121,7 +127,9 @@ def test_adding_to_a_model_gives_what_a_full_fit_would(empty: Place, tmp_path: P
     assert (grown.manifest.pictures, grown.manifest.quarantined) == (50, 1)
     assert len(read_identities(grown)) == 50
     _projections_agree(grown.projection(), whole.projection())
-    assert Statistics.from_bytes(grown.file(bundle.STATISTICS)).count == 50
+    assert Evidence.of_bundle(grown).statistics.count == 50
+    assert Evidence.of_bundle(grown).held_back.identities == Evidence.of_bundle(whole).held_back.identities
+    assert _figures(grown) == pytest.approx(_figures(whole), rel=1e-9)
 
 
 def test_many_tasks_give_what_few_give(empty: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,14 +147,14 @@ def test_many_tasks_give_what_few_give(empty: Place, monkeypatch: pytest.MonkeyP
 
 
 def test_the_registry_remembers_what_was_current(empty: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    """--no-promote leaves CURRENT alone; promote and rollback go forth and back through history."""
+    """--promote never leaves CURRENT alone; promote and rollback go forth and back through history."""
     write_samples(empty.source, pictures=12, broken=0)
     models = ["--models", str(empty.models)]
     assert main(["models", "list", *models]) == 0
     assert "no models yet" in capsys.readouterr().out
-    assert _fit(empty, "--k", "2") == 0
+    assert _fit(empty, "--k", "2", "--promote", "if-not-worse") == 0
     one = _current(empty).version
-    assert _fit(empty, "--k", "3", "--no-promote") == 0
+    assert _fit(empty, "--k", "3", "--promote", "never") == 0
     assert _registry(empty).current() == one
     [two] = [manifest.version for manifest in _registry(empty).versions() if manifest.version != one]
     assert main(["models", "promote", two, *models]) == 0
@@ -162,6 +170,32 @@ def test_the_registry_remembers_what_was_current(empty: Place, capsys: pytest.Ca
     assert f'"version": "{one}"' in capsys.readouterr().out
     assert main(["models", "promote", "../../etc", *models]) == 4
     assert main(["models", "promote", *models]) == 2
+
+
+def test_a_refit_is_promoted_if_it_is_not_worse(
+    empty: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that is worse, or that nobody can tell of, is kept; the fit ends with exit code 0 and says why."""
+    write_samples(empty.source, pictures=120, broken=0)
+
+    def refit(k: int) -> str:
+        capsys.readouterr()
+        assert _fit(empty, "--k", str(k), "--promote", "if-not-worse") == 0
+        return capsys.readouterr().out
+
+    assert "compared" not in refit(10)
+    first = _current(empty).version
+    assert re.search("not promoted.*\ncompared .* pictures were held back from both, and 100 needed", refit(20))
+    monkeypatch.setattr("batch_fit.comparison.ENOUGH_HELD_BACK", 5)
+    assert re.search(rf"not promoted.*\ncompared .* keeps .* of the variance .* {first} keeps", refit(2))
+    assert _registry(empty).current() == first
+    assert "(current)" in refit(20)
+    latest = _current(empty)
+    assert (latest.manifest.k, len(_registry(empty).versions())) == (20, 4)
+    comparison = latest.manifest.comparison
+    assert comparison is not None
+    assert (comparison.current, comparison.not_worse) == (first, True)
+    assert comparison.reason in latest.file(bundle.REPORT).decode()
 
 
 @pytest.mark.parametrize("name", ["backbone.tflite", "projection.npz", "manifest.json"])

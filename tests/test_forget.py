@@ -11,17 +11,20 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
 
-from batch_fit.job import write_identities
+from batch_fit.held_back import HeldBack
+from batch_fit.job import read_identities, write_identities
 from streaming import forget, requests
 from streaming.__main__ import main as stream
 from streaming.features import bundle
 from streaming.features.registry import Registry
+from streaming.features.schema import FEATURE_COUNT
 from streaming.features.storage import open_folder
 from streaming.features.stored import StoredPicture, identity_of
 from streaming.manifests import manifest_ids, read_manifest
@@ -73,6 +76,8 @@ def _record_fit(place: Place, paths: Sequence[str], saved: Path) -> str:
     models = open_folder(str(place.models))
     version = Registry(models).current()
     models.create(f"{version}/{bundle.PICTURES}", write_identities({identity_of(path) for path in paths}))
+    held_back = HeldBack.of({identity_of(path): np.ones(FEATURE_COUNT, np.float32) for path in paths[::2]})
+    models.create(f"{version}/{bundle.HELD_BACK}", held_back.to_bytes())
     models.create(f"{version}/{bundle.REPORT}", f"<p><code>{paths[0]}</code></p>".encode())
     saved.mkdir()
     table = pa.table({"path": list(paths), "label": ["x"] * len(paths), "features": [[1.0]] * len(paths)})
@@ -160,7 +165,11 @@ def _check_gone(place: Place, gone: Sequence[str], before: pa.Table) -> None:
     assert named == {}
     assert place.rows() == _without(before, gone)
     models = Registry(open_folder(str(place.models)))
-    assert models.open(models.current()).manifest.forgotten == 4
+    model = models.open(models.current())
+    assert model.manifest.forgotten == 4
+    left = read_identities(model)
+    assert {*HeldBack.from_bytes(model.file(bundle.HELD_BACK)).identities} < left
+    assert left == {identity_of(path) for path in place.counted()}
     exports = open_folder(str(place.root / "exports"))
     for listed in snapshots(exports):
         rows = pads.dataset(place.root / "exports" / listed.id, format="parquet").to_table()

@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from batch_fit.report import FitReport, Quarantined, render
+from streaming.features.bundle import Comparison, HeldBackFigures
 
 LABELS = [f"Fruit {number}" for number in range(58)]
 
@@ -32,6 +33,8 @@ def report_of(k: int = 12, labels: list[str] = LABELS) -> FitReport:
         input="/pictures/in",
         limit=None,
         from_version=None,
+        held_back=HeldBackFigures(pictures=58, variance_kept=0.431, error_p50=700, error_p95=1100),
+        comparison=Comparison(current="20260101T000000Z-00000000", reason="it keeps more than <that>"),
         pictures=len(score_labels),
         labels={label: score_labels.count(label) for label in labels},
         quarantined=[
@@ -109,6 +112,8 @@ def test_the_page_says_what_was_fitted_on_what_and_how_long_it_took() -> None:
         "Weights imagenet",
         "Input /pictures/in",
         "Limit none: all pictures",
+        "Of 58 pictures held back at first, a model of as many components that had not seen them keeps 43.1%",
+        "Against the model that was current: it keeps more than <that>.",
         "Read 1,818 pictures, of which 583 could be used",
         "Pictures by label, of 58 labels",
         "Fruit 0 13",

@@ -9,7 +9,8 @@ which bundle is the current one.
       backbone.tflite       LiteRT flatbuffer, picture to 1280 features
       projection.npz        scaler and PCA as arrays: what the stream loads
       pipeline/             the same as a Spark ML PipelineModel: what any Spark user loads
-      statistics.npz        what the scaler and the PCA were computed from, for an incremental refit
+      statistics.npz        what the scaler and the PCA were computed from, for an incremental refit, but for
+      held_back.parquet     the pictures that were held back to measure the model on, as hashes of paths and features
       pictures.parquet      hashes of the paths of the pictures in it
       report.html           for people
       manifest.json         written last: a folder without it is no bundle
@@ -36,10 +37,58 @@ BACKBONE = "backbone.tflite"
 PROJECTION = "projection.npz"
 PIPELINE = "pipeline"
 STATISTICS = "statistics.npz"
+HELD_BACK = "held_back.parquet"
 PICTURES = "pictures.parquet"
 REPORT = "report.html"
 
+ENOUGH_HELD_BACK = 100
+"""Fewer pictures that were held back say too little about a model; a fit on 1,000 holds back as many."""
+
 _VERSION = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
+
+
+class HeldBackFigures(BaseModel):
+    """What a model makes of pictures of its kind that it has not seen.
+
+    Attributes:
+        pictures: so many were held back.
+        variance_kept: of theirs, as the manifest's own is of the pictures that were fitted.
+        error_p50: half of them have a reconstruction error of at most this.
+        error_p95: all but a twentieth of them have one of at most this.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    pictures: int
+    variance_kept: float
+    error_p50: float
+    error_p95: float
+
+
+class Comparison(BaseModel):
+    """How a new model stands against the one that was current when it was fitted.
+
+    Attributes:
+        current: the version of the other.
+        pictures: so many pictures that neither has seen were looked at.
+        variance_kept: of theirs, by the new model; None if the two cannot be compared.
+        current_variance_kept: the same of the current model.
+        error: mean reconstruction error of the new model, in the same units for both.
+        current_error: the same of the current model.
+        not_worse: the verdict; False if it cannot be told.
+        reason: for the verdict, for people.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    current: str
+    pictures: int = 0
+    variance_kept: float | None = None
+    current_variance_kept: float | None = None
+    error: float | None = None
+    current_error: float | None = None
+    not_worse: bool = False
+    reason: str
 
 
 class BundleManifest(BaseModel):
@@ -62,6 +111,8 @@ class BundleManifest(BaseModel):
     input: str
     limit: int | None
     from_version: str | None
+    held_back: HeldBackFigures | None = None
+    comparison: Comparison | None = None
     files: dict[str, str]
     saved_features: str | None = None
     forgotten: int = 0

@@ -5,9 +5,12 @@ It owns names, types and their order; it must not know how a row comes to be or 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 
 import pyarrow as pa
+
+from streaming.features.stored import StoredPicture
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 
@@ -49,6 +52,12 @@ PICTURES = pa.schema(
     ]
 )
 """What discovery knows of a picture: raw key or absolute local path, bytes, store's time, store's tag (S3 only)."""
+
+
+def as_table(pictures: Iterable[StoredPicture]) -> pa.Table:
+    """Pictures as `PICTURES`."""
+    listed = list(pictures)
+    return pa.table({name: [getattr(one, name) for one in listed] for name in PICTURES.names}, schema=PICTURES)
 
 
 def _list_of_float32() -> pa.ListType:

@@ -1,0 +1,70 @@
+"""Metrics of the stream in CloudWatch's embedded metric format: fields of a log line, from which CloudWatch makes them.
+
+It owns their names, units and form; it must not know where the log goes. The format is specified in the CloudWatch
+user guide under "Specification: Embedded metric format".
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from streaming.batch_report import BatchReport
+
+_logger = logging.getLogger(__name__)
+
+NAMESPACE = "picture-features"
+DIMENSION = "output"
+HEARTBEAT_SECONDS = 60.0
+
+_UNITS = {
+    "Pictures": "Count",
+    "Quarantined": "Count",
+    "SecondsBehind": "Seconds",
+    "BatchSeconds": "Seconds",
+    "Drift": "None",
+}
+
+
+def of_batch(report: BatchReport, output: str) -> dict[str, Any]:
+    """The fields that make a log line the metrics of a micro-batch; Drift is left out where the model cannot tell."""
+    values = {
+        "Pictures": report.pictures,
+        "Quarantined": report.quarantined.total(),
+        "SecondsBehind": round(report.seconds_behind, 3),
+        "BatchSeconds": round(report.seconds, 3),
+    }
+    return _embedded(values if report.drift is None else {**values, "Drift": round(report.drift, 4)}, output)
+
+
+class Heartbeat:
+    """Tells once a minute, while there is nothing to do, that the stream lives and is not behind.
+
+    Without it an idle stream and a dead one would look the same.
+    """
+
+    def __init__(self, output: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._output = output
+        self._clock = clock
+        self._since = clock()
+
+    def look(self, busy: bool) -> None:  # noqa: FBT001 - it is what is told, not a switch
+        """To be called every now and then with whether a micro-batch is in work."""
+        now = self._clock()
+        if busy:
+            self._since = now
+        elif now - self._since >= HEARTBEAT_SECONDS:
+            self._since = now
+            _logger.info("idle", extra={"data": _embedded({"Pictures": 0, "SecondsBehind": 0}, self._output)})
+
+
+def _embedded(values: Mapping[str, float], output: str) -> dict[str, Any]:
+    metrics = [{"Name": name, "Unit": _UNITS[name]} for name in values]
+    directive = {"Namespace": NAMESPACE, "Dimensions": [[DIMENSION]], "Metrics": metrics}
+    return {
+        "_aws": {"Timestamp": time.time_ns() // 1_000_000, "CloudWatchMetrics": [directive]},
+        DIMENSION: output,
+        **values,
+    }

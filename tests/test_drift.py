@@ -1,0 +1,119 @@
+"""Drift: loud for pictures of another kind, quiet for more of the same, and never loud for a handful."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from streaming.__main__ import main
+from streaming.batch_report import BatchReport, read_batch_report
+from streaming.drift import DriftMonitor
+from streaming.features.bundle import HeldBackFigures
+from tests.streams import Place
+
+FITTED = HeldBackFigures(pictures=200, variance_kept=0.8, error_p50=50.0, error_p95=95.0)
+
+
+def errors(*values: float, times: int = 1) -> NDArray[np.float32]:
+    return np.array(values * times, np.float32)
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+
+
+def test_the_same_kind_stays_near_a_twentieth(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever the sizes of the micro-batches."""
+    chance, monitor = np.random.default_rng(0), DriftMonitor(0.2, "refit")
+    for _ in range(500):
+        batch = chance.uniform(0, 100, chance.integers(1, 50)).astype(np.float32)
+        drift = monitor.observe("one", FITTED, batch)
+        assert drift is not None
+        assert 0.02 < drift < 0.1
+    assert not warnings(caplog)
+
+
+def test_a_few_odd_pictures_raise_no_alarm_and_many_do_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Once per crossing: not again while it lasts, and again when it comes back."""
+    monitor = DriftMonitor(0.2, "python -m batch_fit fit --input in --models models")
+    assert monitor.observe("one", FITTED, errors(1e6)) == pytest.approx(6 / 101)
+    monitor.observe("one", FITTED, errors(1e6, times=10))
+    assert not warnings(caplog)
+    for _ in range(3):
+        monitor.observe("one", FITTED, errors(1e6, times=20))
+    [told] = warnings(caplog)
+    assert "drift 0.27" in told
+    assert "python -m batch_fit fit --input in --models models --from one" in told
+    assert monitor.observe("one", FITTED, errors(1, times=1000)) == 0
+    assert monitor.observe("one", FITTED, errors(1e6, times=500)) == 0.5
+    assert len(warnings(caplog)) == 2
+
+
+def test_the_threshold_is_the_users(caplog: pytest.LogCaptureFixture) -> None:
+    """A lower one warns sooner, and 1 never."""
+    for threshold, told in ((0.06, 1), (0.2, 0), (1.0, 0)):
+        caplog.clear()
+        DriftMonitor(threshold, "refit").observe("one", FITTED, errors(1e6, times=5))
+        assert len(warnings(caplog)) == told
+    DriftMonitor(1.0, "refit").observe("one", FITTED, errors(1e6, times=5000))
+    assert not warnings(caplog)
+
+
+def test_another_model_starts_anew() -> None:
+    """Errors under one model say nothing about another."""
+    monitor = DriftMonitor(0.2, "refit")
+    monitor.observe("one", FITTED, errors(1e6, times=1000))
+    assert monitor.observe("two", FITTED, errors(1)) == pytest.approx(5 / 101)
+
+
+@pytest.mark.parametrize("fitted", [None, FITTED.model_copy(update={"pictures": 99})])
+def test_a_model_of_few_pictures_says_that_it_cannot_tell(
+    caplog: pytest.LogCaptureFixture, fitted: HeldBackFigures | None
+) -> None:
+    """Once, rather than warn of nothing."""
+    caplog.set_level(logging.INFO)
+    monitor = DriftMonitor(0.2, "refit")
+    for _ in range(3):
+        assert monitor.observe("one", fitted, errors(1e6, times=500)) is None
+    [told] = [record.getMessage() for record in caplog.records]
+    assert "model one cannot tell drift" in told
+
+
+def test_a_micro_batch_without_features_changes_nothing() -> None:
+    """All of it may be quarantined."""
+    monitor = DriftMonitor(0.2, "refit")
+    before = monitor.observe("one", FITTED, errors(1e6))
+    assert monitor.observe("one", FITTED, errors()) == before
+
+
+def test_the_stream_warns_and_the_table_tells(
+    place: Place, pictures: list[Path], broken: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The footer of each features file has what its micro-batch did, in its last bytes, drift included."""
+    version = place.promote_another(1, held_back=FITTED.model_copy(update={"error_p95": 0.0}))
+    place.put(*pictures, *broken)
+    assert main(place.arguments("replay", "--max-pictures", "16")) == 0
+    warned = [line for line in capsys.readouterr().err.splitlines() if "drift" in line]
+    assert len(warned) == 1
+    assert f"fit --input {place.source} --models {place.models} --from {version}" in warned[0]
+    files = sorted((place.output / "features").glob("date=*/2*.parquet"))
+    reports: list[BatchReport] = []
+    for file in files:
+        report = read_batch_report(file.read_bytes())
+        assert report == read_batch_report(file.read_bytes()[-4000:])
+        assert report is not None
+        assert (report.manifest, report.model_version) == (file.stem, version)
+        assert 0 < report.seconds <= report.seconds_behind
+        reports.append(report)
+    assert sum(report.pictures for report in reports) == 64
+    assert sum((report.quarantined for report in reports), Counter()).total() == 4
+    drifts = [report.drift or 0 for report in reports]
+    assert drifts == sorted(drifts)
+    assert drifts[-1] == pytest.approx(65 / 160)
+    [empty] = (place.output / "features").glob("date=*/empty.parquet")
+    assert read_batch_report(empty.read_bytes()) is None

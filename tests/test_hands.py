@@ -1,0 +1,101 @@
+"""What people do by hand to an output: delete parts of it, stop its writer for a while, restore copies."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from streaming.__main__ import main
+from tests.streams import Place, run, start
+
+Wait = Callable[..., None]
+
+
+def test_deleted_features_are_made_anew(place: Place, pictures: list[Path], broken: list[Path]) -> None:
+    """Also of the latest manifest, which Spark knows for done; what was quarantined with them counts once."""
+    paths = place.put(*pictures[:12]) + place.put(*broken, folder="broken")
+    assert main(place.arguments("replay", "--max-pictures", "8")) == 0
+    files = sorted((place.output / "features").glob("*/2*"))
+    assert len(files) == 2
+    files[1].unlink()
+    assert main(place.arguments("replay")) == 0
+    assert place.counted() == dict.fromkeys(paths, 1)
+    files[1].unlink()
+    paths += place.put(*pictures[12:15])
+    assert main(place.arguments("replay")) == 0
+    assert place.counted() == dict.fromkeys(paths, 1)
+
+
+def test_deleted_manifests_whose_rows_are_there_are_named(
+    place: Place, pictures: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their pictures would be featurized twice; with their rows deleted as well, they are once."""
+    paths = place.put(*pictures[:10])
+    assert main(place.arguments("replay", "--max-pictures", "5")) == 0
+    [first, _] = place.logged()
+    first.unlink()
+    assert main(place.arguments("replay")) == 5
+    assert f"gone from {place.output}/_manifests though their rows are in the tables" in capsys.readouterr().err
+    [rows] = (place.output / "features").glob(f"*/{first.stem}.parquet")
+    rows.unlink()
+    assert main(place.arguments("replay")) == 0
+    assert place.counted() == dict.fromkeys(paths, 1)
+
+
+def test_a_holder_that_was_paused_past_its_lease_repeats_nothing_and_stops(
+    place: Place, pictures: list[Path], wait_for: Wait
+) -> None:
+    """Another takes over when the lease has run out; the first wakes up in the middle of its work."""
+    paths = place.put(*pictures[:30])
+    more = ("--max-pictures", "10", "--lease", "3s")
+    paused = start("streaming", place.arguments("run", "--interval", "100ms", *more))
+    wait_for(lambda: len(place.logged()) == 3)
+    os.kill(paused.pid, signal.SIGSTOP)
+    try:
+        wait_for(lambda: run("streaming", place.arguments("replay", *more)).returncode == 0)
+    finally:
+        os.kill(paused.pid, signal.SIGCONT)
+    said, _ = paused.communicate(timeout=60)
+    assert paused.returncode == 5, said
+    assert "lost the right to write here" in said
+    assert place.counted() == dict.fromkeys(paths, 1)
+
+
+def test_a_bad_current_keeps_the_last_good_model_and_the_next_good_one_is_taken(
+    place: Place, pictures: list[Path], wait_for: Wait
+) -> None:
+    """CURRENT that is no JSON, then none at all, then another model."""
+    process = start("streaming", place.arguments("run", "--interval", "100ms"))
+    place.put(*pictures[:2])
+    wait_for(lambda: place.committed() == 1)
+    current = place.models / "CURRENT"
+    good = current.read_bytes()
+    current.write_bytes(b"{")
+    place.put(*pictures[2:4])
+    wait_for(lambda: place.committed() == 2)
+    current.unlink()
+    place.put(*pictures[4:6])
+    wait_for(lambda: place.committed() == 3)
+    current.write_bytes(good)
+    second = place.promote_another(5)
+    place.put(*pictures[6:8])
+    wait_for(lambda: place.committed() == 4)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    assert said.count("keeping model") == 2
+    used = place.rows().to_pandas().groupby("model_version").size()
+    assert used.to_dict() == {good.decode().split('"version": "')[1].split('"')[0]: 6, second: 2}
+
+
+def test_a_read_only_output_is_one_line(place: Place, pictures: list[Path], tmp_path: Path) -> None:
+    """Nothing is begun."""
+    place.put(*pictures[:2])
+    read_only = Path("/proc/picture-features")  # not even root may write there
+    done = run("streaming", [*place.arguments("replay"), "--output", str(read_only)])
+    assert done.returncode == 6
+    assert done.stdout.count("\n") == 1, done.stdout
