@@ -49,13 +49,13 @@ class Found:
     Attributes:
         file: which.
         rows: of forgotten pictures, or of all.
-        bytes: its size.
+        size: in bytes.
         identities: of the forgotten pictures.
     """
 
     file: File
     rows: int
-    bytes: int
+    size: int
     identities: Sequence[bytes] = ()
 
 
@@ -64,7 +64,7 @@ _FOUND = pa.schema(
     [
         *_FILES,
         pa.field("rows", pa.int64(), nullable=False),
-        pa.field("bytes", pa.int64(), nullable=False),
+        pa.field("size", pa.int64(), nullable=False),
         pa.field("identities", pa.list_(pa.binary()), nullable=False),
     ]
 )
@@ -157,7 +157,7 @@ def _run(
         connection = connection.resolved()  # the environment of a worker may be another
     found = frame.mapInArrow(_for_each(work, connection, done), from_arrow_schema(_FOUND)).toArrow()
     return [
-        Found(File(row["place"], row["root"], row["name"]), row["rows"], row["bytes"], row["identities"])
+        Found(File(row["place"], row["root"], row["name"]), row["rows"], row["size"], row["identities"])
         for row in found.to_pylist()
     ]
 
@@ -178,7 +178,7 @@ def _for_each(
                 ) from error
             done.add(1)
             if found:
-                told = {**asdict(file), "rows": found.rows, "bytes": found.bytes, "identities": found.identities}
+                told = {**asdict(file), "rows": found.rows, "size": found.size, "identities": found.identities}
                 yield pa.RecordBatch.from_pylist([told], schema=_FOUND)
 
     return run

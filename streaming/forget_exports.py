@@ -33,6 +33,6 @@ def correct_records(to: Folder, measured: list[Found]) -> None:
 def _corrected(day: SnapshotDay, snapshot: str, present: Mapping[str, Found]) -> SnapshotDay:
     def of(file: SnapshotFile) -> SnapshotFile:
         found = present.get(f"{snapshot}/{file.name}")
-        return SnapshotFile(name=file.name, rows=found.rows, bytes=found.bytes) if found else file
+        return SnapshotFile(name=file.name, rows=found.rows, bytes=found.size) if found else file
 
     return day.model_copy(update={"files": tuple(map(of, day.files))})

@@ -192,8 +192,8 @@ def test_notice_is_taken_once_the_write_in_work_has_ended(output: Folder, monkey
         assert not waiter.is_alive()
         with held.hold() as denylist:
             assert denylist.is_forgotten(PATHS[0])
-        wait_until_noticed(output, entry.id, LEASE, pytest.fail)
-    wait_until_noticed(output, "another", LEASE, pytest.fail)
+        wait_until_noticed(output, entry.id, LEASE, lambda holder: pytest.fail())
+    wait_until_noticed(output, "another", LEASE, lambda holder: pytest.fail())
 
 
 def test_a_holder_out_of_reach_does_not_come_back(output: Folder) -> None:

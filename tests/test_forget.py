@@ -22,12 +22,14 @@ from batch_fit.held_back import HeldBack
 from batch_fit.job import read_identities, write_identities
 from streaming import forget, requests
 from streaming.__main__ import main as stream
+from streaming.erasure import erase
 from streaming.features import bundle
 from streaming.features.registry import Registry
 from streaming.features.schema import FEATURE_COUNT
 from streaming.features.storage import open_folder
 from streaming.features.stored import StoredPicture, identity_of
 from streaming.manifests import manifest_ids, read_manifest
+from streaming.receipts import Ledger, finish
 from streaming.snapshots import latest, read_snapshot, snapshots
 from tests.buckets import Bucket
 from tests.streams import Place, run, start
@@ -265,7 +267,6 @@ def test_a_run_that_ends_anywhere_is_finished_by_the_next(
 ) -> None:
     """The same in this process; what is asked for next comes after."""
     before, gone = full.rows(), _one_of_each(full)
-    erase, finish = forget.erase, forget.finish
 
     def die(*arguments: Any) -> None:
         if step == "one table file":
@@ -280,7 +281,7 @@ def test_a_run_that_ends_anywhere_is_finished_by_the_next(
         raise _KilledError
 
     where = {
-        "progress": (forget.Ledger, "save"),
+        "progress": (Ledger, "save"),
         "one table file": (forget, "erase"),
         "log": (forget, "_erase_in_log"),
         "receipt": (forget, "finish"),
