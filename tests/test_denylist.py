@@ -27,7 +27,7 @@ from streaming.features.storage import open_folder, resolve_key
 from streaming.features.stored import Folder, StoredPicture
 from streaming.forget_log import erase_in_manifest, erase_in_request
 from streaming.known import KnownPictures
-from streaming.lease import Lease
+from streaming.lease import Holder, Lease
 from streaming.manifest_writer import ManifestWriter, withdraw_repeating
 from streaming.notice import Notice, wait_until_noticed
 from streaming.rows import count_rows, forgotten_paths, without_forgotten
@@ -192,8 +192,12 @@ def test_notice_is_taken_once_the_write_in_work_has_ended(output: Folder, monkey
         assert not waiter.is_alive()
         with held.hold() as denylist:
             assert denylist.is_forgotten(PATHS[0])
-        wait_until_noticed(output, entry.id, LEASE, lambda holder: pytest.fail())
-    wait_until_noticed(output, "another", LEASE, lambda holder: pytest.fail())
+        wait_until_noticed(output, entry.id, LEASE, _must_not_wait)
+    wait_until_noticed(output, "another", LEASE, _must_not_wait)
+
+
+def _must_not_wait(holder: Holder) -> None:
+    pytest.fail(f"waits for {holder}")
 
 
 def test_a_holder_out_of_reach_does_not_come_back(output: Folder) -> None:
