@@ -55,6 +55,7 @@ _MEANINGS: tuple[tuple[str, type[AppError], str], ...] = (
         TransientError,
         "the store does not answer",
     ),
+    ("RemoteFileChangedException", TransientError, "a file was exchanged while it was read"),
     ("No space left on device|Disk quota exceeded", StorageError, "the disk is full; free some space and start again"),
     (
         "Status Code: 403",  # S3A asks by HEAD, whose answer does not say which

@@ -37,6 +37,8 @@ class Executors:
 
     def featurize(self, pictures: pa.Table, model: ServedModel) -> pa.Table:
         """The outcomes of `pictures`, `schema.OUTCOMES`, in their order."""
+        if not len(pictures):
+            return OUTCOMES.empty_table()
         slices = self._spark.sparkContext.defaultParallelism * _SLICES_PER_SLOT
         dealt = deal(pictures, slices)
         frame = self._spark.createDataFrame(dealt)

@@ -220,6 +220,23 @@ def complete(to: Folder, snapshot: Snapshot) -> None:
     promote(to, snapshot)
 
 
+def revise(to: Folder, snapshot: Snapshot) -> None:
+    """Record anew what a snapshot holds, after rows were erased from its files. A killed call is finished by the same.
+
+    Raises:
+        ConflictError: somebody else changed the records meanwhile.
+    """
+    name = _record(snapshot.snapshot)
+    present, tag = to.read_tagged(name)
+    if present != _encode(snapshot):
+        to.replace(name, _encode(snapshot), tag)
+    newest, latest_tag = _read_latest(to)
+    if newest and latest_tag and newest.snapshot == snapshot.snapshot:
+        digest = hashlib.sha256(_encode(snapshot)).hexdigest()
+        changes = {"rows": snapshot.rows, "bytes": snapshot.bytes, "record_sha256": digest}
+        to.replace(LATEST, _encode(newest.model_copy(update=changes)), latest_tag)
+
+
 def promote(to: Folder, snapshot: Snapshot) -> None:
     """Make a complete snapshot the latest; one that is already changes nothing.
 

@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import signal
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -21,6 +22,7 @@ import pytest
 from conf.errors import LeaseHeldError, OutputError
 from conf.settings import load_settings
 from streaming.__main__ import main as stream
+from streaming.batch_report import BatchReport
 from streaming.compaction import Compacted
 from streaming.derivatives import Derivative, derivatives
 from streaming.export import check_written
@@ -63,7 +65,8 @@ def _commit(output: Folder, day: int, paths: Sequence[str], model: str = "one", 
     nothing = [None] * count
     table = pa.table({name: outcomes.get(name, nothing) for name in OUTCOMES.names}, schema=OUTCOMES)
     manifest = f"{at:%Y%m%dT%H%M%S%fZ}-{hashlib.sha256(repr(paths).encode()).hexdigest()[:8]}"
-    assert ParquetSink(output).commit(manifest, Result(table, model, at))
+    report = BatchReport(manifest, count, Counter(), 0, 0, model, None)
+    assert ParquetSink(output).commit(manifest, Result(table, at, report))
     return manifest
 
 
