@@ -29,7 +29,7 @@ def _fit(settings: Settings, _arguments: argparse.Namespace) -> str:
     reasons = ", ".join(f"{reason} {count}" for reason, count in fitted.rejected.most_common())
     return "\n".join(
         (
-            f"model        {manifest.version}{' (current)' if fitted.promoted else ' (not promoted)'}",
+            f"model        {manifest.version} ({'current' if fitted.promoted else 'not promoted'})",
             *([f"compared     {manifest.comparison.reason}"] if manifest.comparison else []),
             f"components   {manifest.k}, which keep {manifest.variance_kept:.1%} of the variance",
             f"weights      {manifest.weights}",
