@@ -119,28 +119,6 @@ class Cluster:
             if found := values.get(name.lower()):
                 yield label, found[0]
 
-    def logs(self, group: str, since: timedelta) -> Iterator[str]:
-        """What the drivers printed, oldest first, from CloudWatch.
-
-        Raises:
-            NotFoundError: nothing was printed.
-        """
-        pages = (
-            self.stack.client("logs")
-            .get_paginator("filter_log_events")
-            .paginate(logGroupName=group, startTime=int((datetime.now(UTC) - since).timestamp() * 1000))
-        )
-        nothing = True
-        for page in pages:
-            for event in page["events"]:
-                nothing = False
-                yield event["message"].rstrip()
-        if nothing:
-            raise NotFoundError(
-                f"{group}: nothing was printed in the last {since}; --since 1d looks further back, --step shows what "
-                "spark-submit said"
-            )
-
     def step_log(self, archive: str, step: str) -> str:
         """What spark-submit said of a step, from the log archive, which is some minutes behind.
 
@@ -159,6 +137,29 @@ class Cluster:
                 ) from None
             raise
         return gzip.decompress(body).decode(errors="replace").rstrip()
+
+
+def driver_logs(stack: Stack, group: str, since: timedelta) -> Iterator[str]:
+    """What the drivers printed, oldest first, from CloudWatch.
+
+    Raises:
+        NotFoundError: nothing was printed.
+    """
+    pages = (
+        stack.client("logs")
+        .get_paginator("filter_log_events")
+        .paginate(logGroupName=group, startTime=int((datetime.now(UTC) - since).timestamp() * 1000))
+    )
+    nothing = True
+    for page in pages:
+        for event in page["events"]:
+            nothing = False
+            yield event["message"].rstrip()
+    if nothing:
+        raise NotFoundError(
+            f"{group}: nothing was printed in the last {since}; --since 1d looks further back, --step shows what "
+            "spark-submit said"
+        )
 
 
 def step_of(name: str, arguments: Sequence[str]) -> dict[str, Any]:
