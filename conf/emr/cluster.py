@@ -6,9 +6,10 @@ It owns the calls to EMR, CloudWatch and the log archive; it must not know how t
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from statistics import fmean
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -20,7 +21,7 @@ from conf.errors import InputError, NotFoundError
 _STEPS_SHOWN = 10
 _ENDED = ("TERMINATING", "TERMINATED", "TERMINATED_WITH_ERRORS")
 _NAMESPACE = "picture-features"
-_HOUR = timedelta(hours=1)
+_HOUR, _MINUTE = timedelta(hours=1), timedelta(minutes=1)
 _METRICS = (
     ("Pictures", "Sum", "pictures in the last hour"),
     ("Quarantined", "Sum", "quarantined in the last hour"),
@@ -28,6 +29,7 @@ _METRICS = (
     ("BatchSeconds", "Average", "seconds per micro-batch"),
     ("Drift", "Average", "share of pictures unlike the fit's"),
 )
+_OVER_MINUTES: Mapping[str, Callable[[Sequence[float]], float]] = {"Sum": sum, "Maximum": max, "Average": fmean}
 
 
 @dataclass(frozen=True)
@@ -105,19 +107,19 @@ class Cluster:
                         "MetricName": name,
                         "Dimensions": [{"Name": "output", "Value": output}],
                     },
-                    "Period": int(_HOUR.total_seconds()),
+                    "Period": 60,
                     "Stat": statistic,
                 },
             }
             for name, statistic, _ in _METRICS
         ]
         answer = self.stack.client("cloudwatch").get_metric_data(
-            MetricDataQueries=queries, StartTime=now - _HOUR, EndTime=now
+            MetricDataQueries=queries, StartTime=now - _HOUR, EndTime=now + _MINUTE
         )
-        values = {result["Id"]: result["Values"] for result in answer["MetricDataResults"]}
-        for name, _, label in _METRICS:
-            if found := values.get(name.lower()):
-                yield label, found[0]
+        by_minute = {result["Id"]: result["Values"] for result in answer["MetricDataResults"]}
+        for name, statistic, label in _METRICS:
+            if values := by_minute.get(name.lower()):
+                yield label, _OVER_MINUTES[statistic](values)
 
     def step_log(self, archive: str, step: str) -> str:
         """What spark-submit said of a step, from the log archive, which is some minutes behind.
