@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from boto3.exceptions import S3UploadFailedError
 from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 from cfnlint.decode import decode
@@ -138,9 +139,11 @@ def test_deploy_makes_what_a_step_needs_and_destroy_takes_it_away(
 
 def test_deploying_again_keeps_what_was_set_before(deployed: Stack) -> None:
     before = stacks.parameters_of(deployed.describe() or {})
+    assert before["RefitArguments"] == ""  # there is no backbone to fit with
+    Path("build/emr/x86_64/backbone.tflite").write_bytes(b"flat")
     assert run("deploy", "--yes", "--set", "MonthlyBudget=50") == 0
     after = stacks.parameters_of(deployed.describe() or {})
-    assert after == {**before, "MonthlyBudget": "50"}
+    assert after == {**before, "MonthlyBudget": "50", "RefitArguments": after["RefitArguments"]}
     refit = json.loads(after["RefitArguments"])
     assert refit[0] == "spark-submit"
     assert refit[-2:] == ["--promote", "if-not-worse"]
@@ -268,6 +271,15 @@ def test_a_refusal_names_the_permission() -> None:
     said = "User: arn:aws:iam::1:user/me is not authorized to perform: cloudformation:CreateStack on resource: arn:x"
     assert str(explain(denied("CreateStack", said))).endswith("grant cloudformation:CreateStack on arn:x")
     assert str(explain(denied("HeadObject", "Forbidden"))) == "HeadObject: access denied; grant s3:GetObject"
+
+
+def test_a_refused_upload_names_the_permission(deployed: Stack, tmp_path: Path) -> None:
+    s3 = deployed.client("s3")
+    with Stubber(s3) as stub:
+        stub.add_client_error("put_object", "AccessDenied", "Access Denied", 403)
+        with pytest.raises(S3UploadFailedError) as caught:
+            upload(deployed, tmp_path / "build" / "emr" / "x86_64", SETTINGS, "s3://there/application")
+    assert str(explain(caught.value)) == "PutObject: access denied; grant s3:PutObject"
 
 
 def test_a_refusal_within_cloudformation_names_the_permission(aws: Stack) -> None:
