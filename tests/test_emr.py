@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from boto3.exceptions import S3UploadFailedError
 from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 from cfnlint.decode import decode
 
 from conf.emr import stack as stacks
 from conf.emr.__main__ import main
-from conf.emr.application import locations_of, planned_locations
+from conf.emr.application import SETTINGS, locations_of, planned_locations, upload
 from conf.emr.permissions import explain
 from conf.emr.stack import Stack
 from conf.errors import RefusedError
@@ -88,6 +89,13 @@ def steps(stack: Stack) -> list[dict[str, Any]]:
     return [*found]
 
 
+def tell(stack: Stack, **metrics: float) -> None:
+    """As CloudWatch does with a line of the stream's log."""
+    output = [{"Name": "output", "Value": stack.outputs()["Output"]}]
+    data = [{"MetricName": name, "Value": value, "Dimensions": output} for name, value in metrics.items()]
+    stack.client("cloudwatch").put_metric_data(Namespace="picture-features", MetricData=data)
+
+
 def test_deploy_makes_what_a_step_needs_and_destroy_takes_it_away(
     aws: Stack, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -131,9 +139,11 @@ def test_deploy_makes_what_a_step_needs_and_destroy_takes_it_away(
 
 def test_deploying_again_keeps_what_was_set_before(deployed: Stack) -> None:
     before = stacks.parameters_of(deployed.describe() or {})
+    assert before["RefitArguments"] == ""  # there is no backbone to fit with
+    Path("build/emr/x86_64/backbone.tflite").write_bytes(b"flat")
     assert run("deploy", "--yes", "--set", "MonthlyBudget=50") == 0
     after = stacks.parameters_of(deployed.describe() or {})
-    assert after == {**before, "MonthlyBudget": "50"}
+    assert after == {**before, "MonthlyBudget": "50", "RefitArguments": after["RefitArguments"]}
     refit = json.loads(after["RefitArguments"])
     assert refit[0] == "spark-submit"
     assert refit[-2:] == ["--promote", "if-not-worse"]
@@ -155,18 +165,24 @@ def test_a_step_is_what_was_shown_and_a_dry_run_adds_none(deployed: Stack, capsy
     assert step["Id"] in captured.out
     assert "--deploy-mode cluster" in captured.err
 
+    tasks = {"InstanceRole": "TASK", "InstanceCount": 2, "InstanceType": "m6i.xlarge", "Market": "SPOT"}
+    deployed.client("emr").add_instance_groups(JobFlowId=outputs["ClusterId"], InstanceGroups=[tasks])
+    tell(deployed, Pictures=1200, SecondsBehind=3.5)
     assert run("status") == 0
     status = capsys.readouterr().out
-    assert f"{outputs['ClusterId']} WAITING" in status
-    assert f"step         {step['Id']}" in status
-    assert "picture-features run" in status
+    assert f"cluster      {outputs['ClusterId']} RUNNING" in status
+    assert "nodes        task 2 of 2 m6i.xlarge spot" in status
+    assert f"step         {step['Id']} RUNNING picture-features run" in status
+    assert "pictures in the last hour            1,200" in status
+    assert "seconds behind, at most              3.5" in status
 
 
 def test_a_fit_needs_the_converted_backbone(deployed: Stack, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("submit", "fit", "--yes") == 6
     assert "python -m batch_fit convert --to build/emr/x86_64/backbone.tflite" in capsys.readouterr().err
     Path("build/emr/x86_64/backbone.tflite").write_bytes(b"flat")
-    assert run("deploy", "--yes") == 0
+    uri = deployed.outputs()["Application"]
+    assert "backbone.tflite" in upload(deployed, Path("build/emr/x86_64"), SETTINGS, uri)
     assert run("submit", "fit", "--yes", "--", "--limit", "100") == 0
     [step] = steps(deployed)
     words = step["Config"]["Args"]
@@ -185,6 +201,8 @@ def test_logs_come_from_cloudwatch_and_from_the_archive(deployed: Stack, capsys:
     assert run("logs", "--since", "5min") == 0
     assert capsys.readouterr().out == '{"Pictures": 3}\n'
 
+    assert run("logs", "--since", "soon") == 2
+    assert "--since: 'soon' is not allowed: a duration is a number with a unit" in capsys.readouterr().err
     assert run("logs", "--step", "s-1") == 3
     assert "up to five minutes later" in capsys.readouterr().err
     key = f"emr/{outputs['ClusterId']}/steps/s-1/stderr.gz"
@@ -228,6 +246,7 @@ def test_a_region_outside_the_union_has_to_be_allowed(aws: Stack, capsys: pytest
         (["deploy", "--yes", "--set", "Budget"], "--set: 'Budget' is not allowed: give NAME=VALUE"),
         (["submit", "run", "--yes"], "there is no stack 'pictures' in eu-west-3; python -m conf.emr deploy makes it"),
         (["status"], "there is no stack 'pictures'"),
+        (["logs", "--since", "soon"], "there is no stack 'pictures'"),
         (["destroy", "--yes"], "there is no stack 'pictures'"),
     ],
 )
@@ -252,6 +271,15 @@ def test_a_refusal_names_the_permission() -> None:
     said = "User: arn:aws:iam::1:user/me is not authorized to perform: cloudformation:CreateStack on resource: arn:x"
     assert str(explain(denied("CreateStack", said))).endswith("grant cloudformation:CreateStack on arn:x")
     assert str(explain(denied("HeadObject", "Forbidden"))) == "HeadObject: access denied; grant s3:GetObject"
+
+
+def test_a_refused_upload_names_the_permission(deployed: Stack, tmp_path: Path) -> None:
+    s3 = deployed.client("s3")
+    with Stubber(s3) as stub:
+        stub.add_client_error("put_object", "AccessDenied", "Access Denied", 403)
+        with pytest.raises(S3UploadFailedError) as caught:
+            upload(deployed, tmp_path / "build" / "emr" / "x86_64", SETTINGS, "s3://there/application")
+    assert str(explain(caught.value)) == "PutObject: access denied; grant s3:PutObject"
 
 
 def test_a_refusal_within_cloudformation_names_the_permission(aws: Stack) -> None:

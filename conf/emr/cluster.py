@@ -6,9 +6,10 @@ It owns the calls to EMR, CloudWatch and the log archive; it must not know how t
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from statistics import fmean
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -20,7 +21,7 @@ from conf.errors import InputError, NotFoundError
 _STEPS_SHOWN = 10
 _ENDED = ("TERMINATING", "TERMINATED", "TERMINATED_WITH_ERRORS")
 _NAMESPACE = "picture-features"
-_HOUR = timedelta(hours=1)
+_HOUR, _MINUTE = timedelta(hours=1), timedelta(minutes=1)
 _METRICS = (
     ("Pictures", "Sum", "pictures in the last hour"),
     ("Quarantined", "Sum", "quarantined in the last hour"),
@@ -28,6 +29,7 @@ _METRICS = (
     ("BatchSeconds", "Average", "seconds per micro-batch"),
     ("Drift", "Average", "share of pictures unlike the fit's"),
 )
+_OVER_MINUTES: Mapping[str, Callable[[Sequence[float]], float]] = {"Sum": sum, "Maximum": max, "Average": fmean}
 
 
 @dataclass(frozen=True)
@@ -105,41 +107,19 @@ class Cluster:
                         "MetricName": name,
                         "Dimensions": [{"Name": "output", "Value": output}],
                     },
-                    "Period": int(_HOUR.total_seconds()),
+                    "Period": 60,
                     "Stat": statistic,
                 },
             }
             for name, statistic, _ in _METRICS
         ]
         answer = self.stack.client("cloudwatch").get_metric_data(
-            MetricDataQueries=queries, StartTime=now - _HOUR, EndTime=now
+            MetricDataQueries=queries, StartTime=now - _HOUR, EndTime=now + _MINUTE
         )
-        values = {result["Id"]: result["Values"] for result in answer["MetricDataResults"]}
-        for name, _, label in _METRICS:
-            if found := values.get(name.lower()):
-                yield label, found[0]
-
-    def logs(self, group: str, since: timedelta) -> Iterator[str]:
-        """What the drivers printed, oldest first, from CloudWatch.
-
-        Raises:
-            NotFoundError: nothing was printed.
-        """
-        pages = (
-            self.stack.client("logs")
-            .get_paginator("filter_log_events")
-            .paginate(logGroupName=group, startTime=int((datetime.now(UTC) - since).timestamp() * 1000))
-        )
-        nothing = True
-        for page in pages:
-            for event in page["events"]:
-                nothing = False
-                yield event["message"].rstrip()
-        if nothing:
-            raise NotFoundError(
-                f"{group}: nothing was printed in the last {since}; --since 1d looks further back, --step shows what "
-                "spark-submit said"
-            )
+        by_minute = {result["Id"]: result["Values"] for result in answer["MetricDataResults"]}
+        for name, statistic, label in _METRICS:
+            if values := by_minute.get(name.lower()):
+                yield label, _OVER_MINUTES[statistic](values)
 
     def step_log(self, archive: str, step: str) -> str:
         """What spark-submit said of a step, from the log archive, which is some minutes behind.
@@ -159,6 +139,29 @@ class Cluster:
                 ) from None
             raise
         return gzip.decompress(body).decode(errors="replace").rstrip()
+
+
+def driver_logs(stack: Stack, group: str, since: timedelta) -> Iterator[str]:
+    """What the drivers printed, oldest first, from CloudWatch.
+
+    Raises:
+        NotFoundError: nothing was printed.
+    """
+    pages = (
+        stack.client("logs")
+        .get_paginator("filter_log_events")
+        .paginate(logGroupName=group, startTime=int((datetime.now(UTC) - since).timestamp() * 1000))
+    )
+    nothing = True
+    for page in pages:
+        for event in page["events"]:
+            nothing = False
+            yield event["message"].rstrip()
+    if nothing:
+        raise NotFoundError(
+            f"{group}: nothing was printed in the last {since}; --since 1d looks further back, --step shows what "
+            "spark-submit said"
+        )
 
 
 def step_of(name: str, arguments: Sequence[str]) -> dict[str, Any]:

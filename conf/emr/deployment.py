@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from conf.emr.application import PLATFORMS, build_folder, check_built, planned_locations, upload
-from conf.emr.arguments import spark_submit_arguments
+from conf.emr.arguments import BACKBONE, spark_submit_arguments
 from conf.emr.cluster import Cluster
 from conf.emr.options import add_consent, add_platform, add_settings, add_stack, agreed, stack_of
 from conf.emr.package import build
@@ -68,7 +68,7 @@ def deploy(settings: Settings, arguments: argparse.Namespace) -> str | None:
         "Platform": platform,
         "AllowNonEu": "yes" if arguments.allow_non_eu else "no",
         **_instance_type(platform, former),
-        **_schedules(stack, platform, load_settings({}, arguments.settings)),
+        **_schedules(stack, platform, load_settings({}, arguments.settings), refits=(folder / BACKBONE).is_file()),
         **(_generation(stack) if there else {}),
         **_pairs(arguments.set),
     }
@@ -76,6 +76,7 @@ def deploy(settings: Settings, arguments: argparse.Namespace) -> str | None:
     plan = [
         f"{'change' if there else 'make'} stack {stack.name} in {stack.region}",
         *(f"  {key} = {value if len(value) < _SHOWN else f'{value[:_SHOWN]}...'}" for key, value in changed.items()),
+        *([] if parameters["RefitArguments"] else [f"  (no refits by schedule: {folder / BACKBONE} is not there)"]),
         f"upload {folder} and {arguments.settings}",
         "the cluster costs money for as long as it runs; python -m conf.emr cost tells how much",
     ]
@@ -92,13 +93,13 @@ def _instance_type(platform: str, former: Mapping[str, str]) -> dict[str, str]:
     return {} if former.get("Platform") == platform else {"InstanceType": _INSTANCE_TYPES[platform]}
 
 
-def _schedules(stack: Stack, platform: str, on_cluster: Settings) -> dict[str, str]:
-    """The steps that come by themselves, as the template takes them."""
+def _schedules(stack: Stack, platform: str, on_cluster: Settings, *, refits: bool) -> dict[str, str]:
+    """The steps that come by themselves, as the template takes them; no refit without a converted backbone."""
     locations = planned_locations(stack, platform)
     refit = spark_submit_arguments("fit", on_cluster, locations, _REFIT)
     reconcile = spark_submit_arguments("reconcile", on_cluster, locations, ("--enqueue",))
     return {
-        "RefitArguments": json.dumps(["spark-submit", *refit]),
+        "RefitArguments": json.dumps(["spark-submit", *refit]) if refits else "",
         "ReconcileArguments": json.dumps(["spark-submit", *reconcile]),
     }
 

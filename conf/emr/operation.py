@@ -10,13 +10,14 @@ import os
 import shlex
 import subprocess
 import sys
+from datetime import timedelta
 
 from conf.emr import serverless
 from conf.emr.application import check_backbone, locations_of
 from conf.emr.arguments import PROGRAMS, spark_submit_arguments
-from conf.emr.cluster import Cluster
+from conf.emr.cluster import Cluster, driver_logs
 from conf.emr.options import add_consent, add_settings, add_stack, agreed, stack_of
-from conf.errors import AppError
+from conf.errors import AppError, SettingsError
 from conf.settings import Settings, load_settings, parse_duration
 
 
@@ -76,12 +77,18 @@ def logs(settings: Settings, arguments: argparse.Namespace) -> str | None:
     """What the drivers print."""
     stack = stack_of(settings, arguments)
     outputs = stack.outputs()
-    cluster = Cluster.of(stack, outputs)
     if arguments.step:
-        return cluster.step_log(outputs["Logs"], arguments.step)
-    for line in cluster.logs(outputs["LogGroupName"], parse_duration(arguments.since)):
+        return Cluster.of(stack, outputs).step_log(outputs["Logs"], arguments.step)
+    for line in driver_logs(stack, outputs["LogGroupName"], _since(arguments.since)):
         sys.stdout.write(f"{line}\n")
     return None
+
+
+def _since(given: str) -> timedelta:
+    try:
+        return parse_duration(given)
+    except ValueError as error:
+        raise SettingsError(f"--since: {given!r} is not allowed: {error}") from error
 
 
 def add_stop_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+from boto3.exceptions import S3UploadFailedError
 from botocore.exceptions import BotoCoreError, ClientError
 
 from conf.aws import Explainer, code_of
@@ -15,6 +16,7 @@ from conf.errors import AppError, RefusedError
 
 PERMISSIONS = {
     "AddJobFlowSteps": "elasticmapreduce:AddJobFlowSteps",
+    "CreateMultipartUpload": "s3:PutObject",
     "CreateStack": "cloudformation:CreateStack",
     "DeleteObjects": "s3:DeleteObject and s3:DeleteObjectVersion",
     "DeleteStack": "cloudformation:DeleteStack",
@@ -53,6 +55,8 @@ _AWS = Explainer(
 
 def explain(error: BaseException) -> AppError | None:
     """An error of boto3 as an error for people, or None if it is none of boto3's."""
+    if isinstance(error, S3UploadFailedError) and isinstance(error.__context__, ClientError):
+        error = error.__context__
     if not isinstance(error, (BotoCoreError, ClientError)):
         return None
     what = error.operation_name if isinstance(error, ClientError) else "AWS"

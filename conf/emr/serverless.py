@@ -46,6 +46,9 @@ def job(
         "spark.emr-serverless.driverEnv.PYTHONPATH": ARCHIVE,
         "spark.emr-serverless.driverEnv.PYSPARK_PYTHON": locations.python,
         "spark.executorEnv.PYSPARK_PYTHON": locations.python,
+        # Sizes are bound to cores there: 4 GB at least for 2, 8 GB for 4, overhead included.
+        "spark.driver.cores": "2",
+        "spark.executor.memory": "3g",
     }
     retries = (
         {"retryPolicy": {"maxFailedAttemptsPerHour": _FAILED_ATTEMPTS_PER_HOUR}, "mode": "STREAMING"}
