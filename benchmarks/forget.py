@@ -12,25 +12,21 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pyarrow.dataset as ds
 
-from benchmarks.common import CORES, Figure, print_figures, wait_for_quiet
+from benchmarks.common import CORES, Figure, PeakMemory, print_figures, wait_for_quiet
 from benchmarks.tables import path_of, write_output
 from tests.streams import start
 
 _ROWS = 1_000_000
 _FILES = 10_000
 _FORGOTTEN = 1_000
-_SAMPLE_SECONDS = 0.2
 
 
 def measure() -> Iterator[Figure]:
@@ -61,36 +57,12 @@ def _run(output: Path, listed: Path) -> tuple[float, int, str]:
     arguments = ["forget", "--output", str(output), "--from-file", str(listed), "--json", "--log-folder", str(log)]
     started = time.monotonic()
     process = start("streaming", [*arguments, "--master", f"local[{CORES},4]"])
-    peak = _Peak(process)
+    peak = PeakMemory(process)
     said, _ = process.communicate()
     took = time.monotonic() - started
     if process.returncode:
         raise RuntimeError(f"forget ended with {process.returncode}:\n{said}")
     return took, peak.stop(), said.splitlines()[-1]
-
-
-class _Peak:
-    """The most memory that a process and its children had."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = psutil.Process(process.pid)
-        self._most = 0
-        self._leave = threading.Event()
-        self._thread = threading.Thread(target=self._follow, daemon=True)
-        self._thread.start()
-
-    def stop(self) -> int:
-        self._leave.set()
-        self._thread.join()
-        return self._most
-
-    def _follow(self) -> None:
-        while not self._leave.wait(_SAMPLE_SECONDS):
-            try:
-                family = [self._process, *self._process.children(recursive=True)]
-                self._most = max(self._most, sum(one.memory_full_info().pss for one in family))
-            except psutil.Error:
-                continue  # one has just ended
 
 
 if __name__ == "__main__":

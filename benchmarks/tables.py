@@ -37,23 +37,26 @@ def path_of(number: int) -> str:
 
 def write_output(output: Path, rows: int, files: int) -> None:
     """Write `rows` rows of features and quarantine in `files` files of features, and the record of their pictures."""
-    random = np.random.default_rng(0)
-    each = rows // files
     seen: list[tuple[str, list[str]]] = []
     for number in range(files):
-        paths = [path_of(number * each + row) for row in range(each)]
-        day, of_day = divmod(number, _FILES_PER_DAY)
-        now = _START + timedelta(days=day, minutes=10 * of_day)
-        manifest = f"{now:%Y%m%dT%H%M%S%fZ}-{sha256(paths[0].encode()).hexdigest()[:8]}"
-        report = BatchReport(manifest, each, Counter(), 0, 0, _MODEL, None)
-        result = Result(_outcomes(paths, number * each, now, random), now, report)
-        _write(output / table_file(FEATURES_TABLE, manifest), feature_rows(result))
-        if len(rejected := quarantine_rows(result)):
-            _write(output / table_file(QUARANTINE_TABLE, manifest), rejected)
-        seen.append((manifest, paths))
+        seen.append(write_manifest(output, number, rows // files))
         if len(seen) == _MANIFESTS_PER_RECORD or number == files - 1:
-            _write(output / known.FOLDER / f"{manifest}-00000000.parquet", _record(seen))
+            _write(output / known.FOLDER / f"{seen[-1][0]}-00000000.parquet", _record(seen))
             seen.clear()
+
+
+def write_manifest(output: Path, number: int, pictures: int) -> tuple[str, list[str]]:
+    """Write the files that the manifest of this number has in the tables; returns its id and the paths of its rows."""
+    paths = [path_of(number * pictures + row) for row in range(pictures)]
+    day, of_day = divmod(number, _FILES_PER_DAY)
+    now = _START + timedelta(days=day, minutes=10 * of_day)
+    manifest = f"{now:%Y%m%dT%H%M%S%fZ}-{sha256(paths[0].encode()).hexdigest()[:8]}"
+    outcomes = _outcomes(paths, number * pictures, now, np.random.default_rng(number))
+    result = Result(outcomes, now, BatchReport(manifest, pictures, Counter(), 0, 0, _MODEL, None))
+    _write(output / table_file(FEATURES_TABLE, manifest), feature_rows(result))
+    if len(rejected := quarantine_rows(result)):
+        _write(output / table_file(QUARANTINE_TABLE, manifest), rejected)
+    return manifest, paths
 
 
 def _outcomes(paths: list[str], first: int, now: datetime, random: np.random.Generator) -> pa.Table:

@@ -158,7 +158,8 @@ class FitSettings(Section):
     weights: str = Field(
         "imagenet",
         description="The backbone's weights: imagenet (from Keras's cache, or downloaded), the path of a Keras "
-        "weights file, or random:SEED (for trying things out: the features mean nothing).",
+        "weights file or of what convert made of them, or random:SEED (for trying things out: the features mean "
+        "nothing).",
     )
     save_features: str | None = Field(
         None, description="Also write path, label and the 1280 features of every picture as Parquet here."
@@ -203,7 +204,10 @@ class ExportSettings(Section):
     )
     since: date | None = Field(None, description="Leave out days before this one (UTC), like 2026-01-31.")
     target_mb: int = Field(
-        128, ge=1, le=4096, description="The size of a file in MiB. Only the last of a day is much smaller."
+        128, ge=1, le=4096, description="The size in MiB above which a day is cut into several files."
+    )
+    keep: int | None = Field(
+        None, ge=1, description="Delete older snapshots, so that this many are left. Default: all are kept."
     )
 
 

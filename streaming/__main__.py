@@ -271,6 +271,7 @@ _VERBS = (
             Flag("export.format", "FORMAT"),
             Flag("export.since", "DATE"),
             Flag("export.target_mb", "N"),
+            Flag("export.keep", "N"),
         ),
         ("output", "export.to"),
         _export,

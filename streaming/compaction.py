@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import date
 from functools import reduce
 from itertools import groupby, pairwise
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ import pyarrow.parquet as pq
 from pyspark import StorageLevel, TaskContext
 from pyspark.accumulators import Accumulator
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F  # noqa: N812 - as everybody calls it
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from conf.errors import AlreadyExistsError
@@ -35,7 +37,7 @@ from streaming.formats import LAYOUTS, ROWS, File
 from streaming.snapshots import Format, SnapshotFile
 
 _TASKS_PER_SLOT = 4
-_FILES_PER_TASK = 1000
+_FILES_PER_TASK = 250
 _FILL = 0.8  # of a file's target size, so that few partitions need a second, small file
 _READ_AHEAD = 4
 _READ_AHEAD_ON_S3 = 16
@@ -112,19 +114,19 @@ def compact(spark: SparkSession, output: str, sources: pa.Table, target: Target,
         target: what is to be written.
         progress: told of the files that are read, then of the rows that are written.
     """
-    layout = LAYOUTS[target.format]
-    order = (*layout.apart, "path")
     context = spark.sparkContext
     read, written = context.accumulator(0), context.accumulator(0)
     slots = context.defaultParallelism
     rows = _read(spark, output, _divide(sources, slots), target.connection, read).persist(StorageLevel.DISK_ONLY)
     with progress(len(sources), "files", read):
         counts = {date.fromisoformat(one["date"]): one["count"] for one in rows.groupBy("date").count().collect()}
-    file_bytes = target.file_bytes * _FILL / layout.growth
-    partitions = math.ceil(pc.sum(sources.column("length")).as_py() / file_bytes)
-    ordered = rows.repartitionByRange(partitions, *order).sortWithinPartitions(*order)
     with progress(sum(counts.values()), "rows", written):
-        found = ordered.mapInArrow(_write_with(target, written), from_arrow_schema(_WRITTEN)).toArrow().to_pylist()
+        found = (
+            _sort(rows, sources, target)
+            .mapInArrow(_write_with(target, written), from_arrow_schema(_WRITTEN))
+            .toArrow()
+            .to_pylist()
+        )
     rows.unpersist()
     files: dict[date, list[SnapshotFile]] = {}
     for one in sorted(found, key=lambda one: one["name"]):
@@ -157,6 +159,18 @@ def _read(
     return spark.createDataFrame(sources).mapInArrow(read, from_arrow_schema(ROWS))
 
 
+def _sort(rows: DataFrame, sources: pa.Table, target: Target) -> DataFrame:
+    """The rows in ranges of about a file's size each, sorted. Only a day that is larger than a file is cut."""
+    layout = LAYOUTS[target.format]
+    first, *others = (*layout.apart, "path")
+    file_bytes = target.file_bytes * _FILL / layout.growth
+    days = sources.group_by("date").aggregate([("length", "sum")])
+    large = days.filter(pc.greater(days.column("length_sum"), file_bytes)).column("date").to_pylist()
+    cut = [F.when(F.col("date").isin(large), F.col(name)) for name in others]
+    partitions = math.ceil(pc.sum(sources.column("length")).as_py() / file_bytes)
+    return rows.repartitionByRange(partitions, first, *cut).sortWithinPartitions(first, *others)
+
+
 def _ahead(
     pool: ThreadPoolExecutor, read: Callable[[str], bytes], files: Iterable[dict[str, str]], ahead: int
 ) -> Iterator[tuple[dict[str, str], bytes]]:
@@ -182,10 +196,8 @@ def _write_with(
         writer = _Writer(target, context.partitionId())
         tables = (pa.Table.from_batches([batch]).select(ROWS.names).cast(ROWS) for batch in batches)
         runs = (run for table in tables for run in _runs(table, writer.layout.apart))
-        for values, of_one in groupby(runs, key=lambda run: run[0]):
-            for written in writer.write(
-                dict(zip(writer.layout.apart, values, strict=True)), (run[1] for run in of_one)
-            ):
+        for apart, of_one in groupby(runs, key=itemgetter(0)):
+            for written in writer.write(apart, (run[1] for run in of_one)):
                 yield pa.RecordBatch.from_pylist([written._asdict()], schema=_WRITTEN)
                 done.add(written.rows)
 
@@ -224,11 +236,12 @@ class _Writer:
         return _Written(apart["date"], name, rows, len(data))
 
 
-def _runs(table: pa.Table, apart: Sequence[str]) -> Iterator[tuple[tuple[str, ...], pa.Table]]:
+def _runs(table: pa.Table, apart: Sequence[str]) -> Iterator[tuple[dict[str, str], pa.Table]]:
     """Slices of a sorted table in which the columns `apart` have one value each, with these values."""
     columns = [table.column(name).combine_chunks() for name in apart]
     changes = reduce(pc.or_, (pc.not_equal(column[1:], column[:-1]) for column in columns))
     starts = [0, *(np.flatnonzero(changes) + 1).tolist(), len(table)]
     for start, end in pairwise(starts):
         if end > start:
-            yield tuple(column[start].as_py() for column in columns), table.slice(start, end - start)
+            values = {name: column[start].as_py() for name, column in zip(apart, columns, strict=True)}
+            yield values, table.slice(start, end - start)

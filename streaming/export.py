@@ -24,7 +24,16 @@ from streaming.derivatives import Derivative, record
 from streaming.export_plan import Places, Plan, make_plan, nothing_new
 from streaming.features.storage import is_on_s3
 from streaming.sink import FEATURES_TABLE
-from streaming.snapshots import Snapshot, SnapshotDay, complete, drop_incomplete, new_id, promote, working_on
+from streaming.snapshots import (
+    Snapshot,
+    SnapshotDay,
+    complete,
+    drop_incomplete,
+    drop_older,
+    new_id,
+    promote,
+    working_on,
+)
 
 _COPIES_AT_ONCE = 16
 _MIB = 2**20
@@ -97,6 +106,8 @@ def export(settings: Settings, progress: Progress) -> Exported:
         check_written(places, made, compacted)
         lease.check()
         complete(places.to, made)
+        if settings.export.keep:
+            drop_older(places.to, settings.export.keep)
     return Exported(made, plan, time.monotonic() - started)
 
 

@@ -119,7 +119,8 @@ class Layout:
     """How a format arranges rows.
 
     Attributes:
-        apart: columns of which a file holds one value each; rows are in the order of these, then of their paths.
+        apart: columns of which a file holds one value each, the date first; rows are in the order of these, then of
+            their paths.
         name: the name of a file, from the values of `apart` and a number within the snapshot.
         open: begins a file, given the size that it will be of.
         growth: bytes of its files over those of the table's, about.

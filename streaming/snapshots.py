@@ -281,6 +281,12 @@ def drop(to: Folder, snapshot: str) -> None:
     to.delete_tree(snapshot)
 
 
+def drop_older(to: Folder, keep: int) -> None:
+    """Delete all complete snapshots but the latest `keep`."""
+    for one in [one for one in snapshots(to) if one.complete][:-keep]:
+        drop(to, one.id)
+
+
 def drop_incomplete(to: Folder) -> None:
     """Delete what killed exports have left."""
     for one in snapshots(to):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import json
 import os
 import shutil
 import signal
+from collections import Counter
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ import pytest
 from conf.errors import LeaseHeldError, OutputError
 from conf.settings import load_settings
 from streaming.__main__ import main as stream
+from streaming.batch_report import BatchReport
 from streaming.compaction import Compacted
 from streaming.derivatives import Derivative, derivatives
 from streaming.export import check_written
@@ -29,9 +30,17 @@ from streaming.export_plan import Places, make_plan
 from streaming.features.schema import FEATURES, OUTCOMES
 from streaming.features.storage import open_folder
 from streaming.features.stored import Folder
-from streaming.manifests import table_file
 from streaming.sink import ParquetSink, Result
-from streaming.snapshots import drop, latest, read_snapshot, snapshots, working_on
+from streaming.snapshots import (
+    Snapshot,
+    SnapshotDay,
+    SnapshotFile,
+    drop,
+    latest,
+    new_id,
+    snapshots,
+    working_on,
+)
 from tests.buckets import Bucket
 from tests.streams import run, start
 
@@ -56,7 +65,8 @@ def _commit(output: Folder, day: int, paths: Sequence[str], model: str = "one", 
     nothing = [None] * count
     table = pa.table({name: outcomes.get(name, nothing) for name in OUTCOMES.names}, schema=OUTCOMES)
     manifest = f"{at:%Y%m%dT%H%M%S%fZ}-{hashlib.sha256(repr(paths).encode()).hexdigest()[:8]}"
-    assert ParquetSink(output).commit(manifest, Result(table, model, at))
+    report = BatchReport(manifest, count, Counter(), 0, 0, model, None)
+    assert ParquetSink(output).commit(manifest, Result(table, at, report))
     return manifest
 
 
@@ -212,10 +222,14 @@ def test_a_snapshot_of_csv_has_a_folder_for_each_model(output: Folder, to: Folde
 
 
 def test_large_days_are_cut_into_files_of_the_target_size(output: Folder, to: Folder, ask: _Asked) -> None:
-    """Each begins where the one before ends; none is larger, and but for the last few, none much smaller."""
+    """Each begins where the one before ends; none is larger, and few are much smaller. Smaller days are not cut."""
+    for day in range(3, 9):
+        _commit(output, day, [f"/r/{day}/{number}.jpg" for number in range(1000)], k=100)
     for number in range(4):
         _commit(output, 0, [f"/p/{(number + 4 * i) * 7919 % 10_000:05}.jpg" for i in range(2500)], k=100)
     ask("--target-mb", "1")
+    counts = [len(list(day.iterdir())) for day in sorted(_named(to).iterdir())]
+    assert counts[1:] == [1] * 8
     files = sorted((_named(to) / "date=2026-01-30").iterdir())
     paths = [pq.read_table(file, columns=["path"], partitioning=None).column(0).to_pylist() for file in files]
     joined = [path for one in paths for path in one]
@@ -269,33 +283,38 @@ def test_wrong_places_are_answered_in_one_line(output: Folder, to: Folder, ask: 
     inside = open_folder(output.path("exports"))
     assert stream(_arguments(output, inside)) == 2
     assert stream(_arguments(open_folder(str(tmp_path / "nothing")), to)) == 5
+    assert stream(["export", "--output", output.root]) == 2
     with working_on(to, LONG), pytest.raises(LeaseHeldError, match="another export works here: process"):
         working_on(to, LONG).__enter__()
     assert "another export works here" not in ask("--dry-run")
+
+
+def test_what_is_not_what_was_read_is_not_published(output: Folder, to: Folder) -> None:
+    """Rows are compared day by day, files by name and size."""
+    places = Places.of(load_settings({"output": output.root, "export.to": to.root}))
+    file = SnapshotFile(name="date=2026-01-30/part-00000-000.parquet", rows=4, bytes=3)
+    day = SnapshotDay(date=DAY.date(), source="", manifests=2, latest_manifest="", files=(file,))
+    snapshot = new_id(DAY, "")
+    made = Snapshot(
+        snapshot=snapshot, output="", created_at=DAY, format="parquet", since=None, target_mb=1, days=(day,)
+    )
+    to.create(f"{snapshot}/{file.name}", b"PAR")
+    check_written(places, made, Compacted({day.date: 4}, {day.date: [file]}))
+    for rows in ({day.date: 5}, {day.date: 4, date(2026, 1, 31): 1}):
+        with pytest.raises(OutputError, match="is not what was read"):
+            check_written(places, made, Compacted(rows, {day.date: [file]}))
+    to.create(f"{snapshot}/date=2026-01-30/part-stray.parquet", b"PAR")
+    with pytest.raises(OutputError, match="nothing was published"):
+        check_written(places, made, Compacted({day.date: 4}, {day.date: [file]}))
+
+
+def test_a_snapshot_can_be_dropped_unless_it_is_the_latest(
+    output: Folder, to: Folder, ask: _Asked, tmp_path: Path
+) -> None:
+    """What was taken over from it stays. Snapshots of two outputs are not mixed."""
     ask()
     shutil.copytree(output.root, tmp_path / "other")
     assert stream(_arguments(open_folder(str(tmp_path / "other")), to)) == 2
-
-
-def test_what_is_not_what_was_read_is_not_published(output: Folder, to: Folder, ask: _Asked) -> None:
-    """Rows are compared day by day, files by name and size."""
-    ask()
-    [one] = snapshots(to)
-    places = Places.of(load_settings({"output": output.root, "export.to": to.root}))
-    made = read_snapshot(to, one.id)
-    files = {day.date: list(day.files) for day in made.days}
-    rows = {day.date: sum(file.rows for file in day.files) for day in made.days}
-    check_written(places, made, Compacted(rows, files))
-    with pytest.raises(OutputError, match="is not what was read"):
-        check_written(places, made, Compacted(rows | {DAY.date(): 5}, files))
-    to.create(f"{one.id}/date=2026-01-30/part-stray.parquet", b"")
-    with pytest.raises(OutputError, match="nothing was published"):
-        check_written(places, made, Compacted(rows, files))
-
-
-def test_a_snapshot_can_be_dropped_unless_it_is_the_latest(output: Folder, to: Folder, ask: _Asked) -> None:
-    """What was taken over from it stays."""
-    ask()
     first = _named(to)
     _commit(output, 3, ["/new.jpg"])
     ask()
@@ -308,28 +327,29 @@ def test_a_snapshot_can_be_dropped_unless_it_is_the_latest(output: Folder, to: F
     assert not first.exists()
     assert len(_table(second)) == 9
     assert "nothing new" in ask()
+    ask("--since", "2026-01-31", "--keep", "1")
+    assert [one.id for one in snapshots(to)] == [_named(to).name]
 
 
 def test_export_on_s3(bucket: Bucket, tmp_path: Path, output: Folder) -> None:
-    """From and to a bucket: unchanged days are copied by the store, and a local target works as well."""
+    """From and to a bucket; unchanged days are copied by the store; and from a bucket to a local folder."""
     bucket.put_tree(Path(output.root), "output 100%25")
-    table, to = bucket.uri("output 100%25"), bucket.uri("exports é")
-    arguments = ["export", "--output", table, "--master", "local[2,4]", "--to"]
-    done = run("streaming", [*arguments, to])
+    arguments = ["export", "--output", bucket.uri("output 100%25"), "--master", "local[2,4]", "--to"]
+    to = open_folder(bucket.uri("exports é"))
+    done = run("streaming", [*arguments, to.root])
     assert done.returncode == 0, done.stdout
     assert "rows         8 of 6 manifests" in done.stdout
-    manifest = _commit(output, 2, ["/q/4.jpg"])
-    name = table_file("features", manifest)
-    bucket.s3.upload_file(output.path(name), bucket.name, f"output 100%25/{name}")
-    done = run("streaming", [*arguments, to])
-    assert "rows         9 of 7 manifests" in done.stdout
-    assert "files        3, 2 of them taken over" in done.stdout
-    assert "nothing new" in run("streaming", [*arguments, to]).stdout
-    named = json.loads(bucket.s3.get_object(Bucket=bucket.name, Key="exports é/LATEST")["Body"].read())
-    keys = bucket.keys(f"exports é/{named['snapshot']}/")
-    bodies = [bucket.s3.get_object(Bucket=bucket.name, Key=key)["Body"].read() for key in keys]
-    paths = [path for body in bodies for path in pq.read_table(pa.BufferReader(body))["path"].to_pylist()]
-    assert sorted(paths) == sorted(_table(output.path("features")).column("path").to_pylist())
+    [first] = snapshots(to)
+    done = run("streaming", [*arguments, to.root, "--since", "2026-01-31"])
+    assert done.returncode == 0, done.stdout
+    assert f"files        2, 2 of them taken over from {first.id}" in done.stdout
+    present = latest(to)
+    assert present
+    expected = _table(output.path("features")).to_pandas()
+    for snapshot, rows in ((first.id, expected), (present.snapshot, expected[expected["date"] != "2026-01-30"])):
+        tables = [pq.read_table(pa.BufferReader(to.read(name))) for name in to.names(snapshot)]
+        paths = [path for table in tables for path in table["path"].to_pylist()]
+        assert paths == rows.sort_values(["date", "path"])["path"].tolist()
     here = open_folder(str(tmp_path / "here"))
     done = run("streaming", [*arguments, here.root, "--format", "csv"])
     assert done.returncode == 0, done.stdout

@@ -58,7 +58,7 @@ def _run(commands: str, folder: Path) -> str:
 
 
 def test_the_readme_does_what_it_says(tmp_path: Path, wait_for: Callable[[Callable[[], bool]], None]) -> None:
-    """Fit, replay, run, read, refit, roll back and stop, in the order of the page."""
+    """Fit, replay, run, read, export, refit, roll back and stop, in the order of the page."""
     fruits = sorted((shared_data() / "fruits360").iterdir())
     for fruit in fruits[:6]:
         shutil.copytree(fruit, tmp_path / "pictures" / fruit.name)
@@ -77,12 +77,17 @@ def test_the_readme_does_what_it_says(tmp_path: Path, wait_for: Callable[[Callab
     here["pictures"] += sum(1 for fruit in fruits[6:8] for _ in fruit.glob("*.jpg"))
 
     def rows() -> int:
-        snippet = _block("python", "read_parquet") + 'print("rows", len(features))\n'
+        snippet = _block("python", "table/features") + 'print("rows", len(features))\n'
         said = _run(f'python - <<"END"\n{snippet}END', tmp_path)
         return int(said.rpartition("rows ")[2])
 
     wait_for(lambda: rows() == here["pictures"])
     assert "all well" in _run(_block("sh", "streaming reconcile"), tmp_path)
+    said = _run(_block("sh", "streaming export"), tmp_path)
+    assert said.count(f"rows         {here['pictures']} of") == 2
+    snippet = _block("python", "read_csv") + 'print("rows", len(features), len(frame))\n'
+    said = _run(f'python - <<"END"\n{snippet}END', tmp_path)
+    assert said.endswith(f"rows {here['pictures']} {here['pictures']}\n")
     [first] = [path.name for path in (tmp_path / "models").glob("2*")]
     _run(_block("sh", "--from VERSION").replace("VERSION", first), tmp_path)
     said = _run(_block("sh", "models rollback"), tmp_path)
