@@ -83,6 +83,7 @@ def test_the_readme_does_what_it_says(tmp_path: Path, wait_for: Callable[[Callab
 
     wait_for(lambda: rows() == here["pictures"])
     assert "all well" in _run(_block("sh", "streaming reconcile"), tmp_path)
+    assert "would remove 0 rows" in _run(_block("sh", "streaming forget"), tmp_path)
     said = _run(_block("sh", "streaming export"), tmp_path)
     assert said.count(f"rows         {here['pictures']} of") == 2
     snippet = _block("python", "read_csv") + 'print("rows", len(features), len(frame))\n'
