@@ -9,10 +9,11 @@ that is done.
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from conf.errors import NotFoundError
-from streaming import manifests, requests
+from streaming import manifests
 from streaming.batch_report import BatchReport
 from streaming.erasure import erase_in
 from streaming.features.denylist import Denylist
@@ -39,12 +40,8 @@ def erase_in_manifest(output: Folder, name: str, denylist: Denylist) -> None:
 
 
 def erase_in_request(output: Folder, name: str, denylist: Denylist) -> None:
-    """Exchange a request for one of the other pictures; its name follows from its content."""
-    request = name.removeprefix(f"{requests.FOLDER}/").removesuffix(".json")
-    try:
-        pictures = requests.read_request(output, request)
-    except NotFoundError:  # taken in meanwhile, by a holder that honours the denylist
-        return
-    if kept := [picture for picture in pictures if not denylist.is_forgotten(picture.path)]:
-        requests.create_request(output, kept)
-    requests.delete_request(output, request)
+    """Take the lines of forgotten pictures out of a request, which keeps its id; one that loses all is dropped."""
+    erase_in(output, name, denylist)
+    with suppress(NotFoundError):  # taken in meanwhile, by a holder that honours the denylist
+        if not output.read(name).strip():
+            output.delete(name)

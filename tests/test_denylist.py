@@ -239,12 +239,13 @@ def _die(*arguments: object) -> None:
 
 
 def test_a_request_keeps_the_others(output: Folder) -> None:
-    """Under the name that its content gives; one of nobody else is dropped."""
-    for pictures in (PICTURES, PICTURES[:1]):
-        request = requests.create_request(output, pictures)
-        _deny(output, PATHS[0])
-        erase_in_request(output, f"{requests.FOLDER}/{request}.json", Denylist.load(output))
-    assert requests.request_ids(output) == [requests.create_request(output, PICTURES[1:])]
+    """Under its own id; one of nobody else is dropped."""
+    request, dropped = (requests.create_request(output, pictures) for pictures in (PICTURES, PICTURES[:1]))
+    _deny(output, PATHS[0])
+    for one in (request, dropped, dropped):
+        erase_in_request(output, f"{requests.FOLDER}/{one}.json", Denylist.load(output))
+    assert requests.request_ids(output) == [request]
+    assert requests.read_request(output, request) == PICTURES[1:]
 
 
 def test_a_fit_leaves_them_out(source: Path, tmp_path: Path, output: Folder) -> None:

@@ -44,6 +44,7 @@ def test_the_readme_does_what_it_says(tmp_path: Path, wait_for: Callable[[Callab
 
     wait_for(lambda: rows() == here["pictures"])
     assert "all well" in run_commands(block(README, "sh", "streaming reconcile"), tmp_path)
+    assert "would remove 0 rows" in run_commands(block(README, "sh", "streaming forget"), tmp_path)
     said = run_commands(block(README, "sh", "streaming export"), tmp_path)
     assert said.count(f"rows         {here['pictures']} of") == 2
     snippet = block(README, "python", "read_csv") + 'print("rows", len(features), len(frame))\n'
