@@ -32,20 +32,24 @@ def step(verb: str, more: list[str]) -> dict[str, Any]:
     return {"cluster": outputs["ClusterId"], "steps": [step_of(f"airflow {verb}", words)]}
 
 
-def submitted(verb: str, more: list[str]) -> EmrStepSensor:
+def submitted(verb: str, more: list[str], after: EmrStepSensor | None = None) -> EmrStepSensor:
     """A step that is added, and waited for without taking a worker."""
     planned = step.override(task_id=f"{verb}_step")(verb, more)
     added = EmrAddStepsOperator(
         task_id=f"{verb}_add", job_flow_id=planned["cluster"], steps=planned["steps"], region_name=REGION
     )
-    return EmrStepSensor(
+    ended = EmrStepSensor(
         task_id=f"{verb}_wait",
         job_flow_id=planned["cluster"],
-        step_id=added.output[0],
+        step_id=f"{{{{ ti.xcom_pull(task_ids='{verb}_add')[0] }}}}",
         region_name=REGION,
         deferrable=True,
         timeout=timedelta(hours=6).total_seconds(),
     )
+    if after is not None:
+        after >> planned
+    added >> ended
+    return ended
 
 
 @dag(
@@ -58,7 +62,8 @@ def submitted(verb: str, more: list[str]) -> EmrStepSensor:
 )
 def picture_features() -> None:
     """Each night what was missed is requested; then a model is fitted, and promoted if it is not worse."""
-    submitted("reconcile", ["--enqueue"]) >> submitted("fit", ["--limit", "20000", "--promote", "if-not-worse"])
+    reconciled = submitted("reconcile", ["--enqueue"])
+    submitted("fit", ["--limit", "20000", "--promote", "if-not-worse"], after=reconciled)
 
 
 picture_features()
