@@ -1,4 +1,4 @@
-"""The command line of the fit: fit, models.
+"""The command line of the fit: fit, convert, models.
 
 It owns what a person sees of the fit and of the registry; it must not know how either works.
 """
@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from pathlib import Path
 
-from pyspark.accumulators import Accumulator
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
-
+from batch_fit.backbone import CONVERTED, load_backbone
 from batch_fit.job import fit
 from conf.cli import Flag, Verb, make_parser, run_program
 from conf.errors import SettingsError
+from conf.progress import bar
 from conf.s3 import S3Connection
 from conf.session import explain_failure
 from conf.settings import Settings
@@ -25,36 +22,14 @@ from streaming.features.bundle import BundleManifest
 from streaming.features.registry import Registry
 from streaming.features.storage import open_folder
 
-_REFRESH_SECONDS = 0.5
-
-
-@contextmanager
-def _bar(total: int, done: Accumulator[int]) -> Iterator[None]:
-    """A bar that follows `done` while the executors work."""
-    leave = threading.Event()
-    with tqdm(total=total, unit=" pictures", disable=None, dynamic_ncols=True) as bar, logging_redirect_tqdm():
-
-        def follow() -> None:
-            while not leave.wait(_REFRESH_SECONDS):
-                bar.update(done.value - bar.n)
-
-        thread = threading.Thread(target=follow, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            leave.set()
-            thread.join()
-            bar.update(done.value - bar.n)
-
 
 def _fit(settings: Settings, _arguments: argparse.Namespace) -> str:
-    fitted = fit(settings, _bar)
+    fitted = fit(settings, bar)
     manifest = fitted.manifest
     reasons = ", ".join(f"{reason} {count}" for reason, count in fitted.rejected.most_common())
     return "\n".join(
         (
-            f"model        {manifest.version}{' (current)' if fitted.promoted else ' (not promoted)'}",
+            f"model        {manifest.version} ({'current' if fitted.promoted else 'not promoted'})",
             *([f"compared     {manifest.comparison.reason}"] if manifest.comparison else []),
             f"components   {manifest.k}, which keep {manifest.variance_kept:.1%} of the variance",
             f"weights      {manifest.weights}",
@@ -111,6 +86,23 @@ def _action(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("version", nargs="?", metavar="VERSION", help="For show (default: the current) and promote.")
 
 
+def _convert(settings: Settings, arguments: argparse.Namespace) -> str:
+    to = arguments.to
+    if to.suffix != CONVERTED:
+        raise SettingsError(f"--to: {str(to)!r} is not allowed: the name has to end with {CONVERTED}")
+    backbone = load_backbone(settings.fit.weights)
+    try:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        to.write_bytes(backbone.flatbuffer)
+    except OSError as error:
+        raise SettingsError(f"--to: cannot write {to}: {error.strerror}") from error
+    return f"{backbone.weights} converted: {to} ({len(backbone.flatbuffer):,} bytes)"
+
+
+def _to(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--to", metavar="FILE", type=Path, required=True, help=f"Where to write it: *{CONVERTED}.")
+
+
 _VERBS = (
     Verb(
         "fit",
@@ -134,6 +126,17 @@ _VERBS = (
         ),
         ("input", "models"),
         _fit,
+    ),
+    Verb(
+        "convert",
+        "Convert the backbone once, for fits where there is no TensorFlow.",
+        "Write the backbone as a LiteRT file. A fit with --weights FILE takes it as it is, and needs no TensorFlow:\n"
+        "convert on a laptop, fit on a cluster.",
+        (Flag("fit.weights", "WEIGHTS"),),
+        (),
+        _convert,
+        _to,
+        "--to FILE",
     ),
     Verb(
         "models",

@@ -16,8 +16,8 @@ from batch_fit.held_back import Evidence, HeldBack
 from streaming.features.bundle import ENOUGH_HELD_BACK, Comparison
 from streaming.features.projection import Projection
 
-TOLERANCE = 0.005
-"""So much less of the variance still counts as not worse; see docs/drift.md for what chance alone makes of it."""
+TOLERANCE = 0.02
+"""So much less of the variance still counts as not worse; fits on samples of the same pictures differ by as much."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,7 @@ def compare(new: Contender, current: Contender) -> Comparison:
     """Measure both models on the pictures that at least one of them held back and neither was fitted to.
 
     Each is fitted anew without them, with as many components as it has. Both are measured with the same yardstick: the
-    features, each scaled to variance 1 over these pictures, and how much of all this variance the model restores.
+    features, each scaled to variance 1 over the pictures of both, and how much of the variance the model restores.
     """
     if new.weights != current.weights:
         return _cannot_tell(current, 0, f"its features are those of another backbone ({current.weights})")
@@ -69,11 +69,12 @@ def compare(new: Contender, current: Contender) -> Comparison:
     candidate, present = (one.evidence.without_held_back(one.k) for one in (new, current))
     if candidate is None or present is None:
         return _cannot_tell(current, count, "without the pictures held back there are too few to fit both anew")
-    scale = unseen.features.std(axis=0, dtype=np.float64)
+    yardstick = new.evidence.others.merge(current.evidence.others)
+    scale = np.sqrt(yardstick.scatter.diagonal() / yardstick.count)
     factor = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale != 0)
+    variance = np.square((unseen.features - yardstick.mean) * factor).sum(axis=1).mean()
     error, present_error = (_mean_error(one, unseen.features, factor) for one in (candidate, present))
-    variance = np.count_nonzero(factor)  # each of these features now has 1
-    kept, present_kept = 1 - error / variance, 1 - present_error / variance
+    kept, present_kept = float(1 - error / variance), float(1 - present_error / variance)
     return Comparison(
         current=current.version,
         pictures=count,

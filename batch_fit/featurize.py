@@ -20,7 +20,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 
 from batch_fit.held_back import Evidence, HeldBack, is_held_back, last_held_back
 from batch_fit.statistics import Statistics, fold_batch, merge_all
-from conf.attempts import is_retry
+from conf.tasks import is_retry
 from streaming.features.dealing import deal
 from streaming.features.featurizer import Recipe
 from streaming.features.schema import OUTCOMES, as_table

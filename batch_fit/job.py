@@ -9,16 +9,16 @@ import heapq
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyspark.accumulators import Accumulator
 from pyspark.sql import SparkSession
 
+from batch_fit import forgotten
 from batch_fit.backbone import load_backbone
 from batch_fit.comparison import Contender, compare
 from batch_fit.describe import describe
@@ -28,10 +28,12 @@ from batch_fit.pca import fit_pca
 from batch_fit.pipeline import build_pipeline
 from batch_fit.report import render
 from conf.errors import InputError, ModelError, SettingsError
+from conf.progress import Progress
 from conf.s3 import S3Connection
 from conf.session import start_session
 from conf.settings import Settings
 from streaming.features import bundle
+from streaming.features.denylist import NOTHING, Denylist
 from streaming.features.featurizer import Recipe
 from streaming.features.registry import Registry
 from streaming.features.storage import (
@@ -83,11 +85,7 @@ class _Stages:
         _logger.debug("%s took %.1fs", name, self.seconds[name])
 
 
-OnStart = Callable[[int, Accumulator[int]], AbstractContextManager[None]]
-"""Called with the number of pictures and a counter of those done; entered while they are worked on."""
-
-
-def fit(settings: Settings, progress: OnStart) -> Fitted:
+def fit(settings: Settings, progress: Progress) -> Fitted:
     """Fit a model on the pictures of the input and put it into the registry.
 
     Raises:
@@ -101,9 +99,9 @@ def fit(settings: Settings, progress: OnStart) -> Fitted:
     _check_places(source, models, save_to, connection)
     registry, stages = Registry(models), _Stages()
     models.remove_leftovers()
-    base = registry.open(settings.fit.from_version) if settings.fit.from_version else None
+    base = _open_base(registry, settings.fit.from_version)
     with stages("list the pictures"):
-        pictures = choose(source, settings.fit.limit, connection)
+        pictures = choose(source, settings.fit.limit, connection, Denylist.load(models))
         seen = read_identities(base) if base else set()
         new = [picture for picture in pictures if picture.identity not in seen]
         _logger.info("%d pictures in %s, %d of them new to the statistics", len(pictures), source, len(new))
@@ -149,13 +147,29 @@ def fit(settings: Settings, progress: OnStart) -> Fitted:
         held_back=held_back,
         comparison=comparison,
         files={},
+        saved_features=save_to,
+        forgotten=base.manifest.forgotten if base else 0,
     )
     report = describe(manifest, projection, featurized, stages.seconds, settings.fit.variance_target)
     models.create(f"{version}/{bundle.REPORT}", render(report).encode())
-    sealed = manifest.model_copy(update={"files": bundle.hash_files(models, version)})
-    bundle.seal(models, version, sealed)
+    forgotten.check_none(featurized.outcomes.column("path").to_pylist(), models, version, save_to, connection)
+    sealed = _seal(models, manifest)
     promoted = _promote(registry, sealed, settings.fit.promote)
     return Fitted(sealed, models.path(f"{version}/{bundle.REPORT}"), promoted, rejected)
+
+
+def _seal(models: Folder, manifest: bundle.BundleManifest) -> bundle.BundleManifest:
+    sealed = manifest.model_copy(update={"files": bundle.hash_files(models, manifest.version)})
+    bundle.seal(models, manifest.version, sealed)
+    return sealed
+
+
+def _open_base(registry: Registry, version: str | None) -> bundle.Bundle | None:
+    if version is None:
+        return None
+    base = registry.open(version)
+    forgotten.warn_of(base)
+    return base
 
 
 def _compare(registry: Registry, new: Contender) -> bundle.Comparison | None:
@@ -189,13 +203,16 @@ def _spark_properties(connection: S3Connection, *places: str | None) -> dict[str
     return _SPARK_PROPERTIES | (connection.spark_properties() if on_s3 else {})
 
 
-def choose(source: str, limit: int | None, connection: S3Connection) -> list[StoredPicture]:
+def choose(
+    source: str, limit: int | None, connection: S3Connection, denylist: Denylist = NOTHING
+) -> list[StoredPicture]:
     """The pictures to fit on: all, or a sample of `limit` over the whole input, the same each time.
 
     Raises:
         InputError: there is none.
     """
-    listed = list_pictures(source, lambda path, why: _logger.warning("left out: %r %s", path, why), connection)
+    there = list_pictures(source, lambda path, why: _logger.warning("left out: %r %s", path, why), connection)
+    listed = forgotten.leave_out(there, denylist)
     # The hash of a path has nothing to do with its place in the input.
     pictures = list(listed) if limit is None else heapq.nsmallest(limit, listed, key=lambda one: one.identity)
     if not pictures:
@@ -236,11 +253,11 @@ def _featurize(
     pictures: list[StoredPicture],
     backbone: bytes,
     save_to: str | None,
-    progress: OnStart,
+    progress: Progress,
 ) -> Featurized:
     if not pictures:
         return Featurized.nothing()
     recipe = Recipe.of(backbone, None, settings)
     done = spark.sparkContext.accumulator(0)
-    with progress(len(pictures), done):
+    with progress(len(pictures), "pictures", done):
         return featurize(spark, pictures, recipe, save_to, done)

@@ -1,12 +1,12 @@
-"""All measurements in one table: `make bench`, or `python -m benchmarks`. It takes about an hour."""
+"""All measurements in one table: `make bench`, or `python -m benchmarks`. It takes about an hour and a half."""
 
 from __future__ import annotations
 
 from itertools import chain
 
-from benchmarks import discovery, latency, memory, pca, planning, s3, throughput
+from benchmarks import discovery, endurance, export, forget, latency, memory, pca, planning, s3, throughput
 from benchmarks.common import print_figures
 
 if __name__ == "__main__":
-    modules = (throughput, latency, memory, planning, discovery, pca, s3)
+    modules = (throughput, latency, memory, planning, discovery, export, forget, pca, s3, endurance)
     print_figures(chain.from_iterable(module.measure() for module in modules))

@@ -6,8 +6,10 @@ It owns what is the same for all of them; it must not know what any of them meas
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +27,7 @@ COMPONENTS = 100
 INTERVAL = "100ms"  # the shortest that makes sense: Spark looks for manifests as often
 WEIGHTS = "random:0"  # the speed is that of any other weights
 
+_SAMPLE_SECONDS = 0.2
 _CACHE = Path(tempfile.gettempdir()) / "picture-features-benchmarks"
 
 
@@ -107,11 +110,57 @@ def running(place: Place, *more: str) -> Iterator[subprocess.Popen[str]]:
         raise RuntimeError(f"the stream ended with {process.returncode}:\n{said}")
 
 
+def java_of(stream: subprocess.Popen[str]) -> psutil.Process:
+    """The JVM of a program."""
+    [java] = [child for child in psutil.Process(stream.pid).children() if child.name() == "java"]
+    return java
+
+
+def workers_of(stream: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The Python workers, which Spark's daemon forks; they carry its command line."""
+    family = psutil.Process(stream.pid).children(recursive=True)
+    daemons = [one for one in family if "pyspark.daemon" in one.as_dict(["cmdline"], ad_value=[])["cmdline"]]
+    return [one for one in daemons if one.parent() in daemons]
+
+
+class PeakMemory:
+    """The most memory that a program and its children had together, shared pages counted once (PSS)."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = psutil.Process(process.pid)
+        self._most = 0
+        self._leave = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> int:
+        """The bytes, once the program has ended."""
+        self._leave.set()
+        self._thread.join()
+        return self._most
+
+    def _follow(self) -> None:
+        while not self._leave.wait(_SAMPLE_SECONDS):
+            try:
+                family = [self._process, *self._process.children(recursive=True)]
+                self._most = max(self._most, sum(one.memory_full_info().pss for one in family))
+            except psutil.Error:
+                continue  # one has just ended
+
+
 def wait_for_quiet() -> None:
     """Wait until nobody else uses the machine, for a minute at most: what runs beside a measurement spoils it."""
     give_up = time.monotonic() + 60
     while psutil.cpu_percent(interval=1) > 10 and time.monotonic() < give_up:
         pass
+
+
+def peak(process: psutil.Process) -> float:
+    """The peak of resident memory in MB."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    match = re.search(r"VmHWM:\s+(\d+) kB", status)
+    assert match
+    return int(match[1]) * 1024 / 1e6
 
 
 def link_pictures(folder: Path, pictures: Iterable[Path], count: int) -> None:

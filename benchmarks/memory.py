@@ -9,7 +9,6 @@ each process what several share; PSS divides that, and is sampled.
 from __future__ import annotations
 
 import math
-import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -20,7 +19,17 @@ import psutil
 import pyarrow.parquet as pq
 from PIL import Image
 
-from benchmarks.common import Figure, at_most, link_pictures, new_place, print_figures, running
+from benchmarks.common import (
+    Figure,
+    at_most,
+    java_of,
+    link_pictures,
+    new_place,
+    peak,
+    print_figures,
+    running,
+    workers_of,
+)
 from conf.settings import ImagingSettings
 from tests.samples import write_samples
 from tests.streams import Place
@@ -38,12 +47,12 @@ def measure() -> Iterator[Figure]:
         with running(place) as stream:
             pss = 0.0
             while _rows(place) < _PICTURES and stream.poll() is None:
-                pss = max([pss, *(worker.memory_full_info().pss for worker in _workers(stream))])
+                pss = max([pss, *(worker.memory_full_info().pss for worker in workers_of(stream))])
                 time.sleep(0.5)
-            yield at_most("worker, 100x100, peak resident", max(map(_peak, _workers(stream))), 250, " MB")
+            yield at_most("worker, 100x100, peak resident", max(map(peak, workers_of(stream))), 250, " MB")
             yield Figure("worker, 100x100, PSS", _megabytes(pss))
             yield Figure("driver, Python, resident", _megabytes(psutil.Process(stream.pid).memory_info().rss))
-            yield Figure("driver, Java, resident", _megabytes(_java(stream).memory_info().rss))
+            yield Figure("driver, Java, resident", _megabytes(java_of(stream).memory_info().rss))
             for name, picture in large.items():
                 yield Figure(
                     f"worker, {_SIDE}x{_SIDE} {name}, peak resident", f"{_peak_at(place, stream, picture):.0f} MB"
@@ -72,37 +81,17 @@ def _write_large(folder: Path) -> dict[str, Path]:
 def _peak_at(place: Place, stream: subprocess.Popen[str], picture: Path) -> float:
     """The peak of the worker that decodes `picture`, in MB."""
     committed = place.committed()
-    for worker in _workers(stream):
+    for worker in workers_of(stream):
         Path(f"/proc/{worker.pid}/clear_refs").write_text("5")  # the peak begins anew
     picture.rename(place.source / picture.name)
     while place.committed() == committed and stream.poll() is None:
         time.sleep(0.1)
     assert str(place.source / picture.name) in place.rows().column("path").to_pylist()
-    return max(map(_peak, _workers(stream)))
+    return max(map(peak, workers_of(stream)))
 
 
 def _rows(place: Place) -> int:
     return sum(pq.read_metadata(file).num_rows for file in place.output.glob("features/date=*/2*.parquet"))
-
-
-def _java(stream: subprocess.Popen[str]) -> psutil.Process:
-    [java] = [child for child in psutil.Process(stream.pid).children() if child.name() == "java"]
-    return java
-
-
-def _workers(stream: subprocess.Popen[str]) -> list[psutil.Process]:
-    """The Python workers, which Spark's daemon forks; they carry its command line."""
-    family = psutil.Process(stream.pid).children(recursive=True)
-    daemons = [one for one in family if "pyspark.daemon" in one.as_dict(["cmdline"], ad_value=[])["cmdline"]]
-    return [one for one in daemons if one.parent() in daemons]
-
-
-def _peak(process: psutil.Process) -> float:
-    """The peak of resident memory in MB."""
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    match = re.search(r"VmHWM:\s+(\d+) kB", status)
-    assert match
-    return int(match[1]) * 1024 / 1e6
 
 
 def _megabytes(size: float) -> str:

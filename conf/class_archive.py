@@ -17,7 +17,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 
 from conf.errors import AppError
-from conf.session import CLASS_ARCHIVE, LOCAL_JAVA_OPTIONS, start_session
+from conf.session import CLASS_ARCHIVE, local_java_options, start_session
 from conf.settings import load_settings
 
 
@@ -46,9 +46,9 @@ def main() -> int:
     part.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         settings = load_settings({"log.folder": folder})
-        options = {"spark.driver.extraJavaOptions": f'{LOCAL_JAVA_OPTIONS} -XX:ArchiveClassesAtExit="{part}"'}
+        java = f'{local_java_options(Path(folder))} -XX:ArchiveClassesAtExit="{part}"'
         try:
-            spark = start_session("class-archive", settings, options)
+            spark = start_session("class-archive", settings, {"spark.driver.extraJavaOptions": java})
             gateway = spark.sparkContext._gateway  # noqa: SLF001 # the only way to the process that has to exit
             assert gateway is not None
             _use_spark(spark, Path(folder))

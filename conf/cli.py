@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,16 +24,19 @@ from conf.settings import ENV_PREFIX, Settings, field_of, load_settings
 _logger = logging.getLogger(__name__)
 
 _INTERRUPTED = 130
-_COMMON_KEYS = ("spark.master", "log.level", "log.format", "log.folder")
+LOG_KEYS = ("log.level", "log.format", "log.folder")
+COMMON_KEYS = ("spark.master", *LOG_KEYS)
 
-EPILOG = f"""\
-Every option is also a key of the YAML file of --config (see conf/local.yaml) and an environment variable
-({ENV_PREFIX}INPUT, {ENV_PREFIX}STREAM__INTERVAL, ...). Flags win over the environment, which wins over the file.
-
+EXIT_CODES = """\
 exit codes:
   0 done   1 unexpected failure   2 wrong option or setting   3 input   4 model   5 output
   6 storage refused (permission, full disk)   7 platform (Java, packages)   130 stopped by a second signal
 """
+EPILOG = f"""\
+Every option is also a key of the YAML file of --config (see conf/local.yaml) and an environment variable
+({ENV_PREFIX}INPUT, {ENV_PREFIX}STREAM__INTERVAL, ...). Flags win over the environment, which wins over the file.
+
+{EXIT_CODES}"""
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Flag:
     def add_to(self, parser: argparse.ArgumentParser) -> None:
         """Declare the flag. A flag that is not given leaves no trace, so that the next source decides."""
         field = field_of(self.key)
-        stem = self.name or self.key.rpartition(".")[2].replace("_", "-")
+        stem = self.name or _stem(self.key)
         text = (field.description or "").replace("%", "%%")
         if self.metavar is None:
             parser.add_argument(
@@ -63,6 +67,10 @@ class Flag:
         parser.add_argument(
             f"--{stem}", dest=self.key, metavar=self.metavar, default=argparse.SUPPRESS, help=text + default
         )
+
+
+def _stem(key: str) -> str:
+    return key.rpartition(".")[2].replace("_", "-")
 
 
 def _shown(value: Any) -> str:
@@ -80,7 +88,7 @@ class Verb:
         summary: one line for the list of verbs.
         description: what it does, for its own help.
         flags: the settings that it uses.
-        required: keys of settings that must have a value.
+        required: dotted keys of settings that must have a value.
         run: called with the settings and the positional arguments; returns what to print on stdout, if anything.
         arguments: declares positional arguments.
         positional: how help shows them.
@@ -98,7 +106,7 @@ class Verb:
     @property
     def usage(self) -> str:
         """What a command line must have: the positional arguments and the required flags."""
-        return " ".join((self.positional, *(f"--{key} URI" for key in self.required))).strip()
+        return " ".join((self.positional, *(f"--{_stem(key)} URI" for key in self.required))).strip()
 
 
 class _Parser(argparse.ArgumentParser):
@@ -108,10 +116,24 @@ class _Parser(argparse.ArgumentParser):
         self.exit(SettingsError.exit_code, f"error: {message}; see {self.prog} --help\n")
 
 
-def make_parser(program: str, description: str, verbs: Sequence[Verb]) -> argparse.ArgumentParser:
-    """The parser of a program with its verbs."""
+def make_parser(
+    program: str,
+    description: str,
+    verbs: Sequence[Verb],
+    epilog: str = EPILOG,
+    common: Sequence[str] = COMMON_KEYS,
+) -> argparse.ArgumentParser:
+    """The parser of a program with its verbs.
+
+    Args:
+        program: `python -m PROGRAM`.
+        description: one line for its help.
+        verbs: what it does.
+        epilog: what stands below each help.
+        common: keys of settings that each verb takes.
+    """
     raw = argparse.RawDescriptionHelpFormatter
-    parser = _Parser(prog=f"python -m {program}", description=description, epilog=EPILOG, formatter_class=raw)
+    parser = _Parser(prog=f"python -m {program}", description=description, epilog=epilog, formatter_class=raw)
     commands = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for verb in verbs:
         command = commands.add_parser(
@@ -119,7 +141,7 @@ def make_parser(program: str, description: str, verbs: Sequence[Verb]) -> argpar
             usage=" ".join((f"python -m {program}", verb.name, verb.usage, "[options]")),
             help=verb.summary,
             description=verb.description,
-            epilog=EPILOG,
+            epilog=epilog,
             formatter_class=raw,
         )
         verb.arguments(command)
@@ -130,7 +152,7 @@ def make_parser(program: str, description: str, verbs: Sequence[Verb]) -> argpar
         general.add_argument(
             "--debug", action="store_true", help="Show every detail and the full traceback of an error."
         )
-        for key in _COMMON_KEYS:
+        for key in common:
             section, _, name = key.partition(".")
             stem = "master" if section == "spark" else f"log-{name}"
             Flag(key, name.upper(), stem).add_to(general)  # type: ignore[arg-type]
@@ -203,8 +225,9 @@ def _is_setting(destination: str) -> bool:
 
 def _require(settings: Settings, keys: Sequence[str]) -> None:
     for key in keys:
-        if getattr(settings, key) is None:
-            raise SettingsError(f"{key}: is missing; give --{key} URI, or set {ENV_PREFIX}{key.upper()}")
+        if attrgetter(key)(settings) is None:
+            variable = f"{ENV_PREFIX}{key.replace('.', '__').upper()}"
+            raise SettingsError(f"{key}: is missing; give --{_stem(key)} URI, or set {variable}")
 
 
 def _first_line(error: BaseException) -> str:

@@ -25,6 +25,14 @@ CHECKPOINT_PROPERTIES = {
     )
 }
 
+COMMITTER_PROPERTIES = {
+    # Tables of batch jobs are written without renames, which S3 does not have.
+    "spark.hadoop.fs.s3a.committer.name": "magic",
+    "spark.hadoop.fs.s3a.committer.magic.enabled": "true",
+    "spark.sql.sources.commitProtocolClass": "org.apache.spark.internal.io.cloud.PathOutputCommitProtocol",
+    "spark.sql.parquet.output.committer.class": "org.apache.spark.internal.io.cloud.BindingParquetOutputCommitter",
+}
+
 _PACKAGES = (
     "org.apache.hadoop:hadoop-aws:3.4.2",
     "org.apache.spark:spark-hadoop-cloud_2.13:4.1.1",
@@ -99,8 +107,6 @@ class S3Connection:
             "fs.s3a.endpoint.region": reached.region_name,
             "fs.s3a.aws.credentials.provider": "software.amazon.awssdk.auth.credentials.DefaultCredentialsProvider",
             "fs.s3a.attempts.maximum": str(self.attempts),
-            "fs.s3a.committer.name": "magic",
-            "fs.s3a.committer.magic.enabled": "true",
         }
         if self._endpoint_is_custom():
             properties |= {
@@ -108,13 +114,7 @@ class S3Connection:
                 "fs.s3a.path.style.access": str(_wants_path_style(self, reached.endpoint_url)).lower(),
                 "fs.s3a.connection.ssl.enabled": str(reached.endpoint_url.startswith("https:")).lower(),
             }
-        hadoop = {f"spark.hadoop.{key}" if key.startswith("fs.") else key: value for key, value in properties.items()}
-        return hadoop | {
-            "spark.sql.sources.commitProtocolClass": "org.apache.spark.internal.io.cloud.PathOutputCommitProtocol",
-            "spark.sql.parquet.output.committer.class": (
-                "org.apache.spark.internal.io.cloud.BindingParquetOutputCommitter"
-            ),
-        }
+        return {f"spark.hadoop.{key}": value for key, value in properties.items()} | COMMITTER_PROPERTIES
 
     def _endpoint_is_custom(self) -> bool:
         return not urlsplit(self.client().meta.endpoint_url).netloc.endswith((".amazonaws.com", ".amazonaws.com.cn"))

@@ -36,9 +36,7 @@ _LOCAL = {
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.ui.enabled": "false",
 }
-# A local JVM only plans, and shares the cores with the Python workers: compile little, collect with one thread.
-# An archive of classes that does not fit any more is passed over in silence.
-LOCAL_JAVA_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xlog:cds=off -Xlog:cds+dynamic=off"
+_LOG4J = Path(__file__).with_name("log4j2.properties")
 CLASS_ARCHIVE = Path(sys.prefix, "spark-classes.jsa")
 _OURS = re.compile(r"^conf\.errors\.(?P<name>\w+): (?P<message>.+)$", re.MULTILINE)  # in a worker's traceback
 # What Spark, S3A and the AWS SDK say once their own retries are used up; the first that is found counts.
@@ -57,6 +55,7 @@ _MEANINGS: tuple[tuple[str, type[AppError], str], ...] = (
         TransientError,
         "the store does not answer",
     ),
+    ("RemoteFileChangedException", TransientError, "a file was exchanged while it was read"),
     ("No space left on device|Disk quota exceeded", StorageError, "the disk is full; free some space and start again"),
     (
         "Status Code: 403",  # S3A asks by HEAD, whose answer does not say which
@@ -88,19 +87,21 @@ def start_session(name: str, settings: Settings, properties: Mapping[str, str]) 
     if local:
         # Workers must be of this very interpreter; Spark would take whatever python3 is first on the PATH.
         os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
-    for key, value in {**_ALWAYS, **(_local(properties) if local else {}), **properties, **settings.spark.conf}.items():
+    logs = log_folder(settings.log)
+    where = _local(properties, logs) if local else {}
+    for key, value in {**_ALWAYS, **where, **properties, **settings.spark.conf}.items():
         builder = builder.config(key, value)
-    log = log_folder(settings.log) / "spark.log"
+    stderr = logs / "spark-stderr.log"
     try:
         if "PYSPARK_GATEWAY_PORT" not in os.environ:  # with it, a JVM runs already
             os.environ["JAVA_HOME"] = str(find_java())
-            with _stderr_into(log):
+            with _stderr_into(stderr):
                 session = builder.getOrCreate()
         else:
             session = builder.getOrCreate()
     except (PySparkException, Py4JError, RuntimeError, OSError) as error:
         raise PlatformError(
-            f"Spark does not start on {master or 'spark-submit'}: {_why_not(log) or _root(error)}; see {log}"
+            f"Spark does not start on {master or 'spark-submit'}: {_why_not(stderr) or _root(error)}; see {stderr}"
         ) from error
     return session
 
@@ -110,9 +111,9 @@ def _with_attempts(master: str) -> str:
     return re.sub(r"^local\[([^,\]]+)\]$", r"local[\1,4]", "local[1]" if master == "local" else master)
 
 
-def _why_not(log: Path) -> str | None:
+def _why_not(stderr: Path) -> str | None:
     """What the JVM wrote about its end, where people can mend it."""
-    if "unresolved dependenc" in log.read_text(encoding="utf-8", errors="replace"):
+    if "unresolved dependenc" in stderr.read_text(encoding="utf-8", errors="replace"):
         return (
             "its S3 client cannot be fetched from Maven Central; connect to the internet for the first start on S3, or "
             "name a mirror in spark.conf: spark.jars.ivySettings"
@@ -120,8 +121,20 @@ def _why_not(log: Path) -> str | None:
     return None
 
 
-def _local(properties: Mapping[str, str]) -> dict[str, str]:
-    options = LOCAL_JAVA_OPTIONS
+def local_java_options(logs: Path) -> str:
+    """For a JVM that only plans, and shares the cores with the Python workers.
+
+    It compiles little, collects with one thread, logs into `logs`, and passes over an archive of classes that does not
+    fit any more in silence.
+    """
+    return (
+        "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xlog:cds=off -Xlog:cds+dynamic=off "
+        f'-Dlog4j2.configurationFile="{_LOG4J.as_uri()}" -Dpicture.features.log="{logs}/spark.log"'
+    )
+
+
+def _local(properties: Mapping[str, str], logs: Path) -> dict[str, str]:
+    options = local_java_options(logs)
     if CLASS_ARCHIVE.exists():
         options += f' -XX:SharedArchiveFile="{CLASS_ARCHIVE}"'
     uses_s3 = any(key.startswith("spark.hadoop.fs.s3a.") for key in properties)

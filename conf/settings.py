@@ -11,7 +11,7 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -164,7 +164,8 @@ class FitSettings(Section):
     weights: str = Field(
         "imagenet",
         description="The backbone's weights: imagenet (from Keras's cache, or downloaded), the path of a Keras "
-        "weights file, or random:SEED (for trying things out: the features mean nothing).",
+        "weights file or of what convert made of them, or random:SEED (for trying things out: the features mean "
+        "nothing).",
     )
     save_features: str | None = Field(
         None, description="Also write path, label and the 1280 features of every picture as Parquet here."
@@ -196,6 +197,24 @@ class FitSettings(Section):
     def variance_target(self) -> float | None:
         """What decides where `k` does not."""
         return None if self.k is not None else self.variance or _DEFAULT_VARIANCE
+
+
+class ExportSettings(Section):
+    """The export."""
+
+    to: str | None = Field(None, description="The folder of the snapshots, and of LATEST, which names the latest one.")
+    format: Literal["parquet", "csv"] = Field(
+        "parquet",
+        description="parquet has the columns of OUTPUT/features; csv has gzipped files in a folder for each model, "
+        "with a column for each feature.",
+    )
+    since: date | None = Field(None, description="Leave out days before this one (UTC), like 2026-01-31.")
+    target_mb: int = Field(
+        128, ge=1, le=4096, description="The size in MiB above which a day is cut into several files."
+    )
+    keep: int | None = Field(
+        None, ge=1, description="Delete older snapshots, so that this many are left. Default: all are kept."
+    )
 
 
 class SparkSettings(Section):
@@ -245,6 +264,7 @@ class Settings(BaseSettings):
     imaging: ImagingSettings = ImagingSettings()
     s3: S3Settings = S3Settings()
     fit: FitSettings = FitSettings()
+    export: ExportSettings = ExportSettings()
     spark: SparkSettings = SparkSettings()
     log: LogSettings = LogSettings()
 

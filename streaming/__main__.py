@@ -1,4 +1,4 @@
-"""The command line of the stream: run, replay, reconcile, quarantine, status, stop.
+"""The command line of the stream: run, replay, reconcile, quarantine, status, export, forget, stop.
 
 It owns what a person sees of the stream; it must not know how the stream works.
 """
@@ -6,6 +6,7 @@ It owns what a person sees of the stream; it must not know how the stream works.
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import sys
 import time
@@ -18,13 +19,16 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from conf.cli import Flag, Verb, make_parser, run_program
 from conf.errors import SettingsError
+from conf.progress import bar
 from conf.s3 import S3Connection
 from conf.session import explain_failure
 from conf.settings import Settings
 from streaming import metrics
 from streaming.batch_report import BatchReport
+from streaming.export import dry_run, export
 from streaming.features.schema import Reason
 from streaming.features.storage import open_folder, resolve
+from streaming.forget import forget, read_wanted
 from streaming.job import Backlog, open_job
 from streaming.lease import read_holder, request_drain
 from streaming.quarantine import Asked, Listed, list_quarantine, retry_quarantine
@@ -186,6 +190,42 @@ def _status(settings: Settings, arguments: argparse.Namespace) -> str:
     return status.as_json() if arguments.json else status.as_text()
 
 
+def _export(settings: Settings, arguments: argparse.Namespace) -> str:
+    if arguments.dry_run:
+        return dry_run(settings).as_text()
+    return export(settings, bar).as_text()
+
+
+def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dry-run", action="store_true", help="Say what would be written, and change nothing.")
+
+
+def _forget(settings: Settings, arguments: argparse.Namespace) -> str:
+    wanted = read_wanted(arguments.paths, arguments.prefix, arguments.from_file)
+    if arguments.dry_run and not wanted:
+        raise SettingsError("forget --dry-run: say what to forget: PATH..., --prefix P or --from-file F")
+    receipts = forget(settings, wanted, bar, dry_run=arguments.dry_run)
+    if arguments.json:
+        return json.dumps([receipt.model_dump(mode="json") for receipt in receipts])
+    if not receipts:
+        return f"nothing was asked for, and nothing is left to finish in {resolve(settings.output or '')}"
+    return "\n\n".join(receipt.as_text(dry_run=arguments.dry_run) for receipt in receipts)
+
+
+def _add_forget_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("paths", nargs="*", metavar="PATH", help="A picture, as the column path has it.")
+    parser.add_argument(
+        "--prefix",
+        metavar="P",
+        action="append",
+        default=[],
+        help="All pictures, present and to come, whose path begins with P. End the name of a folder with a slash.",
+    )
+    parser.add_argument("--from-file", metavar="F", help="A file with one path a line; - reads standard input.")
+    parser.add_argument("--dry-run", action="store_true", help="Only tell what would be removed.")
+    parser.add_argument("--json", action="store_true", help="Print a JSON list of receipts.")
+
+
 def _stop(settings: Settings, _arguments: argparse.Namespace) -> str:
     output = open_folder(settings.output or "", S3Connection.of(settings.s3))
     holder = request_drain(output)
@@ -251,6 +291,38 @@ _VERBS = (
         ("output",),
         _status,
         _add_json,
+    ),
+    Verb(
+        "export",
+        "Write what is in OUTPUT/features into few large files.",
+        "Make an immutable snapshot of the features that are committed now: sorted by date and path, in a folder of\n"
+        "its own in TO, which TO/LATEST then names. Days that have not changed since the snapshot before are taken\n"
+        "over from it. It changes no table, and may run beside the stream. If it is killed, run it again.",
+        (
+            Flag("output", "URI"),
+            Flag("export.to", "URI"),
+            Flag("export.format", "FORMAT"),
+            Flag("export.since", "DATE"),
+            Flag("export.target_mb", "N"),
+            Flag("export.keep", "N"),
+        ),
+        ("output", "export.to"),
+        _export,
+        _add_export_arguments,
+    ),
+    Verb(
+        "forget",
+        "Erase pictures from an output and from all that was made of it, for good.",
+        "Put pictures on the output's denylist as salted hashes, so that they are never taken in again, and remove\n"
+        "their rows from features, quarantine, manifests, the record of known pictures, requests, exports, saved\n"
+        "features and the records of models. It may run beside the stream, and again after it was killed: each run\n"
+        "first finishes what others have left, also without a PATH. It names the models to fit anew, and leaves a\n"
+        "receipt. The pictures themselves, and old versions in a bucket that keeps them, are yours to delete.",
+        (Flag("output", "URI"), Flag("stream.lease", "TIME")),
+        ("output",),
+        _forget,
+        _add_forget_arguments,
+        "[PATH ...]",
     ),
     Verb(
         "stop",

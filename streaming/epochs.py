@@ -16,6 +16,7 @@ from streaming import known
 from streaming.features.storage import spark_uri
 from streaming.features.stored import Folder
 from streaming.manifests import FOLDER, SUFFIX, forget_withdrawn, is_withdrawn, manifest_ids
+from streaming.notice import Holding, hold_nothing
 
 _OWNER = "output"
 
@@ -29,15 +30,19 @@ class Epochs:
         checkpoint: holds one folder per epoch, as a rule just one.
         output: the output that it belongs to.
         is_committed: whether the result of a manifest is in the tables.
+        hold: gives the denylist while the log is folded.
 
     Raises:
         OutputError: the checkpoint belongs to another output.
     """
 
-    def __init__(self, checkpoint: Folder, output: Folder, is_committed: Callable[[str], bool]) -> None:
+    def __init__(
+        self, checkpoint: Folder, output: Folder, is_committed: Callable[[str], bool], hold: Holding = hold_nothing
+    ) -> None:
         self._checkpoint = checkpoint
         self._output = output
         self._is_committed = is_committed
+        self._hold = hold
         owner = output.root.encode()
         if not checkpoint.exists(_OWNER):
             checkpoint.create(_OWNER, owner)
@@ -65,7 +70,8 @@ class Epochs:
     def turn(self) -> None:
         """Fold the finished manifests and begin a fresh checkpoint. No query may be running."""
         finished = self._finished()
-        known.fold(self._output, finished)
+        with self._hold() as denylist:
+            known.fold(self._output, finished, denylist)
         former = self._name
         self._number += 1
         self._checkpoint.delete_tree(former)

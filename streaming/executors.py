@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from pyspark.sql import SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from conf.attempts import is_retry
+from conf.tasks import is_retry
 from streaming.features.dealing import deal
 from streaming.features.schema import OUTCOMES
 from streaming.features.workers import featurize_with
@@ -41,6 +41,8 @@ class Executors:
 
         A slice whose worker or executor died is tried again by Spark, then picture by picture in expendable processes.
         """
+        if not len(pictures):
+            return OUTCOMES.empty_table()
         slices = self._spark.sparkContext.defaultParallelism * _SLICES_PER_SLOT
         dealt = deal(pictures, slices)
         frame = self._spark.createDataFrame(dealt)

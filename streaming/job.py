@@ -26,9 +26,10 @@ from conf.errors import AppError, SettingsError, TransientError
 from conf.s3 import CHECKPOINT_PROPERTIES, S3Connection
 from conf.session import explain_failure, start_session
 from conf.settings import Settings
-from streaming import manifests
+from streaming import derivatives, manifests
 from streaming.ahead import Ahead
 from streaming.batch_report import BatchReport
+from streaming.derivatives import Derivative
 from streaming.discovery import Discoverer, DiscoveryThread, ListingDiscoverer
 from streaming.drift import DriftMonitor
 from streaming.epochs import Epochs
@@ -42,6 +43,7 @@ from streaming.lease import Lease
 from streaming.manifest_writer import ManifestWriter, withdraw_repeating
 from streaming.microbatch import MicroBatches
 from streaming.models import ModelSource
+from streaming.notice import Notice
 from streaming.signals import drain_on_signal
 from streaming.sink import ParquetSink
 
@@ -121,7 +123,7 @@ class StreamJob:
     """
 
     def __init__(
-        self, settings: Settings, places: Places, lease: Lease, on_report: Callable[[BatchReport], None]
+        self, settings: Settings, places: Places, lease: Lease, notice: Notice, on_report: Callable[[BatchReport], None]
     ) -> None:
         self.stop = threading.Event()
         self._next_drain_look = 0.0
@@ -129,6 +131,7 @@ class StreamJob:
         self._settings = settings
         self._places = places
         self._lease = lease
+        self._notice = notice
         self._on_report = on_report
         self._registry = Registry(places.models)
         self._sink = ParquetSink(places.output)
@@ -138,11 +141,12 @@ class StreamJob:
         self._drift = DriftMonitor(settings.stream.drift_threshold, refit)
         places.output.remove_leftovers()
         self._sink.prepare()
+        derivatives.record(places.output, Derivative("models", places.models.root))
         manifests.prepare_log(places.output)
-        self._epochs = Epochs(places.checkpoint, places.output, self._sink.is_committed)
+        self._epochs = Epochs(places.checkpoint, places.output, self._sink.is_committed, notice.hold)
         check_log(places.output)
-        known = withdraw_repeating(places.output, self._sink.is_committed)
-        self._writer = ManifestWriter(places.output, known, lease.check)
+        known = withdraw_repeating(places.output, self._sink.is_committed, notice.hold)
+        self._writer = ManifestWriter(places.output, known, lease.check, notice.hold)
         self._listing = ListingDiscoverer(places.source, places.list_input, self._writer, settings.stream.settle)
 
     def is_idle(self) -> bool:
@@ -254,6 +258,7 @@ class StreamJob:
                 self._writer.admit,
                 self._epochs.check_missing,
                 self._on_report,
+                self._notice.hold,
             )
             try:
                 if full:
@@ -348,8 +353,8 @@ def open_job(settings: Settings, on_report: Callable[[BatchReport], None]) -> It
     places = Places.of(settings)
     Registry(places.models).current()
     places.list_input(lambda path, why: None)
-    with Lease(places.output, settings.stream.lease) as lease:
-        yield StreamJob(settings, places, lease, on_report)
+    with Lease(places.output, settings.stream.lease) as lease, Notice(places.output, lease.holder.id) as notice:
+        yield StreamJob(settings, places, lease, notice, on_report)
 
 
 def start_query(

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from conf.errors import AlreadyExistsError, OutputError
+from streaming.features.denylist import NOTHING, Denylist
 from streaming.features.schema import PICTURES, as_table
 from streaming.features.stored import IDENTITY_BYTES, Folder, StoredPicture
 from streaming.manifests import FOLDER as LOG
@@ -28,13 +29,14 @@ FOLDER = "_known"
 _MERGE_BELOW_ROWS = 250_000
 _COMPACT_AFTER = 250_000
 
-_SCHEMA = pa.schema(
+SCHEMA = pa.schema(
     [
         pa.field("hash", pa.binary(IDENTITY_BYTES), nullable=False),
         pa.field("manifest", pa.string(), nullable=False),
         *PICTURES,
     ]
 )
+"""The record: the identity of a picture, the manifest that listed it, and `PICTURES`."""
 
 
 class KnownPictures:
@@ -95,8 +97,8 @@ def _hashes(data: bytes) -> NDArray[np.bytes_]:
     return _as_array(column.to_pylist())
 
 
-def fold(output: Folder, manifests: Sequence[str]) -> None:
-    """Move finished manifests from the log into the record.
+def fold(output: Folder, manifests: Sequence[str], denylist: Denylist = NOTHING) -> None:
+    """Move finished manifests from the log into the record, but for what the denylist forbids.
 
     The record is written before anything is deleted, so that a kill at any point leaves each picture in at least one
     of the two. A small last file is merged into the new one, so that the number of files stays small for years.
@@ -111,7 +113,7 @@ def fold(output: Folder, manifests: Sequence[str]) -> None:
             former = names[-1]
             tables.insert(0, last.filter(pc.invert(pc.is_in(last.column("manifest"), pa.array(manifests)))))
     buffer = pa.BufferOutputStream()
-    pq.write_table(pa.concat_tables(tables), buffer, compression="zstd")
+    pq.write_table(denylist.without(pa.concat_tables(tables)), buffer, compression="zstd")
     data = buffer.getvalue().to_pybytes()
     name = f"{FOLDER}/{max(manifests)}-{hashlib.sha256(data).hexdigest()[:8]}.parquet"
     with suppress(AlreadyExistsError):  # a killed run came this far: the same name means the same content
@@ -125,7 +127,7 @@ def fold(output: Folder, manifests: Sequence[str]) -> None:
 def _as_table(manifest: str, pictures: Sequence[StoredPicture]) -> pa.Table:
     listed = as_table(pictures)
     columns = {"hash": [picture.identity for picture in pictures], "manifest": [manifest] * len(listed)}
-    return pa.table({**columns, **{name: listed.column(name) for name in PICTURES.names}}, schema=_SCHEMA)
+    return pa.table({**columns, **{name: listed.column(name) for name in PICTURES.names}}, schema=SCHEMA)
 
 
 def is_folded(output: Folder, manifest: str) -> bool:

@@ -28,6 +28,7 @@ from conf.errors import (
     StorageError,
     TransientError,
 )
+from streaming.attempts import Attempt, this_attempt
 from streaming.features.stored import Folder
 
 LEASE = "_lease"
@@ -44,6 +45,7 @@ class Holder(BaseModel):
         host, pid, process_started: the process; together they tell a live one from a later one of the same number.
         since, expires_at: UTC.
         released: whether it was given back.
+        attempt: of YARN, where it runs there.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -55,6 +57,7 @@ class Holder(BaseModel):
     since: datetime
     expires_at: datetime
     released: bool = False
+    attempt: Attempt | None = None
 
     def is_gone(self, now: datetime) -> bool:
         """Whether another may take over: given back, expired, or a dead process of this machine."""
@@ -62,8 +65,16 @@ class Holder(BaseModel):
             return True
         return self.host == socket.gethostname() and _process_started(self.pid) != self.process_started
 
+    def is_succeeded_by(self, other: Holder, now: datetime) -> bool:
+        """Whether another may take over at once: this one is gone, or YARN gave it up and began the next attempt.
+
+        A former attempt that still lives, behind a broken network, is in the place of one whose lease ran out.
+        """
+        return self.is_gone(now) or (other.attempt is not None and other.attempt.follows(self.attempt))
+
     def __str__(self) -> str:
-        return f"process {self.pid} on {self.host} (since {self.since:%Y-%m-%d %H:%M:%S} UTC)"
+        attempt = f"{self.attempt}, " if self.attempt else ""
+        return f"process {self.pid} on {self.host} ({attempt}since {self.since:%Y-%m-%d %H:%M:%S} UTC)"
 
 
 def _process_started(pid: int) -> str | None:
@@ -112,6 +123,7 @@ class Lease:
             process_started=_process_started(os.getpid()) or "unknown",
             since=now,
             expires_at=now + duration,
+            attempt=this_attempt(),
         )
         self._tag = ""
         self._leave = threading.Event()
@@ -126,7 +138,7 @@ class Lease:
 
     def __enter__(self) -> Self:
         present, tag = read_holder(self._output)
-        if present and not present.is_gone(datetime.now(UTC)):
+        if present and not present.is_succeeded_by(self._holder, datetime.now(UTC)):
             raise LeaseHeldError(
                 f"{self._output.root}: another stream writes to this output: {present}; stop it with "
                 f"python -m streaming stop --output {self._output.root}, or choose another output"

@@ -17,6 +17,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from conf.s3 import S3Connection
+from streaming.features.denylist import Denylist
 from streaming.features.schema import PICTURES
 from streaming.features.storage import list_folder, subfolders
 from streaming.features.stored import StoredPicture
@@ -67,7 +68,12 @@ def divide(source: str, wanted: int, connection: S3Connection) -> list[Share]:
 
 
 def list_with_spark(
-    spark: SparkSession, source: str, connection: S3Connection, settle: timedelta, skipped: Accumulator[int]
+    spark: SparkSession,
+    source: str,
+    connection: S3Connection,
+    settle: timedelta,
+    denylist: Denylist,
+    skipped: Accumulator[int],
 ) -> DataFrame:
     """The pictures of an input, `LISTED`, in no order; listed anew each time that the frame is computed.
 
@@ -76,6 +82,7 @@ def list_with_spark(
         source: canonical path of the input.
         connection: how workers reach S3.
         settle: a local file that changed less than this ago may still be being written.
+        denylist: what must not be listed.
         skipped: counts what is left out because it cannot be read or is no file.
     """
     slots = spark.sparkContext.defaultParallelism
@@ -84,11 +91,13 @@ def list_with_spark(
     # Each chunk becomes a Spark partition.
     chunks = [table.slice(place, 1).to_batches()[0] for place in range(len(table))]
     frame = spark.createDataFrame(pa.Table.from_batches(chunks))
-    return frame.mapInArrow(_list_with(connection, settle.total_seconds(), skipped), from_arrow_schema(LISTED))
+    return frame.mapInArrow(
+        _list_with(connection, settle.total_seconds(), denylist, skipped), from_arrow_schema(LISTED)
+    )
 
 
 def _list_with(
-    connection: S3Connection, settle: float, skipped: Accumulator[int]
+    connection: S3Connection, settle: float, denylist: Denylist, skipped: Accumulator[int]
 ) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     def list_shares(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         shares = (share for batch in batches for share in batch.to_pylist())
@@ -96,7 +105,8 @@ def _list_with(
             list_folder(share["folder"], lambda path, why: skipped.add(1), connection, deep=share["deep"])
             for share in shares
         )
-        while page := list(islice(pictures, _ROWS_PER_BATCH)):
+        allowed = (picture for picture in pictures if not denylist.is_forgotten(picture.path))
+        while page := list(islice(allowed, _ROWS_PER_BATCH)):
             yield _as_batch(page, settle)
 
     return list_shares

@@ -11,16 +11,19 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import pyarrow as pa
 
 from conf.errors import StorageError, TransientError
+from streaming.features.denylist import Denylist
 from streaming.features.schema import as_table
 from streaming.features.stored import Folder, StoredPicture
 from streaming.known import KnownPictures
 from streaming.manifests import RETRY, append_manifest, manifest_ids, read_manifest, withdraw
+from streaming.notice import Holding, hold_nothing
 from streaming.requests import Requests, create_request
 from streaming.retries import Retries, retry_ids
 
@@ -30,13 +33,16 @@ _LONGEST_REST = 60.0
 _logger = logging.getLogger(__name__)
 
 
-def withdraw_repeating(output: Folder, is_committed: Callable[[str], bool]) -> KnownPictures:
+def withdraw_repeating(
+    output: Folder, is_committed: Callable[[str], bool], hold: Holding = hold_nothing
+) -> KnownPictures:
     """Read what is known, and withdraw unfinished manifests that repeat a picture of another; for the start."""
     known = KnownPictures(output)
     withdrawn = False
     for manifest in known.repeating:
         for unfinished in _repeating(output, manifest, is_committed):
-            _withdraw(output, unfinished, read_manifest(output, unfinished))
+            with hold() as denylist:
+                _withdraw(output, unfinished, denylist)
             withdrawn = True
     for repeated in _repeated_retries(output, is_committed):
         withdraw(output, repeated)
@@ -72,10 +78,15 @@ def _repeated_retries(output: Folder, is_committed: Callable[[str], bool]) -> li
     return repeated
 
 
-def _withdraw(output: Folder, manifest: str, pictures: Sequence[StoredPicture]) -> None:
+def _withdraw(output: Folder, manifest: str, denylist: Denylist) -> None:
     _logger.warning("manifest %s repeats pictures of others: withdrawn, and what only it has is requested", manifest)
-    create_request(output, pictures)
+    if pictures := _allowed(read_manifest(output, manifest), denylist):
+        create_request(output, pictures)
     withdraw(output, manifest)
+
+
+def _allowed(pictures: Sequence[StoredPicture], denylist: Denylist) -> list[StoredPicture]:
+    return [picture for picture in pictures if not denylist.is_forgotten(picture.path)]
 
 
 class ManifestWriter:
@@ -85,17 +96,21 @@ class ManifestWriter:
         output: gets the manifests.
         known: what was seen; only this writer adds to it.
         may_append: called before each manifest; raises if this process has lost the right to write.
+        hold: gives the denylist while something is written.
 
     Attributes:
         requests: what others asked for.
         retries: those of them that are for pictures in quarantine.
     """
 
-    def __init__(self, output: Folder, known: KnownPictures, may_append: Callable[[], None]) -> None:
+    def __init__(
+        self, output: Folder, known: KnownPictures, may_append: Callable[[], None], hold: Holding = hold_nothing
+    ) -> None:
         self._output = output
         self._known = known
         self._may_append = may_append
-        self.retries = Retries(output, self._find_retry, self._append_retry)
+        self._hold = hold
+        self.retries = Retries(output, self._find_retry, self._append_retry, self._writing)
         self.requests = Requests(output, self.append_unknown, self.retries.take_in)
         self._expected = {*manifest_ids(output)}
         self._lock = threading.RLock()
@@ -108,15 +123,18 @@ class ManifestWriter:
         return len(unknown)
 
     def unknown(self, pictures: Sequence[StoredPicture]) -> list[StoredPicture]:
-        """Those that no manifest holds yet."""
-        with self._lock:
-            return self._known.unknown(pictures)
+        """Those that no manifest holds yet, and that nobody wants forgotten."""
+        with self._lock, self._hold() as denylist:
+            return self._known.unknown(_allowed(pictures, denylist))
 
     def read_next(self, manifest: str) -> tuple[str, pa.Table] | None:
-        """The manifest that was appended after one, with its pictures as `schema.PICTURES`."""
+        """The manifest that was appended after one, with its pictures as `schema.PICTURES`, but for forgotten ones."""
         with self._lock:
             following = min((other for other in self._expected if other > manifest), default=None)
-        return (following, as_table(read_manifest(self._output, following))) if following else None
+        if following is None:
+            return None
+        with self._hold() as denylist:
+            return following, denylist.without(as_table(read_manifest(self._output, following)))
 
     def forget_folded(self) -> None:
         """Let go of manifests that are no longer in the log."""
@@ -125,7 +143,7 @@ class ManifestWriter:
 
     def admit(self, manifest: str) -> bool:
         """Whether the pictures of a manifest may be featurized: it is ours, or repeats none; otherwise withdraw it."""
-        with self._lock:
+        with self._lock, self._hold() as denylist:
             if manifest not in self._expected:
                 if manifest.endswith(RETRY):  # ours has the same pictures, or will
                     withdraw(self._output, manifest)
@@ -133,7 +151,7 @@ class ManifestWriter:
                 pictures = read_manifest(self._output, manifest)
                 unknown = self._known.unknown(pictures)
                 if len(unknown) < len(pictures):
-                    _withdraw(self._output, manifest, pictures)
+                    _withdraw(self._output, manifest, denylist)
                     return False
                 self._known.add(unknown)
                 self._expected.add(manifest)
@@ -146,10 +164,15 @@ class ManifestWriter:
             StorageError: it cannot be written.
             LeaseLostError: the right to write was lost.
         """
-        with self._lock:
-            if pictures := self._known.unknown(pictures):
+        with self._lock, self._hold() as denylist:
+            if pictures := self._known.unknown(_allowed(pictures, denylist)):
                 self._expected.add(self._append(pictures, datetime.now(UTC)))
                 self._known.add(pictures)
+
+    @contextmanager
+    def _writing(self) -> Iterator[Denylist]:
+        with self._lock, self._hold() as denylist:
+            yield denylist
 
     def _find_retry(self, retry: str) -> str | None:
         with self._lock:

@@ -24,6 +24,7 @@ from streaming.drift import DriftMonitor
 from streaming.features.schema import PICTURES
 from streaming.manifests import written_at
 from streaming.models import ModelSource
+from streaming.notice import Holding, hold_nothing
 from streaming.sink import Result, Sink
 
 _logger = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class MicroBatches:
         admit: called with each manifest; False if it is to be passed over.
         check_missing: called with Spark's id of a micro-batch without rows; raises unless its manifest is finished.
         on_report: told of each micro-batch.
+        hold: gives the denylist, and keeps it as it is during a commit.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class MicroBatches:
         admit: Callable[[str], bool],
         check_missing: Callable[[int], None],
         on_report: Callable[[BatchReport], None],
+        hold: Holding = hold_nothing,
     ) -> None:
         self._ahead = ahead
         self._models = models
@@ -66,6 +69,7 @@ class MicroBatches:
         self._admit = admit
         self._check_missing = check_missing
         self._on_report = on_report
+        self._hold = hold
         self._busy = threading.Lock()
         self.drained = False
         self.failure: BaseException | None = None
@@ -108,24 +112,27 @@ class MicroBatches:
         if not self._admit(manifest):
             return
         model = self._models.current()
-        done = self._ahead.featurize(manifest, batch.select(PICTURES.names).cast(PICTURES), model)
-        outcomes = done.outcomes
-        if outcomes.column("path").to_pylist() != batch.column("path").to_pylist():
+        with self._hold() as denylist:
+            pictures = denylist.without(batch.select(PICTURES.names).cast(PICTURES))
+        done = self._ahead.featurize(manifest, pictures, model)
+        if done.outcomes.column("path").to_pylist() != pictures.column("path").to_pylist():
             raise OutputError(f"manifest {manifest}: the outcomes are not one row per picture; this is a defect")
-        self._may_commit()
-        reasons = Counter(reason for reason in outcomes.column("reason").to_pylist() if reason)
-        errors = outcomes.column("reconstruction_error").drop_null().to_numpy()
-        report = BatchReport(
-            manifest=manifest,
-            pictures=len(outcomes),
-            quarantined=reasons,
-            seconds=time.monotonic() - done.started,
-            seconds_behind=_seconds_behind(manifest),
-            model_version=model.version,
-            drift=self._drift.observe(model.version, model.held_back, errors),
-        )
-        processed_at = batch.column("processed_at")[0].as_py()
-        self._sink.commit(manifest, Result(outcomes, processed_at, report))
+        with self._hold() as denylist:  # which may have grown meanwhile
+            outcomes = denylist.without(done.outcomes)
+            self._may_commit()
+            reasons = Counter(reason for reason in outcomes.column("reason").to_pylist() if reason)
+            errors = outcomes.column("reconstruction_error").drop_null().to_numpy()
+            report = BatchReport(
+                manifest=manifest,
+                pictures=len(outcomes),
+                quarantined=reasons,
+                seconds=time.monotonic() - done.started,
+                seconds_behind=_seconds_behind(manifest),
+                model_version=model.version,
+                drift=self._drift.observe(model.version, model.held_back, errors),
+            )
+            processed_at = batch.column("processed_at")[0].as_py()
+            self._sink.commit(manifest, Result(outcomes, processed_at, report))
         seconds = time.monotonic() - done.started  # now that it is committed
         self._on_report(replace(report, seconds=seconds, seconds_behind=_seconds_behind(manifest)))
 

@@ -26,6 +26,7 @@ from conf.errors import OutputError
 from conf.s3 import S3Connection
 from conf.session import start_session
 from conf.settings import Settings
+from streaming.features.denylist import Denylist
 from streaming.features.schema import QUARANTINE, Reason
 from streaming.features.storage import is_on_s3, look_up, open_folder, spark_uri
 from streaming.features.stored import Folder, StoredPicture
@@ -166,9 +167,11 @@ def retry_quarantine(settings: Settings, reason: Reason | None, *, dry_run: bool
         modified = F.unix_micros("modification_time").alias("micros")
         known = rows.select("manifest", "path", "length", modified, F.lit(None).cast("string").alias("etag"))
         present = known.orderBy("manifest", "path").mapInArrow(_look_up_with(reached), from_arrow_schema(_ROWS))
-        asked = (_quarantined(row) for row in present.toLocalIterator())
+        denylist = Denylist.load(output)
+        rows_now = (row for row in present.toLocalIterator() if not denylist.is_forgotten(row["path"]))
+        asked = map(_quarantined, rows_now)
         made = []
-        with tqdm(total=count, unit=" pictures", unit_scale=True, desc="retry", leave=False) as bar:
+        with tqdm(total=count, unit=" pictures", unit_scale=True, desc="retry", disable=None) as bar:
             while request := list(islice(asked, PICTURES_PER_RETRY)):
                 made.append(create_retry(output, request))
                 bar.update(len(request))

@@ -23,6 +23,7 @@ from conf.s3 import S3Connection
 from conf.session import start_session
 from conf.settings import Settings
 from streaming import known, manifests, requests
+from streaming.features.denylist import Denylist
 from streaming.features.storage import check_outside, is_on_s3, list_pictures, open_folder, resolve, spark_uri
 from streaming.features.stored import Folder, StoredPicture, identity_of
 from streaming.findings import Changed, Findings
@@ -79,7 +80,8 @@ def reconcile(settings: Settings, *, enqueue: bool) -> Findings:
         started = datetime.now(UTC)
         skipped = spark.sparkContext.accumulator(0)
         reached = places.connection.resolved() if is_on_s3(places.source) else places.connection
-        listing = list_with_spark(spark, places.source, reached, settings.stream.settle, skipped)
+        denylist = Denylist.load(places.output)
+        listing = list_with_spark(spark, places.source, reached, settings.stream.settle, denylist, skipped)
         # Listed once, and before the log is read: what the stream finds meanwhile is in both.
         listing = listing.persist(StorageLevel.DISK_ONLY)
         listed, left_out = listing.count(), skipped.value
@@ -223,8 +225,10 @@ def _enqueue(output: Folder, missed: DataFrame) -> list[str]:
     """
     columns = ("path", "length", F.unix_micros("modification_time").alias("micros"), "etag")
     rows = missed.orderBy("path").select(*columns).toLocalIterator()
+    denylist = Denylist.load(output)  # which may have grown since the listing
+    pictures = (_picture(row) for row in rows if not denylist.is_forgotten(row["path"]))
     made = []
-    while request := [_picture(row) for row in islice(rows, PICTURES_PER_REQUEST)]:
+    while request := list(islice(pictures, PICTURES_PER_REQUEST)):
         made.append(requests.create_request(output, request))
     return made
 

@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 from conf.errors import AlreadyExistsError, ConflictError, NotFoundError, OutputError
 from streaming.features.stored import Folder, StoredPicture
 from streaming.manifests import RETRY, decode, encode, table_file
+from streaming.notice import Holding
 from streaming.requests import FOLDER, SUFFIX, all_ids
 from streaming.sink import FEATURES_TABLE, QUARANTINE_TABLE, as_parquet
 
@@ -86,6 +87,7 @@ class Retries:
         output: has the requests, the log and the tables.
         find_manifest: the manifest of a retry, if this or a former holder has appended it.
         append: appends the manifest of a retry and returns its id.
+        writing: see `notice.Holding`.
     """
 
     def __init__(
@@ -93,10 +95,12 @@ class Retries:
         output: Folder,
         find_manifest: Callable[[str], str | None],
         append: Callable[[str, Sequence[StoredPicture]], str],
+        writing: Holding,
     ) -> None:
         self._output = output
         self._find_manifest = find_manifest
         self._append = append
+        self._writing = writing
         self._manifests: dict[str, str] = {}
         self._pictures: dict[str, frozenset[bytes]] = {}
         self._under_way: set[bytes] = set()
@@ -153,14 +157,17 @@ class Retries:
         except NotFoundError:
             return 0
         rows = self._still_quarantined(asked)
-        if len(rows) < len(asked):  # others have asked for some of them, too
+        with self._writing() as denylist:
+            rows = [row for row in rows if not denylist.is_forgotten(row.picture.path)]
+            if len(rows) == len(asked):
+                pictures = [row.picture for row in rows]
+                self._await(retry, self._append(retry, pictures), pictures)
+                _logger.info("retry %s: %d pictures", retry, len(pictures))
+                return len(pictures)
+            # Others have asked for some of them, too.
             rest = create_retry(self._output, rows) if rows else None
             self._output.delete(_name(retry))
-            return self._take(rest) if rest else 0
-        pictures = [row.picture for row in rows]
-        self._await(retry, self._append(retry, pictures), pictures)
-        _logger.info("retry %s: %d pictures", retry, len(pictures))
-        return len(pictures)
+        return self._take(rest) if rest else 0
 
     def _still_quarantined(self, asked: Sequence[Quarantined]) -> list[Quarantined]:
         """Those whose rows are where they were, and that no other retry has."""

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 from pyspark.sql import SparkSession
 
 from batch_fit.backbone import load_backbone
+from conf.emr.package import Package, Platform, build
 from conf.session import start_session
 from conf.settings import load_settings
 from streaming.features.storage import open_folder
@@ -114,6 +118,25 @@ def bucket(store: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
     """An empty bucket; the standard AWS environment says where it is, and no setting of ours."""
     with new_bucket(store, monkeypatch) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Package:
+    """What a cluster of machines like this one gets."""
+    return build(cast("Platform", platform.machine()), tmp_path_factory.mktemp("package"))
+
+
+@pytest.fixture(scope="session")
+def node_python() -> str:
+    """An interpreter as the nodes have it: Python 3.11, outside of any virtual environment."""
+    folders = [Path(sys.base_prefix, "bin"), *map(Path, os.environ["PATH"].split(os.pathsep))]
+    for folder in folders:
+        if (python := folder / "python3.11").is_file() and not (folder.parent / "pyvenv.cfg").exists():
+            return str(python)
+    message = "this test needs a python3.11 on the PATH"
+    if os.environ.get("CI") == "true":
+        pytest.fail(message)
+    pytest.skip(message)
 
 
 @pytest.fixture(scope="session")

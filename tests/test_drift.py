@@ -10,10 +10,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from batch_fit.held_back import Evidence, HeldBack, is_held_back
+from batch_fit.pca import fit_pca
+from batch_fit.statistics import Statistics
 from streaming.__main__ import main
 from streaming.batch_report import BatchReport, read_batch_report
 from streaming.drift import DriftMonitor
+from streaming.features.backbone import BackboneRunner
 from streaming.features.bundle import HeldBackFigures
+from streaming.features.imaging import Limits, decode
+from streaming.features.stored import identity_of
+from tests.data import shared_data
 from tests.streams import Place
 
 FITTED = HeldBackFigures(pictures=200, variance_kept=0.8, error_p50=50.0, error_p95=95.0)
@@ -89,6 +96,36 @@ def test_a_micro_batch_without_features_changes_nothing() -> None:
     monitor = DriftMonitor(0.2, "refit")
     before = monitor.observe("one", FITTED, errors(1e6))
     assert monitor.observe("one", FITTED, errors()) == before
+
+
+def test_photographs_of_anything_are_drift_for_a_model_of_fruit_and_more_fruit_is_not(
+    backbone: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On real pictures, in the worst order: class by class, each odd one for itself. benchmarks/drift.py has more."""
+    runner, limits = BackboneRunner(backbone), Limits(max_bytes=2**26, max_pixels=50_000_000)
+
+    def featurize(files: list[Path]) -> dict[bytes, NDArray[np.float32]]:
+        return {
+            identity_of(f"/{file.parent.name}/{file.name}"): runner.run(decode(file.read_bytes(), limits).pixels)
+            for file in files
+        }
+
+    fruit = sorted((shared_data() / "fruits360").rglob("*.jpg"))
+    fitted = featurize([file for number, file in enumerate(fruit) if number % 6 < 4])
+    held_back = {identity: features for identity, features in fitted.items() if is_held_back(identity)}
+    others = np.array([features for identity, features in fitted.items() if identity not in held_back])
+    evidence = Evidence(Statistics.of(others), HeldBack.of(held_back))
+    projection = fit_pca(evidence.statistics, None, 0.9)
+    figures = evidence.figures(projection.k)
+
+    def highest(pictures: dict[bytes, NDArray[np.float32]]) -> float:
+        monitor = DriftMonitor(0.2, "refit")
+        return max(monitor.observe("one", figures, errors(projection.apply(one)[1])) or 0 for one in pictures.values())
+
+    assert highest(featurize(fruit[4::6])) < 0.2
+    assert not warnings(caplog)
+    assert highest(featurize(sorted((shared_data() / "camera").rglob("*.jpg")))) > 0.2
+    assert len(warnings(caplog)) == 1
 
 
 def test_the_stream_warns_and_the_table_tells(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -83,6 +84,49 @@ def test_a_holder_elsewhere_is_respected_until_its_lease_runs_out(output: Folder
     _write(output, expires_at=datetime.now(UTC) - timedelta(seconds=1))
     with Lease(output, LONG) as lease:
         lease.check()
+
+
+@pytest.mark.parametrize(
+    ("held_by", "taken_by", "taken"),
+    [
+        ("container_1700000000000_0007_01_000001", "container_1700000000000_0007_02_000001", True),
+        ("container_e17_1700000000000_0007_01_000001", "container_e18_1700000000000_0007_02_000001", True),
+        ("container_1700000000000_0007_02_000001", "container_1700000000000_0007_01_000001", False),
+        ("container_1700000000000_0007_01_000001", "container_1700000000000_0008_02_000001", False),
+        ("container_1700000000000_0007_01_000001", "", False),
+        ("", "container_1700000000000_0007_02_000001", False),
+    ],
+)
+def test_the_next_attempt_on_yarn_takes_over_at_once(
+    output: Folder, monkeypatch: pytest.MonkeyPatch, held_by: str, taken_by: str, *, taken: bool
+) -> None:
+    """YARN begins it on any node, and only when the former one has failed; another application has to wait."""
+    monkeypatch.setenv("CONTAINER_ID", held_by)
+    with Lease(output, LONG) as first:
+        held = first.holder.model_copy(update={"host": "elsewhere"})
+    output.delete(LEASE)
+    output.create(LEASE, held.model_dump_json().encode())
+    monkeypatch.setenv("CONTAINER_ID", taken_by)
+    if taken:
+        with Lease(output, LONG) as second:
+            second.check()
+    else:
+        with pytest.raises(LeaseHeldError, match="on elsewhere"):
+            Lease(output, LONG).__enter__()
+
+
+def test_a_lease_of_a_version_that_knew_nothing_of_yarn_is_understood(
+    output: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an update of the program the lease of the former one counts until it runs out."""
+    monkeypatch.setenv("CONTAINER_ID", "container_1700000000000_0007_02_000001")
+    _write(output)
+    holder = json.loads(output.read(LEASE))
+    del holder["attempt"]
+    output.delete(LEASE)
+    output.create(LEASE, json.dumps(holder).encode())
+    with pytest.raises(LeaseHeldError, match="on elsewhere"):
+        Lease(output, LONG).__enter__()
 
 
 def test_a_holder_whose_lease_was_taken_is_told_and_leaves_it_alone(

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,80 +11,50 @@ import pytest
 
 from conf import errors
 from tests.data import shared_data
+from tests.pages import block, run_commands, run_python, start_commands
 from tests.servers import answers, free_port
 from tests.streams import PROJECT
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 
 
-def _block(language: str, containing: str) -> str:
-    """The one code block that contains some text."""
-    [block] = [block for block in re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL) if containing in block]
-    return str(block)
-
-
-def _start(commands: str, folder: Path) -> subprocess.Popen[str]:
-    """Run shell commands in `folder`, with this interpreter as `python` and the ImageNet weights at hand."""
-    (folder / "bin").mkdir(exist_ok=True)
-    if not (folder / "bin" / "python").exists():
-        (folder / "bin" / "python").symlink_to(sys.executable)
-    environment = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(PROJECT),
-        "KERAS_HOME": str(shared_data() / "keras_home"),
-        "PICTURE_FEATURES_STREAM__SETTLE": "0s",
-        "PICTURE_FEATURES_STREAM__INTERVAL": "200ms",
-    }
-    return subprocess.Popen(
-        ["sh", "-euc", commands],
-        cwd=folder,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def _run(commands: str, folder: Path) -> str:
-    process = _start(commands, folder)
-    said, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, said
-    return said
-
-
 def test_the_readme_does_what_it_says(tmp_path: Path, wait_for: Callable[[Callable[[], bool]], None]) -> None:
-    """Fit, replay, run, read, refit, roll back and stop, in the order of the page."""
+    """Fit, replay, run, read, export, refit, roll back and stop, in the order of the page."""
     fruits = sorted((shared_data() / "fruits360").iterdir())
     for fruit in fruits[:6]:
         shutil.copytree(fruit, tmp_path / "pictures" / fruit.name)
     here = {"pictures": sum(1 for _ in (tmp_path / "pictures").rglob("*.jpg"))}
 
-    said = _run(_block("sh", "--variance 0.9"), tmp_path)
+    said = run_commands(block(README, "sh", "--variance 0.9"), tmp_path)
     assert re.search(r"components +\d+, which keep 9\d\.\d% of the variance\nweights +imagenet", said)
     assert f"pictures     {here['pictures']}" in said
-    said = _run(_block("sh", "streaming replay"), tmp_path)
+    said = run_commands(block(README, "sh", "streaming replay"), tmp_path)
     assert f"features     {here['pictures']} rows" in said
-    assert "nothing new" in _run(_block("sh", "streaming replay"), tmp_path)
+    assert "nothing new" in run_commands(block(README, "sh", "streaming replay"), tmp_path)
 
-    stream = _start(_block("sh", "streaming run"), tmp_path)
+    stream = start_commands(block(README, "sh", "streaming run"), tmp_path)
     for fruit in fruits[6:8]:
         shutil.copytree(fruit, tmp_path / "pictures" / fruit.name)
     here["pictures"] += sum(1 for fruit in fruits[6:8] for _ in fruit.glob("*.jpg"))
 
     def rows() -> int:
-        snippet = _block("python", "read_parquet") + 'print("rows", len(features))\n'
-        said = _run(f'python - <<"END"\n{snippet}END', tmp_path)
+        snippet = block(README, "python", "table/features") + 'print("rows", len(features))\n'
+        said = run_python(snippet, tmp_path)
         return int(said.rpartition("rows ")[2])
 
     wait_for(lambda: rows() == here["pictures"])
-    assert "all well" in _run(_block("sh", "streaming reconcile"), tmp_path)
+    assert "all well" in run_commands(block(README, "sh", "streaming reconcile"), tmp_path)
+    assert "would remove 0 rows" in run_commands(block(README, "sh", "streaming forget"), tmp_path)
+    said = run_commands(block(README, "sh", "streaming export"), tmp_path)
+    assert said.count(f"rows         {here['pictures']} of") == 2
+    snippet = block(README, "python", "read_csv") + 'print("rows", len(features), len(frame))\n'
+    said = run_python(snippet, tmp_path)
+    assert said.endswith(f"rows {here['pictures']} {here['pictures']}\n")
     [first] = [path.name for path in (tmp_path / "models").glob("2*")]
-    _run(_block("sh", "--from VERSION").replace("VERSION", first), tmp_path)
-    said = _run(_block("sh", "models rollback"), tmp_path)
+    run_commands(block(README, "sh", "--from VERSION").replace("VERSION", first), tmp_path)
+    said = run_commands(block(README, "sh", "models rollback"), tmp_path)
     assert said.endswith(f"current: {first}\n")
-    _run(_block("sh", "streaming stop"), tmp_path)
+    run_commands(block(README, "sh", "streaming stop"), tmp_path)
     said, _ = stream.communicate(timeout=60)
     assert stream.returncode == 0, said
 
@@ -101,13 +68,13 @@ def test_the_readme_does_what_it_says_on_s3(
     here = sum(1 for _ in (tmp_path / "pictures").rglob("*.jpg"))
     port = str(free_port())
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    serve = _block("bash", "moto.server").replace("5555", port).strip()
-    store = _start(f"exec {serve} >moto.log 2>&1", tmp_path)
+    serve = block(README, "bash", "moto.server").replace("5555", port).strip()
+    store = start_commands(f"exec {serve} >moto.log 2>&1", tmp_path)
     try:
-        prepare = _block("bash", "upload_file").replace("5555", port)
+        prepare = block(README, "bash", "upload_file").replace("5555", port)
         wait_for(lambda: answers(f"http://127.0.0.1:{port}"))
-        use = _block("bash", "s3a://pictures/2026 --models s3a://features/models --output")
-        said = _run(prepare + use, tmp_path)
+        use = block(README, "bash", "s3a://pictures/2026 --models s3a://features/models --output")
+        said = run_commands(prepare + use, tmp_path)
     finally:
         store.terminate()
         store.communicate()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import signal
@@ -227,10 +228,14 @@ def test_a_driver_that_appends_after_its_lease_repeats_nothing(
 def test_a_stream_changes_its_model_between_micro_batches_and_goes_back(
     place: Place, pictures: list[Path], wait_for: Wait
 ) -> None:
-    """Promote and rollback reach a running stream with the next micro-batch; each batch has one model."""
+    """Promote and rollback reach a running stream with the next micro-batch; each batch has one model.
+
+    Where they are asked for, its log has the metrics of each.
+    """
     registry = Registry(open_folder(str(place.models)))
     first = registry.current()
-    process = start("streaming", place.arguments("run", "--interval", "100ms"))
+    run_with_metrics = place.arguments("run", "--interval", "100ms", "--log-format", "json")
+    process = start("streaming", run_with_metrics, PICTURE_FEATURES_LOG__METRICS="emf")
     place.put(*pictures[:5])
     wait_for(lambda: place.committed() == 1)
     second = place.promote_another(2)
@@ -247,6 +252,10 @@ def test_a_stream_changes_its_model_between_micro_batches_and_goes_back(
     assert used["nunique"].tolist() == [1, 1, 1]
     assert used["first"].tolist() == [first, second, first]
     assert {len(features) for features in rows[rows.model_version == second].features} == {4}
+    documents = [json.loads(line) for line in said.splitlines() if '"_aws"' in line]
+    assert [(one["output"], one["model_version"], one["Pictures"]) for one in documents] == [
+        (str(place.output), version, 5) for version in (first, second, first)
+    ]
 
 
 def test_a_changed_bundle_keeps_the_last_good_model_in_service(

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Literal
 
@@ -91,7 +92,11 @@ class Comparison(BaseModel):
 
 
 class BundleManifest(BaseModel):
-    """What `manifest.json` holds."""
+    """What `manifest.json` holds.
+
+    `saved_features` is where the fit saved its features, canonical. `forgotten` counts the pictures that are in the
+    statistics and had to be forgotten since.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -109,6 +114,8 @@ class BundleManifest(BaseModel):
     held_back: HeldBackFigures | None = None
     comparison: Comparison | None = None
     files: dict[str, str]
+    saved_features: str | None = None
+    forgotten: int = 0
 
 
 def new_version(now: datetime, backbone: bytes, projection: Projection) -> str:
@@ -130,28 +137,17 @@ class Bundle:
     """
 
     def __init__(self, models: Folder, version: str) -> None:
-        where = models.path(version)
-        try:
-            self.manifest = BundleManifest.model_validate_json(models.read(f"{version}/{MANIFEST}"))
-        except NotFoundError:
-            raise BundleError(f"{where} is no bundle: it has no {MANIFEST}; the registry has no such model") from None
-        except ValidationError as error:
-            problem = error.errors()[0]
-            key = ".".join(map(str, problem["loc"])) or "content"
-            raise BundleError(
-                f"{where}/{MANIFEST} was changed or is of another release: {key}: {problem['msg']}"
-            ) from error
-        if self.manifest.version != version:
-            raise BundleError(f"{where}/{MANIFEST} belongs to version {self.manifest.version}; was it copied?")
-        self._files: dict[str, bytes] = {}
-        for name, digest in self.manifest.files.items():
+        self.manifest = _read_manifest(models, version)
+        while True:
             try:
-                data = models.read(f"{version}/{name}")
-            except NotFoundError:
-                raise BundleError(f"{where} is not usable: {name} is missing; promote another version") from None
-            if hashlib.sha256(data).hexdigest() != digest:
-                raise BundleError(f"{where} is not usable: {name} was changed; promote another version")
-            self._files[name] = data
+                self._files = _read_files(models, self.manifest)
+            except BundleError:
+                present = _read_manifest(models, version)
+                if present == self.manifest:
+                    raise
+                self.manifest = present  # it was sealed anew meanwhile
+            else:
+                return
 
     @property
     def version(self) -> str:
@@ -178,6 +174,37 @@ class Bundle:
         return Recipe.of(self.file(BACKBONE), self.projection(), settings)
 
 
+def _read_manifest(models: Folder, version: str) -> BundleManifest:
+    where = models.path(version)
+    try:
+        manifest = BundleManifest.model_validate_json(models.read(f"{version}/{MANIFEST}"))
+    except NotFoundError:
+        raise BundleError(f"{where} is no bundle: it has no {MANIFEST}; the registry has no such model") from None
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(map(str, problem["loc"])) or "content"
+        raise BundleError(
+            f"{where}/{MANIFEST} was changed or is of another release: {key}: {problem['msg']}"
+        ) from error
+    if manifest.version != version:
+        raise BundleError(f"{where}/{MANIFEST} belongs to version {manifest.version}; was it copied?")
+    return manifest
+
+
+def _read_files(models: Folder, manifest: BundleManifest) -> dict[str, bytes]:
+    where = models.path(manifest.version)
+    files: dict[str, bytes] = {}
+    for name, digest in manifest.files.items():
+        try:
+            data = models.read(f"{manifest.version}/{name}")
+        except NotFoundError:
+            raise BundleError(f"{where} is not usable: {name} is missing; promote another version") from None
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise BundleError(f"{where} is not usable: {name} was changed; promote another version")
+        files[name] = data
+    return files
+
+
 def seal(models: Folder, version: str, manifest: BundleManifest) -> None:
     """Turn the files below `VERSION/` into a bundle by writing its manifest.
 
@@ -188,6 +215,35 @@ def seal(models: Folder, version: str, manifest: BundleManifest) -> None:
         models.create(f"{version}/{MANIFEST}", manifest.model_dump_json(indent=2).encode())
     except AlreadyExistsError:
         raise BundleError(f"{models.path(version)} is a bundle already") from None
+
+
+def reseal(models: Folder, version: str, contents: Mapping[str, bytes], forgotten: int) -> None:
+    """Exchange files that the stream does not need, while others read the bundle and find it whole at any time.
+
+    The manifest names the files again once all are exchanged. A killed call is finished by the same call.
+
+    Args:
+        models: the registry.
+        version: of the bundle.
+        contents: the new content of files that are there, by name.
+        forgotten: to be added to the manifest's; a killed call has done so.
+
+    Raises:
+        ConflictError: somebody else changes the bundle.
+    """
+    data, tag = models.read_tagged(f"{version}/{MANIFEST}")
+    manifest = BundleManifest.model_validate_json(data)
+    if named := contents.keys() & manifest.files.keys():
+        files = {name: digest for name, digest in manifest.files.items() if name not in named}
+        manifest = manifest.model_copy(update={"files": files, "forgotten": manifest.forgotten + forgotten})
+        tag = models.replace(f"{version}/{MANIFEST}", manifest.model_dump_json(indent=2).encode(), tag)
+    for name, content in contents.items():
+        former, file_tag = models.read_tagged(f"{version}/{name}")
+        if former != content:
+            models.replace(f"{version}/{name}", content, file_tag)
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    sealed = manifest.model_copy(update={"files": dict(sorted({**manifest.files, **digests}.items()))})
+    models.replace(f"{version}/{MANIFEST}", sealed.model_dump_json(indent=2).encode(), tag)
 
 
 def hash_files(models: Folder, version: str) -> dict[str, str]:

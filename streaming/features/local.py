@@ -210,6 +210,13 @@ class LocalFolder:
             _sync_folder(target.parent)
         return _tag(data)
 
+    def copy(self, name: str, to: str) -> None:
+        target = self._root / to
+        with self._explained(name, "link"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.link(self._root / name, target)  # `replace` gives a name to another file and changes none
+            _sync_folder(target.parent)
+
     def delete(self, name: str) -> None:
         with self._explained(name, "delete"):
             (self._root / name).unlink(missing_ok=True)

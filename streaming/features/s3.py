@@ -233,6 +233,16 @@ class S3Folder:
         except NotFoundError:
             return None
 
+    def copy(self, name: str, to: str) -> None:
+        source = {"Bucket": self._bucket, "Key": self._prefix + name}
+        try:
+            with _explained(self.path(name), f"s3:GetObject and s3:PutObject on {self._bucket}"):
+                self._s3.copy_object(Bucket=self._bucket, Key=self._prefix + to, CopySource=source)
+        except StorageError as error:
+            if isinstance(error.__cause__, ClientError) and code_of(error.__cause__) in _MISSING:
+                raise NotFoundError(f"{self.path(name)}: there is no such object") from None
+            raise
+
     def delete(self, name: str) -> None:
         with _explained(self.path(name), f"s3:DeleteObject on {self._bucket}"):
             self._s3.delete_object(Bucket=self._bucket, Key=self._prefix + name)

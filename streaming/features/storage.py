@@ -47,6 +47,16 @@ def resolve(uri: str) -> str:
     return os.path.abspath(unquote(f"{parts.path}?{parts.query}" if parts.query else parts.path))
 
 
+def resolve_key(uri: str) -> str:
+    """The raw key of a picture, or what raw keys begin with: as `resolve`, with the slashes at its end.
+
+    Raises:
+        SettingsError: as `resolve`.
+    """
+    key = resolve(uri).rstrip("/") + uri[len(uri.rstrip("/")) :]
+    return f"{key}/" if key.startswith(_S3) and "/" not in key.removeprefix(_S3) else key
+
+
 def is_on_s3(path: str) -> bool:
     """Whether a canonical path is on S3."""
     return path.startswith(_S3)

@@ -100,6 +100,14 @@ class Folder(Protocol):
             StorageError: the store refused.
         """
 
+    def copy(self, name: str, to: str) -> None:
+        """Give a file a second, new name, without reading it; what happens to the one leaves the other as it is.
+
+        Raises:
+            NotFoundError: there is no such file.
+            StorageError: the store refused.
+        """
+
     def delete(self, name: str) -> None:
         """Delete a file; one that does not exist is no error."""
 

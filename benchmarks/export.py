@@ -1,0 +1,51 @@
+"""Exporting a table of many small files.
+
+    python -m benchmarks.export
+
+The output is as a stream leaves it after years: a million rows of 100 features in 10,000 files. Time is that of the
+whole program, the start of Spark included. Memory is the most that all of its processes had together, shared pages
+counted once in proportion (PSS).
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.common import CORES, Figure, PeakMemory, print_figures, wait_for_quiet
+from benchmarks.tables import write_manifest, write_output
+from tests.streams import start
+
+_ROWS = 1_000_000
+_FILES = 10_000
+
+
+def measure(rows: int = _ROWS, files: int = _FILES) -> Iterator[Figure]:
+    """The first export, the next one after a day has changed, and CSV."""
+    each = rows // files
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
+        write_output(Path(folder) / "out", rows - each, files - 1)
+        yield from _export(folder, f"export of {rows - each:,} rows in {files - 1:,} files")
+        write_manifest(Path(folder) / "out", files - 1, each)  # on a day that is there
+        yield from _export(folder, "export after one day has changed")
+        yield from _export(folder, f"export of {rows:,} rows as CSV", "--format", "csv")
+
+
+def _export(folder: str, what: str, *more: str) -> Iterator[Figure]:
+    places = ["--output", f"{folder}/out", "--to", f"{folder}/to", "--log-folder", f"{folder}/log"]
+    wait_for_quiet()
+    started = time.monotonic()
+    program = start("streaming", ["export", *places, "--master", f"local[{CORES},4]", *more])
+    memory = PeakMemory(program)
+    said, _ = program.communicate()
+    seconds = time.monotonic() - started
+    if program.returncode:
+        raise RuntimeError(f"the export ended with {program.returncode}:\n{said}")
+    yield Figure(what, f"{seconds:.1f} s")
+    yield Figure(f"{what}: memory of all processes, most", f"{memory.stop() / 2**20:,.0f} MiB")
+
+
+if __name__ == "__main__":
+    print_figures(measure())

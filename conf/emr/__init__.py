@@ -1,0 +1,1 @@
+"""The application on Amazon EMR: package, deploy, submit, watch, stop."""

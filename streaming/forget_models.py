@@ -1,0 +1,95 @@
+"""Forgetting in a registry: which models were fitted with a picture, and their records without it.
+
+It owns what a bundle must not say any more; it must not know what else is erased. A model's statistics and PCA are sums
+over all of its pictures and stay as they are until it is fitted anew. What names a picture goes: its identity in
+`pictures.parquet`, its features in `held_back.parquet`, and the whole report of a model that holds it or shows it as an
+example, because a report draws single pictures too.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from conf.errors import NotFoundError
+from streaming.features.bundle import HELD_BACK, PICTURES, REPORT, BundleManifest, reseal
+from streaming.features.denylist import Denylist
+from streaming.features.registry import Registry
+from streaming.features.stored import Folder
+
+_EXAMPLE = re.compile(r"<code>(.*?)</code>", re.DOTALL)
+_NO_REPORT = b"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Report removed</title></head>
+<body><p>The report of this model was removed, because it told of pictures that had to be forgotten.
+Fit anew to get a model and a report without them.</p></body></html>
+"""
+
+
+@dataclass(frozen=True)
+class AffectedModel:
+    """A model whose records have to change.
+
+    Attributes:
+        version: of the model.
+        pictures: how many of its pictures are forgotten.
+        files: the new content of its files, by name.
+    """
+
+    version: str
+    pictures: int
+    files: dict[str, bytes]
+
+
+def find_models(models: Folder, denylist: Denylist, is_found: Callable[[bytes], bool]) -> Iterator[AffectedModel]:
+    """The models of a registry whose records name forgotten pictures, or were being changed by a run that was killed.
+
+    Args:
+        models: the registry.
+        denylist: of paths.
+        is_found: whether a picture of this identity is forgotten.
+    """
+    for manifest in Registry(models).versions():
+        pictures, count = _without(_read(models, manifest, PICTURES), is_found)
+        held_back, _ = _without(_read(models, manifest, HELD_BACK), is_found)
+        report = _read(models, manifest, REPORT)
+        shown = report is not None and any(
+            denylist.is_forgotten(html.unescape(example)) for example in _EXAMPLE.findall(report.decode())
+        )
+        files = {
+            PICTURES: pictures,
+            HELD_BACK: held_back,
+            REPORT: _NO_REPORT if report and (count or shown) else report,
+        }
+        present = {name: data for name, data in files.items() if data is not None}
+        if count or shown or present.keys() - manifest.files.keys():
+            yield AffectedModel(manifest.version, count, present)
+
+
+def erase_in_model(models: Folder, affected: AffectedModel) -> None:
+    """Give a model its new records, so that its bundle is whole at any time."""
+    reseal(models, affected.version, affected.files, affected.pictures)
+
+
+def _read(models: Folder, manifest: BundleManifest, name: str) -> bytes | None:
+    try:
+        return models.read(f"{manifest.version}/{name}")
+    except NotFoundError:
+        return None
+
+
+def _without(data: bytes | None, is_found: Callable[[bytes], bool]) -> tuple[bytes | None, int]:
+    """A Parquet file without the rows of identities that were found, and their number."""
+    if data is None:
+        return None, 0
+    table = pq.read_table(pa.BufferReader(data))
+    keep = [not is_found(identity) for identity in table.column("identity").to_pylist()]
+    if all(keep):
+        return data, 0
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table.filter(pa.array(keep, pa.bool_())), buffer, compression="zstd")
+    return bytes(buffer.getvalue().to_pybytes()), keep.count(False)

@@ -1,0 +1,76 @@
+"""Where rows of an output's pictures are: what the output records, and what the registries record in turn.
+
+It owns the list of places; it must not know what is done there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from conf.errors import OutputError
+from conf.s3 import S3Connection
+from conf.settings import Settings
+from streaming import derivatives, known, manifests, requests
+from streaming.erasure import File
+from streaming.features.registry import Registry
+from streaming.features.storage import open_folder
+from streaming.features.stored import Folder
+from streaming.rows import has_rows
+from streaming.sink import FEATURES_TABLE, QUARANTINE_TABLE
+
+_TABLES = {FEATURES_TABLE: "features", QUARANTINE_TABLE: "quarantine", known.FOLDER: "the record of known pictures"}
+MANIFESTS, REQUESTS, _SAVED = "manifests", "requests", "saved features"
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where to look.
+
+    Attributes:
+        output: the stream's.
+        registries: that it has used.
+        exports: folders of snapshots that were made of it.
+        connection: to S3.
+    """
+
+    output: Folder
+    registries: Sequence[Folder]
+    exports: Sequence[Folder]
+    connection: S3Connection
+
+    @classmethod
+    def of(cls, settings: Settings) -> Places:
+        """From settings whose output is there.
+
+        Raises:
+            OutputError: it is none.
+        """
+        assert settings.output is not None
+        connection = S3Connection.of(settings.s3)
+        output = open_folder(settings.output, connection)
+        if next(output.names(FEATURES_TABLE), None) is None:
+            raise OutputError(f"{output.root}: no stream has written here yet; check --output")
+        made = [(one.kind, open_folder(one.uri, connection)) for one in derivatives.derivatives(output)]
+        registries, exports = ([folder for kind, folder in made if kind == wanted] for wanted in ("models", "export"))
+        return cls(output, registries, exports, connection)
+
+    def files(self) -> list[File]:
+        """All files with rows, but for exports."""
+        root = self.output.root
+        folders = {**_TABLES, manifests.FOLDER: MANIFESTS, requests.FOLDER: REQUESTS}
+        files = [
+            File(place, root, name)
+            for folder, place in folders.items()
+            for name in self.output.names(folder)
+            if has_rows(name)
+        ]
+        for saved in self._saved():
+            folder = open_folder(saved, self.connection)
+            files += [File(_SAVED, folder.root, name) for name in folder.names("") if has_rows(name)]
+        return files
+
+    def _saved(self) -> list[str]:
+        recorded = {one.uri for one in derivatives.derivatives(self.output) if one.kind == "features"}
+        manifests_of_models = (manifest for models in self.registries for manifest in Registry(models).versions())
+        return sorted(recorded | {one.saved_features for one in manifests_of_models if one.saved_features})
