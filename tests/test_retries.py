@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 
 from streaming import known, retries
 from streaming.batch_report import BatchReport
+from streaming.features.denylist import Denylist, Entry, new_salt
 from streaming.features.local import LocalFolder
 from streaming.features.schema import OUTCOMES
 from streaming.features.stored import Folder, StoredPicture
@@ -183,6 +185,22 @@ def test_retries_that_overlap_repeat_nothing(quarantined: Folder) -> None:
     _tenure(quarantined, {})
     assert _counted(quarantined) == Counter("abcdefg")
     assert retry_ids(quarantined) == []
+
+
+def test_a_forgotten_picture_is_not_retried(quarantined: Folder) -> None:
+    """Its row is left to forget, which sweeps quarantine; the others are retried."""
+    _retry(quarantined)
+    denylist = Denylist([Entry.of([_pictures("d")[0].path], [], new_salt(), NOW)])
+
+    @contextmanager
+    def hold() -> Iterator[Denylist]:
+        yield denylist
+
+    writer = ManifestWriter(quarantined, known.KnownPictures(quarantined), lambda: None, hold)
+    writer.requests.take_in(10)
+    [manifest] = [manifest for manifest in manifest_ids(quarantined) if manifest.endswith("-retry")]
+    assert {picture.path[4] for picture in read_manifest(quarantined, manifest)} == {*"bef"}
+    assert len(retry_ids(quarantined)) == 1
 
 
 @pytest.mark.parametrize("seen", ["running", "at the start"])
