@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -54,6 +55,11 @@ def template_for_moto(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+def forget_everything(address: str) -> None:
+    """Make moto an empty account again: its CloudFormation leaves log groups behind."""
+    urllib.request.urlopen(f"{address}/moto-api/reset", data=b"", timeout=10).close()
+
+
 @pytest.fixture
 def aws(address: str, template_for_moto: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
     """An empty account, and a folder with a package."""
@@ -67,13 +73,15 @@ def aws(address: str, template_for_moto: Path, tmp_path: Path, monkeypatch: pyte
     built.mkdir(parents=True)
     for name in ("application.zip", "dependencies.zip"):
         (built / name).write_text(name)
+    forget_everything(address)
     forget_clients()
     yield Stack.of("pictures", REGION, AWS_DEFAULTS)
     forget_clients()
 
 
 def run(*words: str) -> int:
-    return main([*words, "--stack", "pictures"])
+    verb, *rest = words
+    return main([verb, "--stack", "pictures", *rest])
 
 
 @pytest.fixture

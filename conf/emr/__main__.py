@@ -62,7 +62,7 @@ _VERBS = (
         (),
         submit,
         add_submit_arguments,
-        "{" + ",".join(PROGRAMS) + "}",
+        "{" + ",".join(PROGRAMS) + "} [-- ARGUMENT...]",
     ),
     Verb(
         "status",
@@ -115,8 +115,11 @@ _VERBS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    end = words.index("--") if "--" in words else len(words)  # what follows is for the program on the cluster
     parser = make_parser("conf.emr", "The application on Amazon EMR.", _VERBS, EXIT_CODES, LOG_KEYS)
-    return run_program("emr", parser, argv, explain)
+    parser.set_defaults(more=words[end + 1 :])
+    return run_program("emr", parser, words[:end], explain)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ from conf.settings import Settings, load_settings, parse_duration
 def add_submit_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of submit."""
     parser.add_argument("program", choices=PROGRAMS, help="What to run.")
-    parser.add_argument("more", nargs="*", metavar="ARGUMENT", help="More for the program, after --.")
     add_stack(parser)
     add_settings(parser)
     parser.add_argument(
