@@ -27,6 +27,7 @@ from conf.s3 import AWS_DEFAULTS, forget_clients
 from tests.servers import CREDENTIALS, moto
 
 REGION = "eu-west-3"
+LOCAL = SETTINGS.with_name("local.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -250,6 +251,10 @@ def test_a_region_outside_the_union_has_to_be_allowed(aws: Stack, capsys: pytest
         (
             ["deploy", "--yes", "--platform", "aarch64"],
             "build/emr/aarch64/application.zip is missing; python -m conf.emr",
+        ),
+        (
+            ["deploy", "--yes", "--settings", str(LOCAL)],
+            "spark.master is 'local[*,4]', and would keep Spark on one node",
         ),
         (["deploy", "--yes", "--set", "Budget"], "--set: 'Budget' is not allowed: give NAME=VALUE"),
         (["submit", "run", "--yes"], "there is no stack 'pictures' in eu-west-3; python -m conf.emr deploy makes it"),

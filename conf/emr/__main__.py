@@ -56,13 +56,13 @@ _VERBS = (
     Verb(
         "submit",
         "Run the stream, a fit, an export or a reconcile on the cluster.",
-        "Add a step to the cluster, in cluster deploy mode; what follows -- goes to the program. With --serverless it\n"
-        "is a job on EMR Serverless instead, a stream in streaming mode.",
+        "Add a step to the cluster, in cluster deploy mode. With --serverless it is a job on EMR Serverless instead,\n"
+        "a stream in streaming mode. What follows -- goes to the program: submit fit --yes -- --limit 20000",
         _REGION,
         (),
         submit,
         add_submit_arguments,
-        "{" + ",".join(PROGRAMS) + "} [-- ARGUMENT...]",
+        "{" + ",".join(PROGRAMS) + "}",
     ),
     Verb(
         "status",
