@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +27,7 @@ from conf.s3 import AWS_DEFAULTS, forget_clients
 from tests.servers import CREDENTIALS, moto
 
 REGION = "eu-west-3"
+LOCAL = SETTINGS.with_name("local.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +56,11 @@ def template_for_moto(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+def forget_everything(address: str) -> None:
+    """Make moto an empty account again: its CloudFormation leaves log groups behind."""
+    urllib.request.urlopen(f"{address}/moto-api/reset", data=b"", timeout=10).close()
+
+
 @pytest.fixture
 def aws(address: str, template_for_moto: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
     """An empty account, and a folder with a package."""
@@ -67,13 +74,15 @@ def aws(address: str, template_for_moto: Path, tmp_path: Path, monkeypatch: pyte
     built.mkdir(parents=True)
     for name in ("application.zip", "dependencies.zip"):
         (built / name).write_text(name)
+    forget_everything(address)
     forget_clients()
     yield Stack.of("pictures", REGION, AWS_DEFAULTS)
     forget_clients()
 
 
 def run(*words: str) -> int:
-    return main([*words, "--stack", "pictures"])
+    verb, *rest = words
+    return main([verb, "--stack", "pictures", *rest])
 
 
 @pytest.fixture
@@ -242,6 +251,10 @@ def test_a_region_outside_the_union_has_to_be_allowed(aws: Stack, capsys: pytest
         (
             ["deploy", "--yes", "--platform", "aarch64"],
             "build/emr/aarch64/application.zip is missing; python -m conf.emr",
+        ),
+        (
+            ["deploy", "--yes", "--settings", str(LOCAL)],
+            "spark.master is 'local[*,4]', and would keep Spark on one node",
         ),
         (["deploy", "--yes", "--set", "Budget"], "--set: 'Budget' is not allowed: give NAME=VALUE"),
         (["submit", "run", "--yes"], "there is no stack 'pictures' in eu-west-3; python -m conf.emr deploy makes it"),

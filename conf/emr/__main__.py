@@ -56,8 +56,8 @@ _VERBS = (
     Verb(
         "submit",
         "Run the stream, a fit, an export or a reconcile on the cluster.",
-        "Add a step to the cluster, in cluster deploy mode; what follows -- goes to the program. With --serverless it\n"
-        "is a job on EMR Serverless instead, a stream in streaming mode.",
+        "Add a step to the cluster, in cluster deploy mode. With --serverless it is a job on EMR Serverless instead,\n"
+        "a stream in streaming mode. What follows -- goes to the program: submit fit --yes -- --limit 20000",
         _REGION,
         (),
         submit,
@@ -115,8 +115,11 @@ _VERBS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    end = words.index("--") if "--" in words else len(words)  # what follows is for the program on the cluster
     parser = make_parser("conf.emr", "The application on Amazon EMR.", _VERBS, EXIT_CODES, LOG_KEYS)
-    return run_program("emr", parser, argv, explain)
+    parser.set_defaults(more=words[end + 1 :])
+    return run_program("emr", parser, words[:end], explain)
 
 
 if __name__ == "__main__":

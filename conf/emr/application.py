@@ -16,6 +16,7 @@ from conf.emr.arguments import BACKBONE, CONFIG, LAUNCHER, LOG4J, Locations
 from conf.emr.package import CODE, DEPENDENCIES, Platform
 from conf.emr.stack import Stack
 from conf.errors import NotFoundError, SettingsError
+from conf.settings import Settings, load_settings
 
 PLATFORMS: tuple[Platform, ...] = get_args(Platform)
 SETTINGS = Path(__file__).parents[1] / "emr.yaml"
@@ -51,6 +52,21 @@ def upload(stack: Stack, folder: Path, settings: Path, uri: str) -> list[str]:
         stack.client("s3").upload_file(str(file), bucket, f"{prefix}/{name}")
         names.append(name)
     return names
+
+
+def on_cluster(file: Path) -> Settings:
+    """The settings that the programs on the cluster get.
+
+    Raises:
+        SettingsError: they are not for a cluster.
+    """
+    settings = load_settings({}, file)
+    if settings.spark.master is not None:
+        raise SettingsError(
+            f"--settings {file}: spark.master is {settings.spark.master!r}, and would keep Spark on one node; set it "
+            "to null, as conf/emr.yaml does"
+        )
+    return settings
 
 
 def check_backbone(stack: Stack, locations: Locations) -> None:

@@ -10,14 +10,14 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
-from conf.emr.application import PLATFORMS, build_folder, check_built, planned_locations, upload
+from conf.emr.application import PLATFORMS, build_folder, check_built, on_cluster, planned_locations, upload
 from conf.emr.arguments import BACKBONE, spark_submit_arguments
 from conf.emr.cluster import Cluster
 from conf.emr.options import add_consent, add_platform, add_settings, add_stack, agreed, stack_of
 from conf.emr.package import build
 from conf.emr.stack import Stack, parameters_of
 from conf.errors import SettingsError
-from conf.settings import Settings, load_settings
+from conf.settings import Settings
 
 _INSTANCE_TYPES = {"x86_64": "m6i.xlarge", "aarch64": "m6g.xlarge"}
 _SHOWN = 80
@@ -68,7 +68,7 @@ def deploy(settings: Settings, arguments: argparse.Namespace) -> str | None:
         "Platform": platform,
         "AllowNonEu": "yes" if arguments.allow_non_eu else "no",
         **_instance_type(platform, former),
-        **_schedules(stack, platform, load_settings({}, arguments.settings), refits=(folder / BACKBONE).is_file()),
+        **_schedules(stack, platform, on_cluster(arguments.settings), refits=(folder / BACKBONE).is_file()),
         **(_generation(stack) if there else {}),
         **_pairs(arguments.set),
     }
@@ -93,11 +93,11 @@ def _instance_type(platform: str, former: Mapping[str, str]) -> dict[str, str]:
     return {} if former.get("Platform") == platform else {"InstanceType": _INSTANCE_TYPES[platform]}
 
 
-def _schedules(stack: Stack, platform: str, on_cluster: Settings, *, refits: bool) -> dict[str, str]:
+def _schedules(stack: Stack, platform: str, settings: Settings, *, refits: bool) -> dict[str, str]:
     """The steps that come by themselves, as the template takes them; no refit without a converted backbone."""
     locations = planned_locations(stack, platform)
-    refit = spark_submit_arguments("fit", on_cluster, locations, _REFIT)
-    reconcile = spark_submit_arguments("reconcile", on_cluster, locations, ("--enqueue",))
+    refit = spark_submit_arguments("fit", settings, locations, _REFIT)
+    reconcile = spark_submit_arguments("reconcile", settings, locations, ("--enqueue",))
     return {
         "RefitArguments": json.dumps(["spark-submit", *refit]) if refits else "",
         "ReconcileArguments": json.dumps(["spark-submit", *reconcile]),

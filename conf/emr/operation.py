@@ -13,18 +13,17 @@ import sys
 from datetime import timedelta
 
 from conf.emr import serverless
-from conf.emr.application import check_backbone, locations_of
+from conf.emr.application import check_backbone, locations_of, on_cluster
 from conf.emr.arguments import PROGRAMS, spark_submit_arguments
 from conf.emr.cluster import Cluster, driver_logs
 from conf.emr.options import add_consent, add_settings, add_stack, agreed, stack_of
 from conf.errors import AppError, SettingsError
-from conf.settings import Settings, load_settings, parse_duration
+from conf.settings import Settings, parse_duration
 
 
 def add_submit_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of submit."""
     parser.add_argument("program", choices=PROGRAMS, help="What to run.")
-    parser.add_argument("more", nargs="*", metavar="ARGUMENT", help="More for the program, after --.")
     add_stack(parser)
     add_settings(parser)
     parser.add_argument(
@@ -38,15 +37,15 @@ def submit(settings: Settings, arguments: argparse.Namespace) -> str | None:
     stack = stack_of(settings, arguments)
     outputs = stack.outputs()
     locations = locations_of(outputs)
-    on_cluster = load_settings({}, arguments.settings)
+    for_cluster = on_cluster(arguments.settings)
     name = f"picture-features {arguments.program}"
     if arguments.program == "fit":
         check_backbone(stack, locations)
     if arguments.serverless:
-        job = serverless.job(arguments.program, on_cluster, locations, outputs, arguments.more)
+        job = serverless.job(arguments.program, for_cluster, locations, outputs, arguments.more)
         plan = f"start {name} on EMR Serverless application {arguments.serverless}\n{serverless.shown(job)}"
         return serverless.start(stack, arguments.serverless, job) if agreed(plan, arguments) else None
-    words = spark_submit_arguments(arguments.program, on_cluster, locations, arguments.more)
+    words = spark_submit_arguments(arguments.program, for_cluster, locations, arguments.more)
     cluster = Cluster.of(stack, outputs)
     if not agreed(f"run on cluster {cluster.id}\nspark-submit {shlex.join(words)}", arguments):
         return None
