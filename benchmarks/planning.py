@@ -32,10 +32,10 @@ from streaming.features.registry import Registry
 from streaming.features.schema import OUTCOMES
 from streaming.features.storage import open_folder
 from streaming.features.stored import StoredPicture
-from streaming.job import raise_failure, start_query
 from streaming.manifests import append_manifest, prepare_log
 from streaming.microbatch import MicroBatches
 from streaming.models import ModelSource
+from streaming.query import raise_failure, start_query
 from streaming.sink import ParquetSink, Result
 from tests.streams import Place
 

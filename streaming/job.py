@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import logging
 import random
-import re
 import shlex
 import threading
 import time
@@ -19,11 +18,8 @@ from dataclasses import dataclass
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
-from pyspark.sql.functions import current_timestamp
-from pyspark.sql.streaming.query import StreamingQuery
 
 from conf.errors import AppError, SettingsError, TransientError
-from conf.s3 import CHECKPOINT_PROPERTIES, S3Connection
 from conf.session import explain_failure, start_session
 from conf.settings import Settings
 from streaming import derivatives, manifests
@@ -36,14 +32,15 @@ from streaming.epochs import Epochs
 from streaming.events import EventsDiscoverer, check_interval
 from streaming.executors import Executors
 from streaming.features.registry import Registry
-from streaming.features.storage import check_outside, is_on_s3, list_pictures, open_folder, resolve, spark_uri
-from streaming.features.stored import Folder, OnSkip, StoredPicture
+from streaming.features.storage import is_on_s3
 from streaming.known import check_log
 from streaming.lease import Lease
 from streaming.manifest_writer import ManifestWriter, withdraw_repeating
 from streaming.microbatch import MicroBatches
 from streaming.models import ModelSource
 from streaming.notice import Notice
+from streaming.places import Places
+from streaming.query import raise_failure, start_query
 from streaming.signals import drain_on_signal
 from streaming.sink import ParquetSink
 
@@ -53,53 +50,6 @@ _PICTURES_PER_SLOT = 1000
 _WATCH_SECONDS = 0.2
 _DRAIN_LOOK_SECONDS = 1.0
 _LONGEST_PAUSE = 60.0
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where everything is, checked."""
-
-    source: str
-    models: Folder
-    output: Folder
-    checkpoint: Folder
-    connection: S3Connection
-
-    def list_input(self, on_skip: OnSkip) -> Iterator[StoredPicture]:
-        """The pictures that are there."""
-        return list_pictures(self.source, on_skip, self.connection)
-
-    def spark_properties(self) -> dict[str, str]:
-        """What Spark needs for these places."""
-        properties = {
-            "spark.sql.streaming.pollingDelay": "100ms",
-            "spark.scheduler.mode": "FAIR",
-            # A kill in the first write of a checkpoint leaves a file there that nobody reads.
-            "spark.sql.streaming.verifyCheckpointDirectoryEmptyOnStart": "false",
-        }
-        if any(is_on_s3(place.root) for place in (self.output, self.checkpoint)):
-            properties |= self.connection.spark_properties()
-            properties["spark.sql.streaming.pollingDelay"] = "500ms"  # each look for a manifest is a paid request
-        if is_on_s3(self.checkpoint.root):
-            properties |= CHECKPOINT_PROPERTIES
-        return properties
-
-    @classmethod
-    def of(cls, settings: Settings) -> Places:
-        """From settings whose input, models and output are there.
-
-        Raises:
-            SettingsError: something of ours lies inside the input, where it would be taken for pictures.
-        """
-        assert settings.input is not None
-        assert settings.models is not None
-        assert settings.output is not None
-        connection = S3Connection.of(settings.s3)
-        source, output = resolve(settings.input), open_folder(settings.output, connection)
-        models = open_folder(settings.models, connection)
-        checkpoint = open_folder(settings.checkpoint or output.path("_checkpoint"), connection)
-        check_outside(source, {"models": models.root, "output": output.root, "checkpoint": checkpoint.root})
-        return cls(source, models, output, checkpoint, connection)
 
 
 @dataclass(frozen=True)
@@ -355,37 +305,6 @@ def open_job(settings: Settings, on_report: Callable[[BatchReport], None]) -> It
     places.list_input(lambda path, why: None)
     with Lease(places.output, settings.stream.lease) as lease, Notice(places.output, lease.holder.id) as notice:
         yield StreamJob(settings, places, lease, notice, on_report)
-
-
-def start_query(
-    spark: SparkSession, output: Folder, checkpoint: str, batches: MicroBatches, *, available_now: bool
-) -> StreamingQuery:
-    """The query over the manifest log: each manifest is one micro-batch."""
-    log = (
-        spark.readStream.format("json")
-        .schema(manifests.SPARK_SCHEMA)
-        .option("mode", "FAILFAST")
-        .option("maxFilesPerTrigger", 1)
-        .option("maxFileAge", "36500d")
-        .load(as_glob(spark_uri(output.path(manifests.FOLDER))))
-    )
-    # The query's own clock is logged with the offsets, so that a retry stamps its rows with the same time.
-    stamped = log.withColumn("processed_at", current_timestamp())
-    writer = stamped.writeStream.foreachBatch(batches).option("checkpointLocation", checkpoint)
-    return (writer.trigger(availableNow=True) if available_now else writer).start()
-
-
-def as_glob(uri: str) -> str:
-    """`uri` with the characters escaped that Hadoop takes for a pattern."""
-    return re.sub(r"([\\*?\[\]{}])", r"\\\1", uri)
-
-
-def raise_failure(failure: Exception | None, batches: MicroBatches) -> None:
-    """Raise what ended a query: our own error rather than Spark's wrapping of it."""
-    if batches.failure:
-        raise batches.failure
-    if failure:
-        raise failure
 
 
 def _pauses() -> Iterator[float]:

@@ -28,9 +28,8 @@ from conf.session import start_session
 from conf.settings import Settings
 from streaming.features.denylist import Denylist
 from streaming.features.schema import QUARANTINE, Reason
-from streaming.features.storage import is_on_s3, look_up, open_folder, spark_uri
+from streaming.features.storage import is_on_s3, look_up, open_folder, spark_glob
 from streaming.features.stored import Folder, StoredPicture
-from streaming.job import as_glob
 from streaming.retries import Quarantined, create_retry, retry_ids
 from streaming.sink import FEATURES_TABLE, QUARANTINE_TABLE
 
@@ -199,7 +198,7 @@ def _read_rows(spark: SparkSession, output: Folder) -> DataFrame:
     finished = {_manifest(name) for name in output.names(FEATURES_TABLE)}
     unfinished = [one for name in output.names(QUARANTINE_TABLE) if (one := _manifest(name)) not in finished]
     reader = spark.read.schema(from_arrow_schema(QUARANTINE)).option("ignoreMissingFiles", value=True)
-    rows = reader.parquet(as_glob(spark_uri(output.path(QUARANTINE_TABLE))))
+    rows = reader.parquet(spark_glob(output.path(QUARANTINE_TABLE)))
     rows = rows.withColumn("manifest", F.regexp_replace("_metadata.file_name", r"\.parquet$", ""))
     return rows.where(~F.col("manifest").isin(unfinished)) if unfinished else rows
 

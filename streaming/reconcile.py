@@ -24,10 +24,9 @@ from conf.session import start_session
 from conf.settings import Settings
 from streaming import known, manifests, requests
 from streaming.features.denylist import Denylist
-from streaming.features.storage import check_outside, is_on_s3, list_pictures, open_folder, resolve, spark_uri
+from streaming.features.storage import check_outside, is_on_s3, list_pictures, open_folder, resolve, spark_glob
 from streaming.features.stored import Folder, StoredPicture, identity_of
 from streaming.findings import Changed, Findings
-from streaming.job import as_glob
 from streaming.listing import list_with_spark
 from streaming.sink import FEATURES_TABLE
 
@@ -172,7 +171,7 @@ def _read_known(spark: SparkSession, output: Folder) -> DataFrame:
 
 
 def _uri(output: Folder, folder: str) -> str:
-    return as_glob(spark_uri(output.path(folder)))
+    return spark_glob(output.path(folder))
 
 
 def _add_identity(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -9,6 +9,7 @@ relative to the root of its folder.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from types import ModuleType
 from urllib.parse import unquote, urlsplit
@@ -81,6 +82,11 @@ def check_outside(source: str, places: Mapping[str, str | None]) -> None:
 def spark_uri(path: str) -> str:
     """The form of a canonical path that Spark and Hadoop take, as it stands: Hadoop does not decode percent signs."""
     return f"s3a://{path.removeprefix(_S3)}" if is_on_s3(path) else f"file://{path}"
+
+
+def spark_glob(path: str) -> str:
+    """The same where Spark takes a pattern: the characters escaped that Hadoop takes for one."""
+    return re.sub(r"([\\*?\[\]{}])", r"\\\1", spark_uri(path))
 
 
 def list_pictures(source: str, on_skip: OnSkip, connection: S3Connection = AWS_DEFAULTS) -> Iterator[StoredPicture]:
