@@ -155,7 +155,7 @@ def make_parser(
         for key in common:
             section, _, name = key.partition(".")
             stem = "master" if section == "spark" else f"log-{name}"
-            Flag(key, name.upper(), stem).add_to(general)  # type: ignore[arg-type]
+            Flag(key, name.upper(), stem).add_to(general)  # type: ignore[arg-type] # a key of the four above
         command.set_defaults(command=verb)
     return parser
 

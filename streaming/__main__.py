@@ -10,11 +10,9 @@ import json
 import logging
 import sys
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from conf.cli import Flag, Verb, make_parser, run_program
@@ -29,11 +27,12 @@ from streaming.export import dry_run, export
 from streaming.features.schema import Reason
 from streaming.features.storage import open_folder, resolve
 from streaming.forget import forget, read_wanted
-from streaming.job import Backlog, open_job
+from streaming.job import open_job
 from streaming.lease import read_holder, request_drain
 from streaming.quarantine import Asked, Listed, list_quarantine, retry_quarantine
 from streaming.reconcile import reconcile
 from streaming.status import read_status
+from streaming.telling import ReplayProgress, log_batch
 
 _logger = logging.getLogger("streaming")
 
@@ -60,88 +59,15 @@ def _run(settings: Settings, _arguments: argparse.Namespace) -> None:
     output, with_metrics = resolve(settings.output or ""), settings.log.metrics == "emf"
     heartbeat = metrics.Heartbeat(output)
 
-    def log_batch(report: BatchReport) -> None:
-        _log_batch(report, metrics.of_batch(report, output) if with_metrics else {})
+    def log(report: BatchReport) -> None:
+        log_batch(report, metrics.of_batch(report, output) if with_metrics else {})
 
-    with open_job(settings, log_batch) as job:
+    with open_job(settings, log) as job:
         job.follow(heartbeat.look if with_metrics else lambda busy: None)
 
 
-def _log_batch(report: BatchReport, more: Mapping[str, object]) -> None:
-    quarantined = report.quarantined.total()
-    _logger.info(
-        "%d pictures, %d quarantined%s, %.0f/s, %.1fs behind, model %s%s",
-        report.pictures,
-        quarantined,
-        f" ({_counted(report.quarantined)})" if quarantined else "",
-        report.pictures / report.seconds,
-        report.seconds_behind,
-        report.model_version,
-        "" if report.drift is None else f", drift {report.drift:.2f}",
-        extra={
-            "data": {
-                "manifest": report.manifest,
-                "pictures": report.pictures,
-                "quarantined": dict(report.quarantined),
-                "pictures_per_second": round(report.pictures / report.seconds, 1),
-                "seconds_behind": round(report.seconds_behind, 3),
-                "model_version": report.model_version,
-                "drift": report.drift,
-                **more,
-            }
-        },
-    )
-
-
-def _counted(reasons: Counter[str]) -> str:
-    return ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
-
-
-class _ReplayProgress:
-    """The bar while a replay runs, and the summary after it."""
-
-    def __init__(self) -> None:
-        self._bar: tqdm | None = None  # type: ignore[type-arg]
-        self._started = time.monotonic()
-        self._quarantined: Counter[str] = Counter()
-        self._pictures = 0
-        self._models: dict[str, None] = {}
-        self._unsettled = self._total = 0
-
-    def begin(self, backlog: Backlog) -> None:
-        self._started = time.monotonic()
-        self._unsettled, self._total = backlog.unsettled, backlog.pictures
-        self._bar = tqdm(total=backlog.pictures, unit=" pictures", disable=None, dynamic_ncols=True)
-
-    def advance(self, report: BatchReport) -> None:
-        self._pictures += report.pictures
-        self._quarantined += report.quarantined
-        self._models[report.model_version] = None
-        if self._bar is not None:
-            self._bar.update(report.pictures)
-
-    def end(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def summary(self, output: str) -> str:
-        seconds = time.monotonic() - self._started
-        lines = [
-            f"pictures     {self._pictures:,} in {seconds:.1f}s ({self._pictures / seconds:,.0f} pictures/s)",
-            f"features     {self._pictures - self._quarantined.total():,} rows in {output}/features",
-            f"quarantined  {self._quarantined.total():,}"
-            + (f" ({_counted(self._quarantined)}), rows in {output}/quarantine" if self._quarantined else ""),
-            f"model        {', '.join(self._models)}",
-        ]
-        if left := self._total - self._pictures:
-            lines.append(f"stopped      with {left:,} pictures left; replay again to go on")
-        if self._unsettled:
-            lines.append(f"left out     {self._unsettled:,} still being written; replay again to add them")
-        return "\n".join(lines)
-
-
 def _replay(settings: Settings, _arguments: argparse.Namespace) -> str:
-    progress = _ReplayProgress()
+    progress = ReplayProgress()
     with open_job(settings, progress.advance) as job, logging_redirect_tqdm():
         if job.is_idle():
             return job.explain_idle()
