@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from itertools import chain
 
-from benchmarks import discovery, endurance, export, forget, latency, memory, pca, planning, s3, throughput
+from benchmarks import (
+    discovery,
+    drift,
+    endurance,
+    export,
+    forget,
+    latency,
+    memory,
+    overhead,
+    pca,
+    planning,
+    s3,
+    throughput,
+)
 from benchmarks.common import print_figures
 
 if __name__ == "__main__":
-    modules = (throughput, latency, memory, planning, discovery, export, forget, pca, s3, endurance)
+    modules = (throughput, overhead, latency, memory, planning, discovery, export, forget, pca, drift, s3, endurance)
     print_figures(chain.from_iterable(module.measure() for module in modules))
