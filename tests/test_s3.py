@@ -44,6 +44,10 @@ def test_a_folder_keeps_its_promises(bucket: Bucket) -> None:
         folder.read("a/c")
     folder.create("a/c/d", b"")
     assert list(folder.names("a")) == ["a/b", "a/c/d"]
+    folder.copy("a/b", "a/c/100%25 é")
+    assert folder.read("a/c/100%25 é") == b"4"
+    with pytest.raises(NotFoundError):
+        folder.copy("a/x", "a/y")
     folder.delete("nothing")
     folder.delete_tree("a/c")
     assert list(folder.names("")) == ["a/b"]

@@ -129,6 +129,19 @@ def test_create_never_overwrites(tmp_path: Path) -> None:
     assert folder.read("a/b") == b"first"
 
 
+def test_a_copy_stays_what_it_is(tmp_path: Path) -> None:
+    """Whatever becomes of the file that it was made from."""
+    folder = open_folder(str(tmp_path))
+    tag = folder.create("a/b", b"first")
+    folder.copy("a/b", "c/d e/f")
+    folder.replace("a/b", b"second", tag)
+    assert folder.read("c/d e/f") == b"first"
+    folder.delete("c/d e/f")
+    assert folder.read("a/b") == b"second"
+    with pytest.raises(NotFoundError):
+        folder.copy("a/c", "d")
+
+
 def test_of_two_replacements_at_once_one_wins_and_the_other_is_told(tmp_path: Path) -> None:
     """Compare and replace are one step, among threads as among processes."""
     folder = open_folder(str(tmp_path))
