@@ -27,6 +27,8 @@ _ALWAYS = {
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
     "spark.ui.showConsoleProgress": "false",
+    # Each batch of an Arrow table becomes a partition; otherwise a small table is cut anew, into one for each slot.
+    "spark.sql.execution.arrow.localRelationThreshold": "0",
     # One picture is one unit of work; a worker that brings its own threads would fight its neighbours for the core.
     "spark.executorEnv.OPENBLAS_NUM_THREADS": "1",
     "spark.executorEnv.OMP_NUM_THREADS": "1",

@@ -36,10 +36,6 @@ from streaming.snapshots import (
 )
 
 _COPIES_AT_ONCE = 16
-_SPARK_PROPERTIES = {
-    # Each batch of an Arrow table becomes a partition; otherwise a small table is cut anew, into one for each slot.
-    "spark.sql.execution.arrow.localRelationThreshold": "0",
-}
 _MIB = 2**20
 
 
@@ -127,7 +123,7 @@ def _compact(settings: Settings, plan: Plan, snapshot: str, progress: Progress) 
     on_s3 = is_on_s3(output) or is_on_s3(to)
     connection = plan.places.connection.resolved() if on_s3 else plan.places.connection
     target = Target(to, snapshot, options.format, options.target_mb * _MIB, connection)
-    spark = start_session("picture-features export", settings, _SPARK_PROPERTIES)
+    spark = start_session("picture-features export", settings, {})
     try:
         return compact(spark, output, plan.sources, target, progress)
     finally:
