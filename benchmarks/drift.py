@@ -34,7 +34,7 @@ from tests.data import SHARED
 from tests.streams import Place
 
 _VARIANCE = 0.9
-_PAIRS = 20
+_PAIRS = 5
 
 
 def _link(folder: Path, pictures: Iterable[Path]) -> None:
