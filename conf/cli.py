@@ -46,11 +46,11 @@ class Flag:
     Attributes:
         key: dotted key of the setting.
         name: the flag; by default the last part of the key.
-        metavar: how help names the value; None for a switch that turns the setting off (`--no-...`).
+        metavar: how help names the value.
     """
 
     key: str
-    metavar: str | None
+    metavar: str
     name: str = ""
 
     def add_to(self, parser: argparse.ArgumentParser) -> None:
@@ -58,11 +58,6 @@ class Flag:
         field = field_of(self.key)
         stem = self.name or _stem(self.key)
         text = (field.description or "").replace("%", "%%")
-        if self.metavar is None:
-            parser.add_argument(
-                f"--no-{stem}", dest=self.key, action="store_false", default=argparse.SUPPRESS, help=f"Do not: {text}"
-            )
-            return
         default = "" if field.default is None or "efault" in text else f" Default: {_shown(field.default)}."
         parser.add_argument(
             f"--{stem}", dest=self.key, metavar=self.metavar, default=argparse.SUPPRESS, help=text + default
