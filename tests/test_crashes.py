@@ -80,5 +80,4 @@ def test_executors_and_workers_that_die_in_mid_batch_cost_no_row(
     _replay(place, tmp_path / "hook", *cluster, SPARK_HOME=_spark_home(tmp_path / "spark"))
     assert place.counted() == dict.fromkeys(paths, 1)
     assert len(place.rows()) == len(paths)
-    assert len(set((tmp_path / "hook" / "children").read_text().splitlines())) <= 3  # one for each task tried again
     assert {file.name for file in (tmp_path / "hook").glob("*-0")} == {"_kill_executor-1-0", "_die-1-0"}
