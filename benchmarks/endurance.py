@@ -65,8 +65,8 @@ def _sample(place: Place, stream: subprocess.Popen[str]) -> dict[str, list[float
             continue
         try:
             sizes = _sizes(place, stream)
-        except (psutil.Error, ValueError):  # it has just ended
-            break
+        except (psutil.Error, ValueError):  # a process has just ended
+            continue
         samples["micro-batches"].append(committed)
         for name, size in sizes.items():
             samples[name].append(size / 1e6)
