@@ -17,7 +17,7 @@ from conf.emr.application import check_backbone, locations_of, on_cluster
 from conf.emr.arguments import PROGRAMS, spark_submit_arguments
 from conf.emr.cluster import Cluster, driver_logs
 from conf.emr.options import add_consent, add_settings, add_stack, agreed, stack_of
-from conf.errors import AppError, SettingsError
+from conf.errors import SettingsError
 from conf.settings import Settings, parse_duration
 
 
@@ -107,5 +107,5 @@ def stop(settings: Settings, arguments: argparse.Namespace) -> str | None:
         command, env={**os.environ, "AWS_REGION": stack.region}, stdout=subprocess.PIPE, text=True, check=False
     )
     if asked.returncode:
-        raise AppError(f"python -m streaming stop --output {output} ended with exit code {asked.returncode}")
+        raise SystemExit(asked.returncode)  # it has said why
     return asked.stdout.strip()
