@@ -1,4 +1,4 @@
-"""The command line of the fit: fit, models.
+"""The command line of the fit: fit, convert, models.
 
 It owns what a person sees of the fit and of the registry; it must not know how either works.
 """
@@ -10,11 +10,13 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from pyspark.accumulators import Accumulator
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from batch_fit.backbone import CONVERTED, load_backbone
 from batch_fit.job import fit
 from conf.cli import Flag, Verb, make_parser, run_program
 from conf.errors import SettingsError
@@ -110,6 +112,23 @@ def _action(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("version", nargs="?", metavar="VERSION", help="For show (default: the current) and promote.")
 
 
+def _convert(settings: Settings, arguments: argparse.Namespace) -> str:
+    to = arguments.to
+    if to.suffix != CONVERTED:
+        raise SettingsError(f"--to: {str(to)!r} is not allowed: the name has to end with {CONVERTED}")
+    backbone = load_backbone(settings.fit.weights)
+    try:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        to.write_bytes(backbone.flatbuffer)
+    except OSError as error:
+        raise SettingsError(f"--to: cannot write {to}: {error.strerror}") from error
+    return f"{backbone.weights} converted: {to} ({len(backbone.flatbuffer):,} bytes)"
+
+
+def _to(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--to", metavar="FILE", type=Path, required=True, help=f"Where to write it: *{CONVERTED}.")
+
+
 _VERBS = (
     Verb(
         "fit",
@@ -132,6 +151,17 @@ _VERBS = (
         ),
         ("input", "models"),
         _fit,
+    ),
+    Verb(
+        "convert",
+        "Convert the backbone once, for fits where there is no TensorFlow.",
+        "Write the backbone as a LiteRT file. A fit with --weights FILE takes it as it is, and needs no TensorFlow:\n"
+        "convert on a laptop, fit on a cluster.",
+        (Flag("fit.weights", "WEIGHTS"),),
+        (),
+        _convert,
+        _to,
+        "--to FILE",
     ),
     Verb(
         "models",

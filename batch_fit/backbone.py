@@ -25,6 +25,9 @@ from streaming.features.storage import resolve
 if TYPE_CHECKING:
     import keras
 
+CONVERTED = ".tflite"
+"""How the name of a converted backbone ends."""
+
 _MAX_SEED = 2**32 - 1  # NumPy's, one of the generators that Keras seeds
 _NETWORK_TIMEOUT = 20  # seconds
 
@@ -47,14 +50,17 @@ def load_backbone(weights: str) -> Backbone:
 
     Args:
         weights: `imagenet`, from Keras's cache (`KERAS_HOME`, by default `~/.keras`) or else downloaded; the path of a
-            Keras weights file; or `random:SEED`, which gives the same flatbuffer for the same seed.
+            Keras weights file; `random:SEED`, which gives the same flatbuffer for the same seed; or the path of what
+            was converted before, which is taken as it is and needs no TensorFlow.
 
     Raises:
         SettingsError: if `weights` is none of these.
         ModelError: if the weights cannot be had or do not fit.
-        PlatformError: if TensorFlow is not installed or does not run.
+        PlatformError: if TensorFlow is needed, and is not installed or does not run.
     """
     described = _describe(weights)
+    if weights.endswith(CONVERTED):
+        return Backbone(_read(weights), described)
     try:
         # Spawned, because a fork of a process with threads, as PySpark has them, may hang.
         with ProcessPoolExecutor(1, get_context("spawn"), initializer=_isolate) as child:
@@ -71,18 +77,22 @@ def _describe(weights: str) -> str:
         return weights
     if weights.startswith("random:"):
         return f"random:{_seed(weights)}"
-    if not weights.endswith((".h5", ".keras")):
+    if not weights.endswith((".h5", ".keras", CONVERTED)):
         raise SettingsError(
             f"fit.weights: {weights!r} is not allowed: give imagenet, random:SEED, or the path of a Keras weights file "
-            "(.h5 or .keras)"
+            f"(.h5 or .keras) or of a converted backbone ({CONVERTED})"
         )
+    digest = hashlib.sha256(_read(weights)).hexdigest()
+    return f"{os.path.basename(weights)} sha256:{digest[:12]}"
+
+
+def _read(weights: str) -> bytes:
     path = resolve(weights)
     try:
         with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            return file.read()
     except OSError as error:
         raise ModelError(f"fit.weights: cannot read {path}: {error.strerror}") from error
-    return f"{os.path.basename(path)} sha256:{digest[:12]}"
 
 
 def _seed(weights: str) -> int:

@@ -23,16 +23,19 @@ from conf.settings import ENV_PREFIX, Settings, field_of, load_settings
 _logger = logging.getLogger(__name__)
 
 _INTERRUPTED = 130
-_COMMON_KEYS = ("spark.master", "log.level", "log.format", "log.folder")
+LOG_KEYS = ("log.level", "log.format", "log.folder")
+COMMON_KEYS = ("spark.master", *LOG_KEYS)
 
-EPILOG = f"""\
-Every option is also a key of the YAML file of --config (see conf/local.yaml) and an environment variable
-({ENV_PREFIX}INPUT, {ENV_PREFIX}STREAM__INTERVAL, ...). Flags win over the environment, which wins over the file.
-
+EXIT_CODES = """\
 exit codes:
   0 done   1 unexpected failure   2 wrong option or setting   3 input   4 model   5 output
   6 storage refused (permission, full disk)   7 platform (Java, packages)   130 stopped by a second signal
 """
+EPILOG = f"""\
+Every option is also a key of the YAML file of --config (see conf/local.yaml) and an environment variable
+({ENV_PREFIX}INPUT, {ENV_PREFIX}STREAM__INTERVAL, ...). Flags win over the environment, which wins over the file.
+
+{EXIT_CODES}"""
 
 
 @dataclass(frozen=True)
@@ -108,10 +111,24 @@ class _Parser(argparse.ArgumentParser):
         self.exit(SettingsError.exit_code, f"error: {message}; see {self.prog} --help\n")
 
 
-def make_parser(program: str, description: str, verbs: Sequence[Verb]) -> argparse.ArgumentParser:
-    """The parser of a program with its verbs."""
+def make_parser(
+    program: str,
+    description: str,
+    verbs: Sequence[Verb],
+    epilog: str = EPILOG,
+    common: Sequence[str] = COMMON_KEYS,
+) -> argparse.ArgumentParser:
+    """The parser of a program with its verbs.
+
+    Args:
+        program: `python -m PROGRAM`.
+        description: one line for its help.
+        verbs: what it does.
+        epilog: what stands below each help.
+        common: keys of settings that each verb takes.
+    """
     raw = argparse.RawDescriptionHelpFormatter
-    parser = _Parser(prog=f"python -m {program}", description=description, epilog=EPILOG, formatter_class=raw)
+    parser = _Parser(prog=f"python -m {program}", description=description, epilog=epilog, formatter_class=raw)
     commands = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for verb in verbs:
         command = commands.add_parser(
@@ -119,7 +136,7 @@ def make_parser(program: str, description: str, verbs: Sequence[Verb]) -> argpar
             usage=" ".join((f"python -m {program}", verb.name, verb.usage, "[options]")),
             help=verb.summary,
             description=verb.description,
-            epilog=EPILOG,
+            epilog=epilog,
             formatter_class=raw,
         )
         verb.arguments(command)
@@ -130,7 +147,7 @@ def make_parser(program: str, description: str, verbs: Sequence[Verb]) -> argpar
         general.add_argument(
             "--debug", action="store_true", help="Show every detail and the full traceback of an error."
         )
-        for key in _COMMON_KEYS:
+        for key in common:
             section, _, name = key.partition(".")
             stem = "master" if section == "spark" else f"log-{name}"
             Flag(key, name.upper(), stem).add_to(general)  # type: ignore[arg-type]

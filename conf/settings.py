@@ -151,7 +151,8 @@ class FitSettings(Section):
     weights: str = Field(
         "imagenet",
         description="The backbone's weights: imagenet (from Keras's cache, or downloaded), the path of a Keras "
-        "weights file, or random:SEED (for trying things out: the features mean nothing).",
+        "weights file or of what convert made of them, or random:SEED (for trying things out: the features mean "
+        "nothing).",
     )
     save_features: str | None = Field(
         None, description="Also write path, label and the 1280 features of every picture as Parquet here."

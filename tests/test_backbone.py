@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from batch_fit import backbone
+from batch_fit.__main__ import main
 from batch_fit.backbone import Backbone, load_backbone
 from conf.errors import ModelError, PlatformError, SettingsError
 from streaming.features.backbone import BackboneRunner
@@ -119,7 +120,7 @@ def test_a_seed_is_a_whole_number_that_numpy_takes(weights: str) -> None:
         load_backbone(weights)
 
 
-@pytest.mark.parametrize("weights", ["imagnet", "ImageNet", "", "weights.tflite"])
+@pytest.mark.parametrize("weights", ["imagnet", "ImageNet", "", "weights.onnx"])
 def test_what_is_none_of_the_three_is_refused(weights: str) -> None:
     with pytest.raises(SettingsError, match=r"give imagenet, random:SEED, or the path of a Keras weights file"):
         load_backbone(weights)
@@ -144,6 +145,24 @@ def test_imagenet_weights_that_cannot_be_had_are_answered_with_what_to_do(
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody listens there
     with pytest.raises(ModelError, match=r"cannot be downloaded \(.*refused\); point KERAS_HOME .* --weights random:0"):
         load_backbone("imagenet")
+
+
+def test_what_was_converted_elsewhere_needs_no_tensorflow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "made" / "backbone.tflite"
+    assert main(["convert", "--weights", "random:7", "--to", str(file)]) == 0
+    assert capsys.readouterr().out == f"random:7 converted: {file} ({file.stat().st_size:,} bytes)\n"
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    monkeypatch.setattr(backbone, "ProcessPoolExecutor", None)  # in which TensorFlow would be imported
+    loaded = load_backbone(str(file))
+    assert loaded.flatbuffer == file.read_bytes()
+    assert loaded.weights == f"backbone.tflite sha256:{hashlib.sha256(loaded.flatbuffer).hexdigest()[:12]}"
+
+
+def test_a_converted_backbone_has_a_name_that_a_fit_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["convert", "--weights", "random:7", "--to", str(tmp_path / "backbone.bin")]) == 2
+    assert "the name has to end with .tflite" in capsys.readouterr().err
 
 
 def test_a_missing_tensorflow_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

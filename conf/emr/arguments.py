@@ -16,6 +16,7 @@ from conf.settings import Settings
 LAUNCHER = "launch.py"
 CONFIG = "emr.yaml"
 LOG4J = "log4j2.properties"
+BACKBONE = "backbone.tflite"
 ARCHIVE = "dependencies"
 """The names under which every container finds the files and the unpacked archive, beside its own."""
 
@@ -29,12 +30,14 @@ class Program:
         verb: its verb.
         places: the flags that take a location.
         streams: whether it runs until it is stopped.
+        fits: whether it needs the converted backbone.
     """
 
     module: str
     verb: str
     places: tuple[str, ...]
     streams: bool = False
+    fits: bool = False
 
 
 PROGRAMS: Mapping[str, Program] = {
@@ -42,7 +45,7 @@ PROGRAMS: Mapping[str, Program] = {
     "replay": Program("streaming", "replay", ("input", "models", "output")),
     "reconcile": Program("streaming", "reconcile", ("input", "output")),
     "export": Program("streaming", "export", ("output",)),
-    "fit": Program("batch_fit", "fit", ("input", "models")),
+    "fit": Program("batch_fit", "fit", ("input", "models"), fits=True),
 }
 
 
@@ -52,7 +55,7 @@ class Locations:
 
     Attributes:
         application: the folder with what `package` built: launch.py, application.zip, dependencies.zip, emr.yaml,
-            log4j2.properties. A URI that YARN can read, like s3://BUCKET/application/x86_64.
+            log4j2.properties and, for a fit, backbone.tflite. A URI that YARN can read, like s3://BUCKET/application/x86_64.
         input, models, output: URIs.
         queue: the URL of the SQS queue; None follows the input by listing.
         python: the interpreter of the nodes, for which the dependencies were built.
@@ -113,13 +116,13 @@ def spark_submit_arguments(verb: str, settings: Settings, locations: Locations, 
     program = program_of(verb)
     properties = properties_of(program) | _ON_YARN | (_STREAM_ON_YARN if program.streams else _BATCH_ON_YARN)
     properties["spark.pyspark.python"] = locations.python
-    base = locations.application
+    base = locations.application.replace("s3://", "s3a://", 1)  # Hadoop's own client, whatever s3: means on a release
     return [
         *("--master", "yarn", "--deploy-mode", "cluster"),
         *("--name", f"picture-features {verb}"),
         *("--py-files", f"{base}/application.zip"),
         *("--archives", f"{base}/dependencies.zip#{ARCHIVE}"),
-        *("--files", f"{base}/{CONFIG},{base}/{LOG4J}"),
+        *("--files", ",".join(f"{base}/{name}" for name in (*files_of(program), LOG4J))),
         *as_conf(properties | settings.spark.conf),
         f"{base}/{LAUNCHER}",
         *program_arguments(program, locations, extra),
@@ -137,6 +140,11 @@ def program_of(verb: str) -> Program:
     return PROGRAMS[verb]
 
 
+def files_of(program: Program) -> tuple[str, ...]:
+    """The files that the program finds beside it."""
+    return (CONFIG, BACKBONE) if program.fits else (CONFIG,)
+
+
 def properties_of(program: Program) -> dict[str, str]:
     """Spark's properties wherever the program runs."""
     return _EVERYWHERE | COMMITTER_PROPERTIES | (_STREAM if program.streams else {})
@@ -152,6 +160,8 @@ def program_arguments(program: Program, locations: Locations, extra: Sequence[st
         arguments += [f"--{place}", value]
         if place == "queue":
             arguments += ["--discovery", "events"]
+    if program.fits:
+        arguments += ["--weights", BACKBONE]
     return [*arguments, *extra]
 
 

@@ -1,0 +1,126 @@
+"""The command line of the application on EMR: package, deploy, submit, status, logs, stop, destroy, cost.
+
+It owns what a person sees of AWS; it must not know how the calls are made.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from conf.cli import EXIT_CODES, LOG_KEYS, Flag, Verb, make_parser, run_program
+from conf.emr.arguments import PROGRAMS
+from conf.emr.cost import add_cost_arguments, cost
+from conf.emr.deployment import (
+    add_deploy_arguments,
+    add_destroy_arguments,
+    add_package_arguments,
+    deploy,
+    destroy,
+    package,
+)
+from conf.emr.operation import (
+    add_logs_arguments,
+    add_status_arguments,
+    add_stop_arguments,
+    add_submit_arguments,
+    logs,
+    status,
+    stop,
+    submit,
+)
+from conf.emr.permissions import explain
+
+_REGION = (Flag("s3.region", "REGION"),)
+
+_VERBS = (
+    Verb(
+        "package",
+        "Build what the cluster runs, from the lock file.",
+        "Build two archives in build/emr/PLATFORM: the code, and what it depends on for the nodes' processors.",
+        (),
+        (),
+        package,
+        add_package_arguments,
+    ),
+    Verb(
+        "deploy",
+        "Make the stack on AWS, or change it.",
+        "Make or change the CloudFormation stack, wait, upload the application, and print where everything is. What\n"
+        "is not given stays as it is. A cluster that has ended by itself is replaced. The default region is eu-west-3.",
+        _REGION,
+        (),
+        deploy,
+        add_deploy_arguments,
+    ),
+    Verb(
+        "submit",
+        "Run the stream, a fit, an export or a reconcile on the cluster.",
+        "Add a step to the cluster, in cluster deploy mode. With --serverless it is a job on EMR Serverless instead,\n"
+        "a stream in streaming mode. What follows -- goes to the program: submit fit --yes -- --limit 20000",
+        _REGION,
+        (),
+        submit,
+        add_submit_arguments,
+        "{" + ",".join(PROGRAMS) + "}",
+    ),
+    Verb(
+        "status",
+        "Show the cluster, its nodes and steps, and the stream's metrics.",
+        "Show the cluster, its nodes, the latest steps, and what the stream told CloudWatch in the last hour.",
+        _REGION,
+        (),
+        status,
+        add_status_arguments,
+    ),
+    Verb(
+        "logs",
+        "Print what the drivers print.",
+        "Print the log of the drivers from CloudWatch, or with --step what spark-submit said, from the log archive.",
+        _REGION,
+        (),
+        logs,
+        add_logs_arguments,
+    ),
+    Verb(
+        "stop",
+        "Stop the stream once it has finished its micro-batch.",
+        "The same as python -m streaming stop, for the output of the stack. The cluster stays, and costs.",
+        _REGION,
+        (),
+        stop,
+        add_stop_arguments,
+    ),
+    Verb(
+        "destroy",
+        "Take down what costs by the hour; with --data, everything.",
+        "End the cluster and its network. Buckets, tables, queue and key stay unless --data is given.",
+        _REGION,
+        (),
+        destroy,
+        add_destroy_arguments,
+    ),
+    Verb(
+        "cost",
+        "Estimate what pictures and a month of streaming cost.",
+        "Multiply a measured rate with a table of prices, which is conf/emr/prices.yaml unless you name another.",
+        (),
+        (),
+        cost,
+        add_cost_arguments,
+        "--pictures N",
+    ),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    end = words.index("--") if "--" in words else len(words)  # what follows is for the program on the cluster
+    parser = make_parser("conf.emr", "The application on Amazon EMR.", _VERBS, EXIT_CODES, LOG_KEYS)
+    parser.set_defaults(more=words[end + 1 :])
+    return run_program("emr", parser, words[:end], explain)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""What the cluster runs: the files that package builds, and where they and the data are in a stack.
+
+It owns the names of these files and the way into the bucket; it must not know how they are built or submitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import get_args
+
+from botocore.exceptions import ClientError
+
+from conf.aws import code_of
+from conf.emr.arguments import BACKBONE, CONFIG, LAUNCHER, LOG4J, Locations
+from conf.emr.package import CODE, DEPENDENCIES, Platform
+from conf.emr.stack import Stack
+from conf.errors import NotFoundError, SettingsError
+from conf.settings import Settings, load_settings
+
+PLATFORMS: tuple[Platform, ...] = get_args(Platform)
+SETTINGS = Path(__file__).parents[1] / "emr.yaml"
+"""What the programs on the cluster get, where nothing else is named."""
+_BUILT = (CODE, DEPENDENCIES)
+_HERE = Path(__file__).parent
+_PICTURES, _MODELS, _TABLE, _APPLICATION = "pictures", "models", "table", "application"  # as in the template
+
+
+def build_folder(platform: str) -> Path:
+    """Where package puts what it builds for a platform."""
+    return Path("build", "emr", platform)
+
+
+def check_built(folder: Path) -> None:
+    """Refuse a folder without a package.
+
+    Raises:
+        SettingsError: saying how to get one.
+    """
+    for name in _BUILT:
+        if not (folder / name).is_file():
+            raise SettingsError(
+                f"{folder / name} is missing; python -m conf.emr package --platform {folder.name} builds it"
+            )
+
+
+def upload(stack: Stack, folder: Path, settings: Path, uri: str) -> list[str]:
+    """Put all that a step needs at `uri`; returns the names."""
+    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+    names = []
+    for name, file in _files(folder, settings):
+        stack.client("s3").upload_file(str(file), bucket, f"{prefix}/{name}")
+        names.append(name)
+    return names
+
+
+def on_cluster(file: Path) -> Settings:
+    """The settings that the programs on the cluster get.
+
+    Raises:
+        SettingsError: they are not for a cluster.
+    """
+    settings = load_settings({}, file)
+    if settings.spark.master is not None:
+        raise SettingsError(
+            f"--settings {file}: spark.master is {settings.spark.master!r}, and would keep Spark on one node; set it "
+            "to null, as conf/emr.yaml does"
+        )
+    return settings
+
+
+def check_backbone(stack: Stack, locations: Locations) -> None:
+    """Refuse a fit without the converted backbone.
+
+    Raises:
+        NotFoundError: saying how to get one.
+    """
+    bucket, _, prefix = locations.application.removeprefix("s3://").partition("/")
+    try:
+        stack.client("s3").head_object(Bucket=bucket, Key=f"{prefix}/{BACKBONE}")
+    except ClientError as error:
+        if code_of(error) not in ("404", "NoSuchKey"):
+            raise
+        platform = locations.application.rpartition("/")[2]
+        raise NotFoundError(
+            f"{locations.application}/{BACKBONE} is not there: the cluster has no TensorFlow to convert the weights; "
+            f"python -m batch_fit convert --to {build_folder(platform) / BACKBONE}, and python -m conf.emr deploy"
+        ) from None
+
+
+def _files(folder: Path, settings: Path) -> Iterator[tuple[str, Path]]:
+    yield from ((name, folder / name) for name in _BUILT)
+    yield LAUNCHER, _HERE / LAUNCHER
+    yield LOG4J, _HERE / LOG4J
+    yield CONFIG, settings
+    if (folder / BACKBONE).is_file():
+        yield BACKBONE, folder / BACKBONE
+
+
+def planned_locations(stack: Stack, platform: str) -> Locations:
+    """Where everything will be, before the stack is there."""
+    pictures, models, output, _ = stack.buckets()
+    return Locations(
+        application=f"s3://{models}/{_APPLICATION}/{platform}",
+        input=f"s3://{pictures}/{_PICTURES}",
+        models=f"s3://{models}/{_MODELS}",
+        output=f"s3://{output}/{_TABLE}",
+    )
+
+
+def locations_of(outputs: Mapping[str, str]) -> Locations:
+    """Where everything is, as the stack says."""
+    return Locations(
+        application=outputs["Application"],
+        input=outputs["Input"],
+        models=outputs["Models"],
+        output=outputs["Output"],
+        queue=outputs["QueueUrl"],
+    )

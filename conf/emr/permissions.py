@@ -1,0 +1,87 @@
+"""What AWS refuses, in one line that names the permission to grant.
+
+It owns which permissions the verbs need, and the meaning of AWS's errors to the person who runs them; it must not know
+what the verbs do.
+"""
+
+from __future__ import annotations
+
+import re
+
+from boto3.exceptions import S3UploadFailedError
+from botocore.exceptions import BotoCoreError, ClientError
+
+from conf.aws import Explainer, code_of
+from conf.errors import AppError, RefusedError
+
+PERMISSIONS = {
+    "AddJobFlowSteps": "elasticmapreduce:AddJobFlowSteps",
+    "CreateMultipartUpload": "s3:PutObject",
+    "CreateStack": "cloudformation:CreateStack",
+    "DeleteObjects": "s3:DeleteObject and s3:DeleteObjectVersion",
+    "DeleteStack": "cloudformation:DeleteStack",
+    "DescribeCluster": "elasticmapreduce:DescribeCluster",
+    "DescribeStackEvents": "cloudformation:DescribeStackEvents",
+    "DescribeStacks": "cloudformation:DescribeStacks",
+    "FilterLogEvents": "logs:FilterLogEvents",
+    "GetCallerIdentity": "sts:GetCallerIdentity",
+    "GetJobRun": "emr-serverless:GetJobRun",
+    "GetMetricData": "cloudwatch:GetMetricData",
+    "GetObject": "s3:GetObject",
+    "HeadObject": "s3:GetObject",
+    "ListInstanceGroups": "elasticmapreduce:ListInstanceGroups",
+    "ListObjectVersions": "s3:ListBucketVersions",
+    "ListSteps": "elasticmapreduce:ListSteps",
+    "PutObject": "s3:PutObject",
+    "StartJobRun": "emr-serverless:StartJobRun and iam:PassRole",
+    "UpdateStack": "cloudformation:UpdateStack",
+}
+"""The permission that each call of these verbs needs. CloudFormation acts with the caller's own, so deploy and destroy
+need those of every resource in the template besides."""
+
+_DENIED = frozenset(
+    ("AccessDenied", "AccessDeniedException", "AuthorizationError", "UnauthorizedOperation", "AllAccessDisabled", "403")
+)
+_SAID = re.compile(r"not authorized to perform:? (?P<action>[\w-]+:\w+)(?: on (?:the )?resource:? (?P<resource>\S+))?")
+_AWS = Explainer(
+    "AWS",
+    {
+        "AlreadyExistsException": "it exists already",
+        "InsufficientCapabilitiesException": "the template makes roles; use python -m conf.emr deploy",
+        "LimitExceeded": "a quota of the account is used up; ask for a higher one",
+    },
+)
+
+
+def explain(error: BaseException) -> AppError | None:
+    """An error of boto3 as an error for people, or None if it is none of boto3's."""
+    if isinstance(error, S3UploadFailedError) and isinstance(error.__context__, ClientError):
+        error = error.__context__
+    if not isinstance(error, (BotoCoreError, ClientError)):
+        return None
+    what = error.operation_name if isinstance(error, ClientError) else "AWS"
+    if isinstance(error, ClientError) and code_of(error) in _DENIED:
+        explained: AppError = RefusedError(f"{what}: access denied; grant {_missing(error)}")
+        explained.__cause__ = error
+        return explained
+    try:
+        with _AWS.explained(what, ""):
+            raise error
+    except AppError as meant:
+        return meant
+    except BotoCoreError:
+        return None
+
+
+def missing_permission(said: str) -> str | None:
+    """The permission that a text of AWS says is missing, with the resource; None if it says something else."""
+    match = _SAID.search(said)
+    if not match:
+        return None
+    resource = match["resource"]
+    return f"{match['action']} on {resource.rstrip('.,')}" if resource else match["action"]
+
+
+def _missing(error: ClientError) -> str:
+    said = str(error.response.get("Error", {}).get("Message", ""))
+    return missing_permission(said) or PERMISSIONS.get(error.operation_name, error.operation_name)

@@ -1,0 +1,230 @@
+"""The stack of CloudFormation: made, changed, read, taken down.
+
+It owns the calls to CloudFormation and the names of what is in the stack; it must not know what runs on the cluster.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from conf.aws import code_of
+from conf.emr.permissions import missing_permission
+from conf.errors import AppError, NotFoundError, RefusedError, SettingsError
+from conf.s3 import S3Connection
+
+_logger = logging.getLogger(__name__)
+
+TEMPLATE = Path(__file__).with_name("template.yaml")
+DEFAULT_REGION = "eu-west-3"
+EU_REGIONS = frozenset(
+    ("eu-central-1", "eu-north-1", "eu-south-1", "eu-south-2", "eu-west-1", "eu-west-3", "eusc-de-east-1")
+)
+"""Of the European Union. London (eu-west-2) and Zurich (eu-central-2) are not."""
+_POLL_SECONDS = 5.0
+_NAME = re.compile(r"[a-z][a-z0-9-]{1,24}[a-z0-9]")  # the longest bucket's name is this and 36 more, of 63
+_BUCKETS = ("input", "models", "output", "logs")
+_FAILED = re.compile(r"_FAILED$|ROLLBACK_COMPLETE$")
+
+
+def check_region(region: str, *, allow_non_eu: bool) -> None:
+    """Refuse a region outside the European Union.
+
+    Raises:
+        SettingsError: it is, and that was not allowed.
+    """
+    if region not in EU_REGIONS and not allow_non_eu:
+        raise SettingsError(
+            f"--region: {region!r} is not in the European Union; choose one of {', '.join(sorted(EU_REGIONS))}, or "
+            "give --allow-non-eu if the pictures may leave it"
+        )
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that buckets cannot have.
+
+    Raises:
+        SettingsError: saying what is allowed.
+    """
+    if not _NAME.fullmatch(name):
+        raise SettingsError(
+            f"--stack: {name!r} is not allowed: 3 to 26 lower-case letters, digits and hyphens, a letter first, "
+            "because the buckets are named after it"
+        )
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A stack by name, whether it is there or not.
+
+    Attributes:
+        name: as the user says.
+        region: where it is.
+        connection: how AWS is reached.
+    """
+
+    name: str
+    region: str
+    connection: S3Connection
+
+    @classmethod
+    def of(cls, name: str, region: str, connection: S3Connection) -> Stack:
+        """A stack in a region.
+
+        Raises:
+            SettingsError: a name that buckets cannot have.
+        """
+        check_name(name)
+        return cls(name, region, replace(connection, region=region))
+
+    def client(self, service: str) -> Any:
+        """The boto3 client of a service in the stack's region."""
+        return self.connection.client(service)
+
+    def describe(self) -> Mapping[str, Any] | None:
+        """What CloudFormation says of it; None if there is none."""
+        try:
+            return dict(self.client("cloudformation").describe_stacks(StackName=self.name)["Stacks"][0])
+        except ClientError as error:
+            if code_of(error) == "ValidationError" and "does not exist" in str(error):
+                return None
+            raise
+
+    def outputs(self) -> dict[str, str]:
+        """What the template gives, by name.
+
+        Raises:
+            NotFoundError: there is no such stack.
+        """
+        there = self.describe()
+        if there is None:
+            raise NotFoundError(
+                f"there is no stack {self.name!r} in {self.region}; python -m conf.emr deploy makes it, --region and "
+                "--stack name another"
+            )
+        return {output["OutputKey"]: output["OutputValue"] for output in there.get("Outputs", ())}
+
+    def buckets(self) -> list[str]:
+        """The names that the template gives to its buckets."""
+        account = self.client("sts").get_caller_identity()["Account"]
+        return [f"{self.name}-{purpose}-{account}-{self.region}" for purpose in _BUCKETS]
+
+    def apply(self, parameters: Mapping[str, str]) -> bool:
+        """Make the stack, or change it, and wait. Parameters that are not given keep their value.
+
+        Returns:
+            Whether there was anything to do.
+
+        Raises:
+            AppError: CloudFormation failed; the first reason that it gave.
+        """
+        there = self.describe()
+        if there and there["StackStatus"] == "ROLLBACK_COMPLETE":  # what is left of a first try can only be deleted
+            self.delete()
+            there = None
+        values = {**(parameters_of(there) if there else {}), **parameters}
+        request: dict[str, Any] = {
+            "StackName": self.name,
+            "TemplateBody": TEMPLATE.read_text(encoding="utf-8"),
+            "Parameters": [{"ParameterKey": key, "ParameterValue": value} for key, value in values.items()],
+            "Capabilities": ["CAPABILITY_IAM"],
+            "Tags": [{"Key": "application", "Value": "picture-features"}, {"Key": "stack", "Value": self.name}],
+        }
+        began = datetime.now(UTC)
+        formation = self.client("cloudformation")
+        if there is None:
+            formation.create_stack(**request)
+        else:
+            try:
+                formation.update_stack(**request)
+            except ClientError as error:
+                if "No updates are to be performed" in str(error):
+                    return False
+                raise
+        self._wait(began)
+        return True
+
+    def delete(self) -> None:
+        """Delete the stack, whose buckets are empty, and wait.
+
+        Raises:
+            AppError: CloudFormation failed; the first reason that it gave.
+        """
+        began = datetime.now(UTC)
+        self.client("cloudformation").delete_stack(StackName=self.name)
+        self._wait(began)
+
+    def empty_buckets(self) -> int:
+        """Delete every object of every bucket, with all former versions; returns how many."""
+        s3 = self.client("s3")
+        deleted = 0
+        for bucket in self.buckets():
+            try:
+                for page in s3.get_paginator("list_object_versions").paginate(Bucket=bucket):
+                    listed = [*page.get("Versions", ()), *page.get("DeleteMarkers", ())]
+                    names = [{"Key": entry["Key"], "VersionId": entry["VersionId"]} for entry in listed]
+                    if names:
+                        s3.delete_objects(Bucket=bucket, Delete={"Objects": names, "Quiet": True})
+                        deleted += len(names)
+            except ClientError as error:
+                if code_of(error) != "NoSuchBucket":
+                    raise
+        return deleted
+
+    def _wait(self, began: datetime) -> None:
+        told: set[str] = set()
+        while True:
+            there = self.describe()
+            self._tell(began, told)
+            if there is None or there["StackStatus"] == "DELETE_COMPLETE":
+                return
+            status = there["StackStatus"]
+            if not status.endswith("_IN_PROGRESS"):
+                if _FAILED.search(status):
+                    raise self._failure(began, status)
+                return
+            time.sleep(_POLL_SECONDS)
+
+    def _tell(self, began: datetime, told: set[str]) -> None:
+        for event in reversed(self._events(began)):
+            if event["EventId"] not in told:
+                told.add(event["EventId"])
+                _logger.info("%s %s", event["LogicalResourceId"], event["ResourceStatus"])
+
+    def _events(self, began: datetime) -> list[dict[str, Any]]:
+        """What happened since, newest first; nothing if the stack is gone."""
+        found: list[dict[str, Any]] = []
+        try:
+            for page in (
+                self.client("cloudformation").get_paginator("describe_stack_events").paginate(StackName=self.name)
+            ):
+                new = [event for event in page["StackEvents"] if event["Timestamp"] >= began]
+                found += new
+                if len(new) < len(page["StackEvents"]):
+                    break
+        except ClientError as error:
+            if code_of(error) != "ValidationError":
+                raise
+        return found
+
+    def _failure(self, began: datetime, status: str) -> AppError:
+        for event in reversed(self._events(began)):
+            reason = event.get("ResourceStatusReason", "")
+            if event["ResourceStatus"].endswith("_FAILED") and "cancelled" not in reason:
+                if permission := missing_permission(reason):
+                    return RefusedError(f"{event['LogicalResourceId']}: access denied; grant {permission}")
+                return AppError(f"{self.name} is {status}: {event['LogicalResourceId']}: {' '.join(reason.split())}")
+        return AppError(f"{self.name} is {status}; see its events in CloudFormation")
+
+
+def parameters_of(description: Mapping[str, Any]) -> dict[str, str]:
+    """The parameters that a stack was made with."""
+    return {entry["ParameterKey"]: entry["ParameterValue"] for entry in description.get("Parameters", ())}

@@ -1,0 +1,69 @@
+"""Refit and reconcile from Airflow, instead of the schedules of the stack. It was not run; its syntax was checked.
+
+Put it into Airflow's dags folder, install picture-features and apache-airflow-providers-amazon (9 or later) beside
+Airflow 3, and turn the schedules of the stack off: `--set RefitArguments= --set ReconcileArguments=`. The connection
+aws_default needs elasticmapreduce:AddJobFlowSteps and DescribeStep, and cloudformation:DescribeStacks.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from airflow.providers.amazon.aws.operators.emr import EmrAddStepsOperator
+from airflow.providers.amazon.aws.sensors.emr import EmrStepSensor
+from airflow.sdk import dag, task
+
+STACK, REGION = "picture-features", "eu-west-3"
+
+
+@task
+def step(verb: str, more: list[str]) -> dict[str, Any]:
+    """The cluster of the stack, and a step as EMR takes it: looked up at each run, because deploy replaces clusters."""
+    from conf.emr.application import SETTINGS, locations_of  # noqa: PLC0415 - Airflow reads this file all the time
+    from conf.emr.arguments import spark_submit_arguments  # noqa: PLC0415 - as above
+    from conf.emr.cluster import step_of  # noqa: PLC0415 - as above
+    from conf.emr.stack import Stack  # noqa: PLC0415 - as above
+    from conf.s3 import AWS_DEFAULTS  # noqa: PLC0415 - as above
+    from conf.settings import load_settings  # noqa: PLC0415 - as above
+
+    outputs = Stack.of(STACK, REGION, AWS_DEFAULTS).outputs()
+    words = spark_submit_arguments(verb, load_settings({}, SETTINGS), locations_of(outputs), more)
+    return {"cluster": outputs["ClusterId"], "steps": [step_of(f"airflow {verb}", words)]}
+
+
+def submitted(verb: str, more: list[str], after: EmrStepSensor | None = None) -> EmrStepSensor:
+    """A step that is added, and waited for without taking a worker."""
+    planned = step.override(task_id=f"{verb}_step")(verb, more)
+    added = EmrAddStepsOperator(
+        task_id=f"{verb}_add", job_flow_id=planned["cluster"], steps=planned["steps"], region_name=REGION
+    )
+    ended = EmrStepSensor(
+        task_id=f"{verb}_wait",
+        job_flow_id=planned["cluster"],
+        step_id=f"{{{{ ti.xcom_pull(task_ids='{verb}_add')[0] }}}}",
+        region_name=REGION,
+        deferrable=True,
+        timeout=timedelta(hours=6).total_seconds(),
+    )
+    if after is not None:
+        after >> planned
+    added >> ended
+    return ended
+
+
+@dag(
+    schedule="0 2 * * *",
+    start_date=datetime(2026, 1, 1, tzinfo=UTC),
+    catchup=False,
+    max_active_runs=1,
+    default_args={"retries": 1, "retry_delay": timedelta(minutes=10)},
+    tags=["picture-features"],
+)
+def picture_features() -> None:
+    """Each night what was missed is requested; then a model is fitted, and promoted if it is not worse."""
+    reconciled = submitted("reconcile", ["--enqueue"])
+    submitted("fit", ["--limit", "20000", "--promote", "if-not-worse"], after=reconciled)
+
+
+picture_features()

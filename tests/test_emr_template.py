@@ -1,0 +1,237 @@
+"""The stack on AWS as data: what the template promises about access, loss, money and place."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from cfnlint import ManualArgs
+from cfnlint.api import lint_file
+from cfnlint.decode import decode
+
+from conf.emr import arguments
+from conf.emr.application import SETTINGS
+from conf.emr.stack import EU_REGIONS, TEMPLATE
+from conf.settings import load_settings
+from streaming.features.schema import FEATURES, QUARANTINE
+
+LARGEST_BODY = 51_200  # bytes that CloudFormation takes without a bucket
+UNTAGGABLE = {  # CloudFormation has no tags for these
+    "AWS::EC2::Route",
+    "AWS::EC2::SecurityGroupEgress",
+    "AWS::EC2::SecurityGroupIngress",
+    "AWS::EC2::SubnetRouteTableAssociation",
+    "AWS::EC2::VPCGatewayAttachment",
+    "AWS::EMR::SecurityConfiguration",
+    "AWS::Glue::Database",
+    "AWS::Glue::Table",
+    "AWS::IAM::InstanceProfile",
+    "AWS::KMS::Alias",
+    "AWS::S3::BucketPolicy",
+    "AWS::SNS::Subscription",
+    "AWS::SQS::QueuePolicy",
+    "AWS::Scheduler::Schedule",
+}
+RECORDS = ("_manifests", "_known", "_lease", "_checkpoint", "_requests", "_forgotten", "_drain")
+
+
+@pytest.fixture(scope="module")
+def template() -> dict[str, Any]:
+    decoded, matches = decode(str(TEMPLATE))
+    assert not matches
+    plain: dict[str, Any] = json.loads(json.dumps(decoded))
+    return plain
+
+
+@pytest.fixture(scope="module")
+def resources(template: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = template["Resources"]
+    return found
+
+
+def of_type(resources: dict[str, Any], kind: str) -> dict[str, Any]:
+    return {name: one["Properties"] for name, one in resources.items() if one["Type"] == kind}
+
+
+def statements(value: object) -> Iterator[dict[str, Any]]:
+    """Every statement of every policy, wherever it stands."""
+    if isinstance(value, dict):
+        yield from value.get("Statement", ())
+        for inner in value.values():
+            yield from statements(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from statements(inner)
+
+
+def texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from texts(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from texts(inner)
+
+
+def test_cloudformation_takes_it() -> None:
+    regions = ["eu-west-3", "eu-central-1", "eu-west-1"]
+    assert lint_file(TEMPLATE, config=ManualArgs(regions=regions)) == []
+    assert TEMPLATE.stat().st_size <= LARGEST_BODY
+
+
+def test_a_wildcard_has_a_written_reason_and_no_reason_is_left_over(template: dict[str, Any]) -> None:
+    reasons = template["Metadata"]["WildcardReasons"]
+    allowed = [statement for statement in statements(template["Resources"]) if statement["Effect"] == "Allow"]
+    wild = {
+        statement.get("Sid")
+        for statement in allowed
+        if any("*" in text for key in ("Action", "Resource") for text in texts(statement.get(key, [])))
+    }
+    assert wild == set(reasons)
+
+
+def test_no_bucket_can_be_read_by_others_or_without_tls(resources: dict[str, Any]) -> None:
+    buckets = of_type(resources, "AWS::S3::Bucket")
+    policies = {policy["Bucket"]["Ref"]: policy for policy in of_type(resources, "AWS::S3::BucketPolicy").values()}
+    assert set(buckets) == {"InputBucket", "ModelsBucket", "OutputBucket", "LogsBucket"} == set(policies)
+    for name, bucket in buckets.items():
+        assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True}
+        assert len(bucket["PublicAccessBlockConfiguration"]) == 4
+        assert bucket["OwnershipControls"] == {"Rules": [{"ObjectOwnership": "BucketOwnerEnforced"}]}
+        [rule] = bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+        assert rule["ServerSideEncryptionByDefault"]["SSEAlgorithm"] == "aws:kms"
+        [statement] = statements(policies[name])
+        assert statement["Effect"] == "Deny"
+        assert statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+    assert buckets["InputBucket"]["VersioningConfiguration"] == {"Status": "Enabled"}
+
+
+def test_whoever_is_allowed_is_named(resources: dict[str, Any]) -> None:
+    for statement in statements(resources):
+        if statement["Effect"] == "Allow" and "Principal" in statement:
+            principals = list(texts(statement["Principal"]))
+            assert principals
+            assert all("*" not in principal for principal in principals)
+            assert all(
+                principal.endswith((".amazonaws.com", "${AWS::AccountId}:root")) or principal.startswith("logs.")
+                for principal in principals
+            )
+
+
+def test_no_rule_deletes_records_manifests_or_models(resources: dict[str, Any]) -> None:
+    buckets = of_type(resources, "AWS::S3::Bucket")
+
+    def deleting(name: str) -> list[dict[str, Any]]:
+        rules = [rule.get("Fn::If", [None, rule])[1] for rule in buckets[name]["LifecycleConfiguration"]["Rules"]]
+        return [rule for rule in rules if "ExpirationInDays" in rule]
+
+    assert deleting("InputBucket") == deleting("ModelsBucket") == []
+    prefixes = [rule["Prefix"] for rule in deleting("OutputBucket")]
+    assert prefixes == ["table/features/", "table/quarantine/"]
+    assert not any(f"table/{record}".startswith(prefix) for record in RECORDS for prefix in prefixes)
+
+
+def test_everything_is_tagged(resources: dict[str, Any]) -> None:
+    for name, resource in resources.items():
+        if resource["Type"] in UNTAGGABLE:
+            continue
+        properties = resource["Properties"]
+        tags = properties.get("Tags") or properties.get("ResourceTags")
+        assert {"Key": "stack", "Value": {"Ref": "AWS::StackName"}} in tags, name
+
+
+def test_the_master_never_runs_on_a_spot_node(resources: dict[str, Any]) -> None:
+    cluster = resources["Cluster"]["Properties"]
+    groups = cluster["Instances"]
+    assert groups["MasterInstanceGroup"]["Market"] == groups["CoreInstanceGroup"]["Market"] == "ON_DEMAND"
+    assert [group["Market"] for group in groups["TaskInstanceGroups"]] == ["SPOT"]
+    [yarn] = cluster["Configurations"]
+    assert yarn["ConfigurationProperties"] == {
+        "yarn.node-labels.enabled": "true",
+        "yarn.node-labels.am.default-node-label-expression": "CORE",
+        "yarn.resourcemanager.am.max-attempts": "4",
+    }
+    _, limits, _ = cluster["ManagedScalingPolicy"]["Fn::If"]
+    assert limits["ComputeLimits"]["MaximumOnDemandCapacityUnits"] == {"Ref": "CoreNodes"}
+    assert limits["ComputeLimits"]["MaximumCoreCapacityUnits"] == {"Ref": "CoreNodes"}
+
+
+def test_a_stream_does_not_end_when_it_is_idle(template: dict[str, Any]) -> None:
+    policy = template["Resources"]["Cluster"]["Properties"]["AutoTerminationPolicy"]
+    assert policy == {"Fn::If": ["IsBatch", {"IdleTimeout": {"Ref": "IdleSeconds"}}, {"Ref": "AWS::NoValue"}]}
+    assert template["Parameters"]["Purpose"]["Default"] == "stream"
+
+
+def test_nobody_reaches_a_node_from_outside(resources: dict[str, Any]) -> None:
+    ingress = [
+        *(rule for group in of_type(resources, "AWS::EC2::SecurityGroup").values()
+          for rule in group.get("SecurityGroupIngress", ())),
+        *of_type(resources, "AWS::EC2::SecurityGroupIngress").values(),
+    ]  # fmt: skip
+    assert ingress
+    assert all("SourceSecurityGroupId" in rule and "CidrIp" not in rule for rule in ingress)
+
+
+def test_the_template_and_the_command_line_mean_the_same_regions(template: dict[str, Any]) -> None:
+    [assertion] = template["Rules"]["DataStaysInTheEuropeanUnion"]["Assertions"]
+    assert set(assertion["Assert"]["Fn::Contains"][0]) == EU_REGIONS
+    assert template["Parameters"]["AllowNonEu"]["Default"] == "no"
+
+
+def test_the_queue_hides_a_message_for_two_intervals(template: dict[str, Any]) -> None:
+    interval = load_settings({}, SETTINGS).stream.interval.total_seconds()
+    visibility = template["Parameters"]["VisibilitySeconds"]
+    assert visibility["Default"] >= visibility["MinValue"] >= 2 * interval
+    queue = template["Resources"]["Queue"]["Properties"]
+    assert queue["RedrivePolicy"]["deadLetterTargetArn"] == {"Fn::GetAtt": ["DeadLetters", "Arn"]}
+
+
+def test_the_masters_attempts_fit_what_yarn_allows(resources: dict[str, Any]) -> None:
+    places = arguments.Locations("s3://a", "s3://i", "s3://m", "s3://o")
+    words = arguments.spark_submit_arguments("run", load_settings({}, SETTINGS), places)
+    [yarn] = resources["Cluster"]["Properties"]["Configurations"]
+    allowed = yarn["ConfigurationProperties"]["yarn.resourcemanager.am.max-attempts"]
+    assert f"spark.yarn.maxAppAttempts={allowed}" in words
+
+
+@pytest.mark.parametrize(("table", "schema"), [("FeaturesTable", FEATURES), ("QuarantineTable", QUARANTINE)])
+def test_athena_knows_every_column(resources: dict[str, Any], table: str, schema: pa.Schema) -> None:
+    names = {"int64": "bigint", "int32": "int", "timestamp[us, tz=UTC]": "timestamp"}
+
+    def in_athena(kind: pa.DataType) -> str:
+        if pa.types.is_list(kind):
+            return f"array<{in_athena(kind.value_type)}>"
+        return names.get(str(kind), str(kind))
+
+    given = resources[table]["Properties"]["TableInput"]
+    columns = [(column["Name"], column["Type"]) for column in given["StorageDescriptor"]["Columns"]]
+    assert columns == [(field.name, in_athena(field.type)) for field in schema]
+    assert given["PartitionKeys"] == [{"Name": "date", "Type": "string"}]
+    assert given["Parameters"]["storage.location.template"]["Fn::Sub"].endswith("/date=${!date}/")
+
+
+def test_the_alarms_look_at_what_the_stream_tells(resources: dict[str, Any]) -> None:
+    alarms = of_type(resources, "AWS::CloudWatch::Alarm")
+    queries = [query["MetricStat"]["Metric"] for alarm in alarms.values() for query in alarm.get("Metrics", ())
+               if "MetricStat" in query]  # fmt: skip
+    ours = [one for one in (*alarms.values(), *queries) if one.get("Namespace") == "picture-features"]
+    assert {one["MetricName"] for one in ours} == {"Pictures", "Quarantined", "SecondsBehind", "Drift"}
+    for one in ours:
+        assert one["Dimensions"] == [{"Name": "output", "Value": {"Fn::Sub": "s3://${OutputBucket}/table"}}]
+    assert all(alarm["AlarmActions"] == [{"Ref": "Alarms"}] for alarm in alarms.values())
+
+
+def test_the_dashboard_is_json(resources: dict[str, Any]) -> None:
+    widgets = json.loads(resources["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"])["widgets"]
+    assert [widget["type"] for widget in widgets] == ["metric"] * 4
+
+
+def test_everything_that_a_step_needs_is_shipped_with_the_package() -> None:
+    for name in (arguments.LAUNCHER, arguments.LOG4J, "template.yaml", "prices.yaml"):
+        assert Path(TEMPLATE.parent, name).is_file()
