@@ -63,6 +63,7 @@ def test_a_killed_master_loses_and_repeats_nothing(
             submitted = cluster.submit(spark_submit_arguments("run", settings, locations, more))
 
             def arrived(rows: int) -> bool:
+                time.sleep(0.5)  # each look reads the whole table, on cores that the cluster needs
                 assert submitted.poll() is None, cluster.said()
                 return bucket.committed() > 0 and bucket.counted().total() >= rows
 
