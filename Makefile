@@ -1,9 +1,9 @@
 # What to do with a checkout. Each target sets up what it needs, with nothing but Python, make and Java on the machine.
 
-.PHONY: help setup demo test check bench clean
+.PHONY: help setup demo test test-yarn check bench clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 
 setup: ## install what is locked into .venv, and a Java into .java/ if there is none (the targets below do this first)
 	@requirements/install.sh
@@ -13,6 +13,9 @@ demo: setup ## generate pictures, fit a model on them and replay them into a tab
 
 test: setup ## run the test suite
 	.venv/bin/python -m pytest
+
+test-yarn: setup ## package the application, and run it on a YARN on this machine
+	.venv/bin/python -m pytest -m yarn tests/test_package.py tests/test_yarn.py
 
 check: setup ## check style, formatting, types and the direction of imports
 	.venv/bin/python -m ruff check

@@ -1,0 +1,96 @@
+"""The packaged application on a real YARN: submitted as on EMR, killed, resumed, drained. `make test-yarn` runs it."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from conf.emr.arguments import CONFIG, LAUNCHER, LOG4J, Locations, spark_submit_arguments
+from conf.emr.package import Package
+from conf.settings import load_settings
+from streaming.__main__ import main
+from streaming.features.storage import open_folder
+from streaming.lease import read_holder
+from tests.buckets import new_bucket
+from tests.servers import CREDENTIALS, versitygw
+from tests.streams import PROJECT
+from tests.yarn_cluster import yarn
+
+pytestmark = [pytest.mark.yarn, pytest.mark.timeout(1200)]
+CONF = PROJECT / "conf"
+PATIENCE = 300  # seconds; all of it takes less than half as long on two idle cores
+Wait = Callable[[Callable[[], bool], float], None]
+
+
+def _application(package: Package) -> str:
+    """Puts beside the archives what is uploaded with them."""
+    folder = package.code.parent
+    for file in (CONF / CONFIG, CONF / "emr" / LAUNCHER, CONF / "emr" / LOG4J):
+        shutil.copy(file, folder)
+    return folder.as_uri()
+
+
+def _megabytes(file: Path) -> str:
+    return f"{file.stat().st_size / 1e6:.1f} MB"
+
+
+def test_a_killed_master_loses_and_repeats_nothing(
+    package: Package,
+    node_python: str,
+    fitted: Path,
+    pictures: list[Path],
+    broken: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    wait_for: Wait,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Rows arrive, the master is killed in mid-stream, the next attempt resumes, and a drain ends it as a success."""
+    with versitygw() as store, new_bucket(store, monkeypatch) as bucket:
+        bucket.put_tree(fitted, "models")
+        paths = bucket.put(pictures[:10]) + bucket.put(broken, "broken")
+        places = {place: bucket.uri(place) for place in ("input", "models", "output")}
+        locations = Locations(application=_application(package), python=node_python, **places)
+        settings = load_settings({}, CONF / CONFIG)
+        more = ["--interval", "1s", "--max-pictures", "8"]
+        with yarn(tmp_path / "yarn", {**CREDENTIALS, "AWS_ENDPOINT_URL": store}) as cluster:
+            began = time.monotonic()
+            submitted = cluster.submit(spark_submit_arguments("run", settings, locations, more))
+
+            def arrived(rows: int) -> bool:
+                time.sleep(0.5)  # each look reads the whole table, on cores that the cluster needs
+                assert submitted.poll() is None, cluster.said()
+                return bucket.committed() > 0 and bucket.counted().total() >= rows
+
+            wait_for(lambda: arrived(1), PATIENCE)
+            seconds_to_first_row = time.monotonic() - began
+            paths += bucket.put(pictures[10:50])
+            wait_for(lambda: arrived(20), PATIENCE)
+            cluster.kill_master()
+            killed = time.monotonic()
+            left = len(paths) - bucket.counted().total()
+            assert left > 0
+            wait_for(lambda: arrived(len(paths)), PATIENCE)
+            seconds_to_resume = time.monotonic() - killed
+            assert bucket.counted() == dict.fromkeys(paths, 1)
+            assert cluster.attempts() == 2
+            holder, _ = read_holder(open_folder(bucket.uri("output")))
+            assert holder
+            assert str(holder.attempt) == f"attempt 2 of {cluster.application()['id']}"
+
+            assert main(["stop", "--output", bucket.uri("output")]) == 0
+            assert submitted.wait(timeout=PATIENCE) == 0, cluster.said()
+            assert cluster.application()["finalStatus"] == "SUCCEEDED"
+            assert bucket.counted() == dict.fromkeys(paths, 1)
+        assert cluster.processes() == []
+    with capsys.disabled():
+        sys.stdout.write(
+            f"\nsubmit to first row {seconds_to_first_row:.0f} s; {left} pictures left when the master was killed, "
+            f"all in {seconds_to_resume:.0f} s later; dependencies {_megabytes(package.dependencies)}, "
+            f"code {_megabytes(package.code)}\n"
+        )
