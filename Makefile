@@ -12,10 +12,13 @@ demo: setup ## generate pictures, fit a model on them and replay them into a tab
 	@tests/demo.sh
 
 test: setup ## run the test suite
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n 2 --dist loadfile
 
 test-yarn: setup ## package the application, and run it on a YARN on this machine
 	.venv/bin/python -m pytest -m yarn tests/test_package.py tests/test_yarn.py
+
+soak: setup ## kill a stream 60 times, at every point where it writes, and count
+	.venv/bin/python -m tests.soak
 
 check: setup ## check style, formatting, types and the direction of imports
 	.venv/bin/python -m ruff check
