@@ -15,11 +15,12 @@ from benchmarks import (
     overhead,
     pca,
     planning,
+    reconcile,
     s3,
     throughput,
 )
 from benchmarks.common import print_figures
 
 if __name__ == "__main__":
-    modules = (throughput, overhead, latency, memory, planning, discovery, export, forget, pca, drift, s3, endurance)
+    modules = (throughput, overhead, latency, memory, planning, discovery, reconcile, export, forget, pca, drift, s3, endurance)
     print_figures(chain.from_iterable(module.measure() for module in modules))

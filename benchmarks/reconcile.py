@@ -1,0 +1,72 @@
+"""Reconciling a million pictures with what a stream has seen of them.
+
+    python -m benchmarks.reconcile
+
+The input is a local folder of empty files, 1,000 to a subfolder; all but 1,000 of them were found and folded by the
+application's own code. Time is that of the whole program, the start of Spark included. Memory is the most that all of
+its processes had together, shared pages counted once in proportion (PSS).
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+from benchmarks.common import CORES, Figure, PeakMemory, print_figures, wait_for_quiet
+from streaming import known, manifests
+from streaming.discovery import ListingDiscoverer
+from streaming.features.storage import list_pictures, open_folder
+from streaming.known import KnownPictures
+from streaming.manifest_writer import ManifestWriter
+from tests.streams import start
+
+_PICTURES = 1_000_000
+_MISSED = 1_000
+_PER_FOLDER = 1_000
+_PER_MANIFEST = 10_000
+
+
+def measure(pictures: int = _PICTURES) -> Iterator[Figure]:
+    """Seconds, pictures per second and peak memory."""
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
+        source, output = Path(folder) / "in", Path(folder) / "out"
+        _make_files(source, 0, pictures - _MISSED)
+        _see(source, output)
+        _make_files(source, pictures - _MISSED, _MISSED)
+        wait_for_quiet()
+        places = ["--input", str(source), "--output", str(output), "--settle", "0s", "--log-folder", f"{folder}/log"]
+        started = time.monotonic()
+        program = start("streaming", ["reconcile", *places, "--json", "--master", f"local[{CORES},4]"])
+        memory = PeakMemory(program)
+        said, _ = program.communicate()
+        seconds = time.monotonic() - started
+    findings = json.loads(said.splitlines()[-1])
+    assert (findings["listed"], findings["missed"], findings["changed"]) == (pictures, _MISSED, 0), findings
+    yield Figure(f"reconcile of {pictures:,} pictures", f"{seconds:.1f} s, {pictures / seconds:,.0f} pictures/s")
+    yield Figure("reconcile: memory of all processes, most", f"{memory.stop() / 2**20:,.0f} MiB")
+
+
+def _make_files(source: Path, first: int, count: int) -> None:
+    for number in range(first, first + count):
+        file = source / f"{number // _PER_FOLDER:05}" / f"{number:08}.jpg"
+        if number % _PER_FOLDER == 0:
+            file.parent.mkdir(parents=True)
+        file.touch()
+
+
+def _see(source: Path, output: Path) -> None:
+    folder = open_folder(str(output))
+    manifests.prepare_log(folder)
+    writer = ManifestWriter(folder, KnownPictures(folder), lambda: None)
+    listing = partial(list_pictures, str(source))
+    ListingDiscoverer(str(source), listing, writer, timedelta(0)).look(_PER_MANIFEST)
+    known.fold(folder, manifests.manifest_ids(folder))
+
+
+if __name__ == "__main__":
+    print_figures(measure())
