@@ -27,6 +27,7 @@ class BatchReport:
         seconds_behind: from the writing of its manifest to its commit.
         model_version: the model of all its rows.
         drift: see `drift.DriftMonitor`; None if the model cannot tell.
+        model_refused: whether it kept the last good model because the current one cannot be used.
     """
 
     manifest: str
@@ -36,6 +37,7 @@ class BatchReport:
     seconds_behind: float
     model_version: str
     drift: float | None
+    model_refused: bool = False
 
     def as_metadata(self) -> dict[bytes, bytes]:
         """As the metadata of a Parquet file."""

@@ -115,7 +115,8 @@ def fold(output: Folder, manifests: Sequence[str], denylist: Denylist = NOTHING)
     buffer = pa.BufferOutputStream()
     pq.write_table(denylist.without(pa.concat_tables(tables)), buffer, compression="zstd")
     data = buffer.getvalue().to_pybytes()
-    name = f"{FOLDER}/{max(manifests)}-{hashlib.sha256(data).hexdigest()[:8]}.parquet"
+    latest = max(*manifests, _latest_in(former))  # a clock may have been set back
+    name = f"{FOLDER}/{latest}-{hashlib.sha256(data).hexdigest()[:8]}.parquet"
     with suppress(AlreadyExistsError):  # a killed run came this far: the same name means the same content
         output.create(name, data)
     if former and former != name:
@@ -146,7 +147,7 @@ def check_log(output: Folder) -> None:
         OutputError: manifests were deleted by a hand, and their pictures would be featurized twice.
     """
     log = {*manifest_ids(output)}
-    folded = max((name.rpartition("/")[2].rpartition("-")[0] for name in output.names(FOLDER)), default="")
+    folded = max(map(_latest_in, output.names(FOLDER)), default="")
     tables = _days_since(output, folded) if folded else output.names(FEATURES_TABLE)
     done = (name.rpartition("/")[2].removesuffix(".parquet") for name in tables)
     done = (manifest for manifest in done if not manifest.endswith(RETRY))  # others list its pictures
@@ -157,6 +158,11 @@ def check_log(output: Folder) -> None:
             f"{missing[0]}; put them back, or delete {output.path(table_file(FEATURES_TABLE, missing[0]))} and the "
             "same file of quarantine, too: then their pictures are found and featurized anew"
         )
+
+
+def _latest_in(record: str | None) -> str:
+    """The latest manifest in a file of the record, by its name."""
+    return record.rpartition("/")[2].rpartition("-")[0] if record else ""
 
 
 def _days_since(output: Folder, manifest: str) -> Iterator[str]:

@@ -24,6 +24,7 @@ _UNITS = {
     "Quarantined": "Count",
     "SecondsBehind": "Seconds",
     "BatchSeconds": "Seconds",
+    "ModelRefused": "Count",
     "Drift": "None",
 }
 
@@ -35,6 +36,7 @@ def of_batch(report: BatchReport, output: str) -> dict[str, Any]:
         "Quarantined": report.quarantined.total(),
         "SecondsBehind": round(report.seconds_behind, 3),
         "BatchSeconds": round(report.seconds, 3),
+        "ModelRefused": int(report.model_refused),
     }
     return _embedded(values if report.drift is None else {**values, "Drift": round(report.drift, 4)}, output)
 

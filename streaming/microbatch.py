@@ -130,6 +130,7 @@ class MicroBatches:
                 seconds_behind=_seconds_behind(manifest),
                 model_version=model.version,
                 drift=self._drift.observe(model.version, model.held_back, errors),
+                model_refused=self._models.refused,
             )
             processed_at = batch.column("processed_at")[0].as_py()
             self._sink.commit(manifest, Result(outcomes, processed_at, report))

@@ -31,13 +31,18 @@ class ServedModel:
 
 
 class ModelSource:
-    """Gives each micro-batch its model."""
+    """Gives each micro-batch its model.
+
+    Attributes:
+        refused: whether the current model cannot be used, so that the last good one is kept.
+    """
 
     def __init__(self, context: SparkContext, registry: Registry, settings: Settings) -> None:
         self._context = context
         self._registry = registry
         self._settings = settings
         self._served: ServedModel | None = None
+        self.refused = False
 
     def current(self) -> ServedModel:
         """The current model; where CURRENT or its bundle is not usable, the last good one.
@@ -49,9 +54,11 @@ class ModelSource:
             version = self._registry.current()
             if self._served is None or self._served.version != version:
                 self._serve(version)
+            self.refused = False
         except AppError as error:
             if self._served is None:
                 raise
+            self.refused = True
             _logger.warning("keeping model %s: %s", self._served.version, error)
         assert self._served is not None
         return self._served

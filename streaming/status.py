@@ -35,6 +35,7 @@ class Status:
         died: a stream that did not give the lease back; None if there is none such.
         last_batch_at: when the latest micro-batch was committed; None before the first.
         model_version: of that micro-batch.
+        model_refused: so many of the recent micro-batches kept the last good model: the current one cannot be used.
         drift: after it; None if its model cannot tell.
         recent: so many of the latest micro-batches are in the figures that follow.
         pictures: in them.
@@ -53,6 +54,7 @@ class Status:
     died: str | None
     last_batch_at: datetime | None
     model_version: str | None
+    model_refused: int
     drift: float | None
     recent: int
     pictures: int
@@ -64,6 +66,12 @@ class Status:
     outstanding_bytes: int
     seconds_behind: float
     requests: int
+
+    @property
+    def _refusal(self) -> str:
+        if not self.model_refused:
+            return ""
+        return f", kept by {self.model_refused} micro-batches because the current one cannot be used"
 
     def as_json(self) -> str:
         """One JSON object."""
@@ -84,7 +92,7 @@ class Status:
                 f"recently     {self.pictures:,} pictures in {self.recent} micro-batches",
                 f"rate         {self.arrived_per_second:,.1f}/s arrived, {self.featurized_per_second:,.1f}/s at work",
                 f"quarantined  {sum(self.quarantined.values()):,} of them{f' ({reasons})' if reasons else ''}",
-                f"model        {self.model_version}",
+                f"model        {self.model_version}{self._refusal}",
                 f"drift        {'the model cannot tell' if self.drift is None else f'{self.drift:.2f}'}",
             ]
         if self.requests:
@@ -115,6 +123,7 @@ def read_status(output: Folder, now: datetime) -> Status:
         died=str(holder) if died else None,
         last_batch_at=written_at(last.manifest) + timedelta(seconds=last.seconds_behind) if last else None,
         model_version=last.model_version if last else None,
+        model_refused=sum(report.model_refused for report in reports),
         drift=last.drift if last else None,
         recent=len(reports),
         pictures=pictures,

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
+from typing import Self
 
 import pytest
 
 from streaming.__main__ import main
+from streaming.features.storage import open_folder
+from streaming.status import read_status
 from tests.streams import Place, run, start
 
 Wait = Callable[..., None]
@@ -88,8 +92,29 @@ def test_a_bad_current_keeps_the_last_good_model_and_the_next_good_one_is_taken(
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 0, said
     assert said.count("keeping model") == 2
+    assert read_status(open_folder(str(place.output)), datetime.now(UTC)).model_refused == 2
     used = place.rows().to_pandas().groupby("model_version").size()
     assert used.to_dict() == {good.decode().split('"version": "')[1].split('"')[0]: 6, second: 2}
+
+
+def test_a_clock_that_was_set_back_loses_and_repeats_nothing(
+    place: Place, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Manifests of yesterday come after those of today, before and after folding."""
+    paths = place.put(*pictures[:6])
+    more = ("--max-pictures", "2", "--epoch-manifests", "2")
+    assert main(place.arguments("replay", *more)) == 0
+
+    class Yesterday(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return super().now(tz) - timedelta(days=1)
+
+    for number, clock in enumerate((Yesterday, Yesterday, datetime)):
+        monkeypatch.setattr("streaming.manifest_writer.datetime", clock)
+        paths += place.put(*pictures[6 + 5 * number : 11 + 5 * number])
+        assert main(place.arguments("replay", *more)) == 0
+        assert place.counted() == dict.fromkeys(paths, 1)
 
 
 def test_a_read_only_output_is_one_line(place: Place, pictures: list[Path], tmp_path: Path) -> None:

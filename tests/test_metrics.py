@@ -48,7 +48,7 @@ def check(line: dict[str, Any]) -> dict[str, float]:
 def test_the_metrics_of_a_micro_batch() -> None:
     """Under the output's name; without drift where the model cannot tell."""
     line = of_batch(REPORT, OUTPUT)
-    expected = {"Pictures": 10, "Quarantined": 3, "SecondsBehind": 4.25, "BatchSeconds": 1.5}
+    expected = {"Pictures": 10, "Quarantined": 3, "SecondsBehind": 4.25, "BatchSeconds": 1.5, "ModelRefused": 0}
     assert check(line) == {**expected, "Drift": 0.07}
     assert (line["_aws"]["CloudWatchMetrics"][0]["Namespace"], line["output"]) == ("picture-features", OUTPUT)
     assert check(of_batch(BatchReport("m", 10, REPORT.quarantined, 1.5, 4.25, "v", None), OUTPUT)) == expected
