@@ -157,10 +157,11 @@ def _client(connection: S3Connection, service: str) -> Any:
 
 def _parse_time(value: Any) -> datetime:
     """A time of an answer. botocore's own way takes two thirds of the time of a listing."""
-    for parse in (datetime.fromisoformat, parsedate_to_datetime):  # in listings, in headers
+    of_listings, of_headers = datetime.fromisoformat, parsedate_to_datetime
+    for parse in (of_listings, of_headers) if isinstance(value, str) else ():
         try:
             return parse(value)
-        except (TypeError, ValueError):
+        except ValueError:
             continue
     from botocore.utils import parse_timestamp  # noqa: PLC0415 - part of botocore, as above
 

@@ -42,6 +42,7 @@ from streaming.snapshots import (
     working_on,
 )
 from tests.buckets import Bucket
+from tests.servers import versitygw
 from tests.streams import run, start
 
 DAY = datetime(2026, 1, 30, 12, tzinfo=UTC)
@@ -331,6 +332,7 @@ def test_a_snapshot_can_be_dropped_unless_it_is_the_latest(
     assert [one.id for one in snapshots(to)] == [_named(to).name]
 
 
+@pytest.mark.parametrize("store", [versitygw], ids=["versitygw"], indirect=True)
 def test_export_on_s3(bucket: Bucket, tmp_path: Path, output: Folder) -> None:
     """From and to a bucket; unchanged days are copied by the store; and from a bucket to a local folder."""
     bucket.put_tree(Path(output.root), "output 100%25")

@@ -32,6 +32,7 @@ from streaming.manifests import manifest_ids, read_manifest
 from streaming.receipts import Ledger, finish
 from streaming.snapshots import latest, read_snapshot, snapshots
 from tests.buckets import Bucket
+from tests.servers import versitygw
 from tests.streams import Place, run, start
 
 Wait = Callable[..., None]
@@ -352,6 +353,7 @@ def test_the_running_stream_takes_notice(
         assert _mentions(place.output, path) == []
 
 
+@pytest.mark.parametrize("store", [versitygw], ids=["versitygw"], indirect=True)
 def test_everything_in_a_bucket(bucket: Bucket, fitted: Path, pictures: list[Path], broken: list[Path]) -> None:
     """The same verb, the same receipt, and nothing comes back."""
     bucket.put_tree(fitted, "models")

@@ -18,6 +18,7 @@ from streaming.features.stored import StoredPicture
 from streaming.requests import create_request
 from streaming.retries import retry_ids
 from tests.buckets import Bucket
+from tests.servers import versitygw
 from tests.streams import Place, run, start
 
 LONG_AGO = datetime(2026, 1, 31, tzinfo=UTC)
@@ -104,6 +105,7 @@ def test_a_wrong_command_line_is_one_line(
     assert told in line
 
 
+@pytest.mark.parametrize("store", [versitygw], ids=["versitygw"], indirect=True)
 def test_a_running_stream_retries_what_was_restored_on_s3(
     bucket: Bucket, fitted: Path, pictures: list[Path], wait_for: Callable[..., None]
 ) -> None:

@@ -169,6 +169,7 @@ def test_make_lists_its_targets() -> None:
         "demo",
         "test",
         "test-yarn",
+        "soak",
         "check",
         "bench",
         "clean",
