@@ -35,7 +35,7 @@ from streaming.features.stored import StoredPicture
 from streaming.manifests import append_manifest, prepare_log
 from streaming.microbatch import MicroBatches
 from streaming.models import ModelSource
-from streaming.query import raise_failure, start_query
+from streaming.query import raise_failure, running_query
 from streaming.sink import ParquetSink, Result
 from tests.streams import Place
 
@@ -76,19 +76,18 @@ class _Stream:
             self.turn_seconds.append(time.monotonic() - started)
         while self._appended < manifests:
             self._append()
-        query = start_query(self._spark, self._output, self._epochs.uri, self._batches(), available_now=True)
-        query.awaitTermination()
+        uri = self._epochs.uri
+        with running_query(self._spark, self._output, uri, self._batches(), available_now=True) as query:
+            query.awaitTermination()
 
     def measure(self) -> None:
         """Let `_BATCHES` manifests come, one by one."""
         batches = self._batches()
-        query = start_query(self._spark, self._output, self._epochs.uri, batches, available_now=False)
-        for number in range(_BATCHES):
-            self._append()
-            while query.isActive and len(_durations(query)) <= number:
-                time.sleep(0.02)
-        batches.drain()
-        query.stop()
+        with running_query(self._spark, self._output, self._epochs.uri, batches, available_now=False) as query:
+            for number in range(_BATCHES):
+                self._append()
+                while query.isActive and len(_durations(query)) <= number:
+                    time.sleep(0.02)
         raise_failure(None, batches)
         self.durations += _durations(query)[_WARM_UP:]
 

@@ -40,7 +40,7 @@ from streaming.microbatch import MicroBatches
 from streaming.models import ModelSource
 from streaming.notice import Notice
 from streaming.places import Places
-from streaming.query import raise_failure, start_query
+from streaming.query import raise_failure, running_query
 from streaming.signals import drain_on_signal
 from streaming.sink import ParquetSink
 
@@ -244,15 +244,12 @@ class StreamJob:
         available_now: bool,
     ) -> None:
         """One query until it ends, fails, or has to."""
-        query = start_query(spark, self._places.output, self._epochs.uri, batches, available_now=available_now)
-        try:
+        output, checkpoint = self._places.output, self._epochs.uri
+        with running_query(spark, output, checkpoint, batches, available_now=available_now) as query:
             while query.isActive and batches.finished < limit and not self._must_stop(discovery):
                 self._on_look(batches.busy)
                 self.stop.wait(_WATCH_SECONDS)
             failure = query.exception()  # before it is stopped in the middle of a batch, which it takes for one
-        finally:
-            batches.drain()
-            query.stop()
         raise_failure(failure, batches)
 
     def _wait(self, seconds: float) -> bool:

@@ -5,7 +5,11 @@ It owns how Spark is asked for micro-batches; it must not know what is done in o
 
 from __future__ import annotations
 
-from pyspark.sql import SparkSession
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.functions import current_timestamp
 from pyspark.sql.streaming.query import StreamingQuery
 
@@ -15,10 +19,11 @@ from streaming.features.stored import Folder
 from streaming.microbatch import MicroBatches
 
 
-def start_query(
+@contextmanager
+def running_query(
     spark: SparkSession, output: Folder, checkpoint: str, batches: MicroBatches, *, available_now: bool
-) -> StreamingQuery:
-    """The query over the manifest log: each manifest is one micro-batch."""
+) -> Iterator[StreamingQuery]:
+    """The query over the manifest log, each of which is a micro-batch; at the end, the one in work is finished."""
     log = (
         spark.readStream.format("json")
         .schema(manifests.SPARK_SCHEMA)
@@ -29,8 +34,39 @@ def start_query(
     )
     # The query's own clock is logged with the offsets, so that a retry stamps its rows with the same time.
     stamped = log.withColumn("processed_at", current_timestamp())
-    writer = stamped.writeStream.foreachBatch(batches).option("checkpointLocation", checkpoint)
-    return (writer.trigger(availableNow=True) if available_now else writer).start()
+    callback = _Callback(spark, batches)
+    writer = stamped.writeStream.foreachBatch(callback).option("checkpointLocation", checkpoint)
+    query = (writer.trigger(availableNow=True) if available_now else writer).start()
+    try:
+        yield query
+    finally:
+        batches.drain()
+        query.stop()
+        callback.close()
+
+
+class _Callback:
+    """Passes on what Spark calls, and ends the connection through which it does.
+
+    A query calls from a Java thread of its own. For that py4j opens a socket and a Python thread, and closes neither
+    when the query ends: a stream that changes its epoch for years would run out of both.
+    """
+
+    def __init__(self, spark: SparkSession, batches: MicroBatches) -> None:
+        gateway = spark.sparkContext._gateway  # noqa: SLF001 # py4j itself is not public in PySpark
+        assert gateway is not None
+        self._client = gateway._gateway_client  # noqa: SLF001 # as above
+        self._batches = batches
+        self._socket: socket.socket | None = None
+
+    def __call__(self, batch: DataFrame, batch_id: int) -> None:
+        self._socket = self._client.get_thread_connection().socket
+        self._batches(batch, batch_id)
+
+    def close(self) -> None:
+        if self._socket is not None:
+            with suppress(OSError):  # the JVM may be gone
+                self._socket.shutdown(socket.SHUT_RDWR)  # py4j's thread wakes up and ends
 
 
 def raise_failure(failure: Exception | None, batches: MicroBatches) -> None:

@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -194,7 +195,9 @@ def test_a_manifest_that_was_deleted_by_a_hand_is_named_and_its_pictures_are_fou
 def test_nothing_grows_with_the_number_of_manifests(place: Place, pictures: list[Path]) -> None:
     """Each epoch folds its manifests and begins a fresh checkpoint; folded pictures stay known."""
     paths = place.put(*pictures[:40])
+    threads = threading.active_count()
     assert _replay(place, "--max-pictures", "4", "--epoch-manifests", "3") == 0
+    assert threading.active_count() <= threads + 1  # py4j's first; each epoch must end its own
     assert place.committed() == 10
     assert len(place.logged()) < 4
     [epoch] = place.checkpoint.glob("0*")
