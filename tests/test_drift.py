@@ -149,8 +149,7 @@ def test_the_stream_warns_and_the_table_tells(
         reports.append(report)
     assert sum(report.pictures for report in reports) == 64
     assert sum((report.quarantined for report in reports), Counter()).total() == 4
-    drifts = [report.drift or 0 for report in reports]
-    assert drifts == sorted(drifts)
-    assert drifts[-1] == pytest.approx(65 / 160)
+    # Spark takes manifests of the same millisecond in any order, so the last micro-batch need not be the last file.
+    assert max(report.drift or 0 for report in reports) == pytest.approx(65 / 160)
     [empty] = (place.output / "features").glob("date=*/empty.parquet")
     assert read_batch_report(empty.read_bytes()) is None
