@@ -71,8 +71,12 @@ def _errors(place: Place, pictures: Path) -> NDArray[np.float32]:
 
 def _highest_drift(fitted: HeldBackFigures, errors: NDArray[np.float32]) -> float:
     """When the pictures come one by one."""
-    monitor = DriftMonitor(1, "refit")
-    return max(monitor.observe("one", fitted, errors[number : number + 1]) or 0 for number in range(len(errors)))
+    monitor, highest = DriftMonitor(1, "refit"), 0.0
+    for number in range(len(errors)):
+        window = monitor.look("one", fitted, errors[number : number + 1])
+        monitor.keep(window)
+        highest = max(highest, window.drift or 0)
+    return highest
 
 
 def _contender(identities: list[bytes], features: NDArray[np.float32]) -> Contender:

@@ -6,7 +6,7 @@ It owns the figure, what it is compared with, and when it warns; it must not kno
 from __future__ import annotations
 
 import logging
-from collections import deque
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,22 @@ WINDOW = 1000
 """So many pictures, the latest, are looked at."""
 
 _EXPECTED = 0.05
-_SEED = 100
+_AS_EXPECTED = (*[True] * 5, *[False] * 95)
+
+
+@dataclass(frozen=True)
+class Window:
+    """The latest pictures of one model.
+
+    Attributes:
+        version: the model.
+        above: of each picture, the latest last, whether its reconstruction error is higher than expected.
+        drift: their share, or None if the model was fitted to too few pictures to tell.
+    """
+
+    version: str
+    above: tuple[bool, ...]
+    drift: float | None
 
 
 class DriftMonitor:
@@ -37,45 +52,36 @@ class DriftMonitor:
     def __init__(self, threshold: float, refit: str) -> None:
         self._threshold = threshold
         self._refit = refit
-        self._version: str | None = None
-        self._above: deque[bool] = deque(maxlen=WINDOW)
-        self._warned = False
+        self._window = Window("", (), None)
 
-    def observe(self, version: str, fitted: HeldBackFigures | None, errors: NDArray[np.float32]) -> float | None:
-        """The drift after a micro-batch; warns once each time that it rises above the threshold.
+    def look(self, version: str, fitted: HeldBackFigures | None, errors: NDArray[np.float32]) -> Window:
+        """The window with a micro-batch in it, which changes nothing yet: one that fails is tried again.
 
         Args:
             version: the model of the micro-batch.
             fitted: what the model made of the pictures that its fit held back.
             errors: (n,), the reconstruction errors of the micro-batch.
-
-        Returns:
-            A share, or None if the model was fitted to too few pictures to tell.
         """
-        if version != self._version:
-            self._start(version, fitted)
         if fitted is None or fitted.pictures < ENOUGH_HELD_BACK:
-            return None
-        self._above.extend((errors > fitted.error_p95).tolist())
-        drift = sum(self._above) / len(self._above)
-        if drift > self._threshold and not self._warned:
-            self._warn(version, drift)
-        self._warned = drift > self._threshold
-        return drift
+            return Window(version, (), None)
+        before = self._window.above if version == self._window.version else _AS_EXPECTED
+        above = (*before, *(errors > fitted.error_p95).tolist())[-WINDOW:]
+        return Window(version, above, sum(above) / len(above))
 
-    def _start(self, version: str, fitted: HeldBackFigures | None) -> None:
-        expected = round(_EXPECTED * _SEED)
-        self._version, self._warned = version, False
-        self._above.clear()
-        self._above.extend([True] * expected + [False] * (_SEED - expected))
-        held_back = fitted.pictures if fitted else 0
-        if held_back < ENOUGH_HELD_BACK:
-            _logger.info(
-                "model %s cannot tell drift: its fit held back %d pictures, and %d are needed",
-                version,
-                held_back,
-                ENOUGH_HELD_BACK,
-            )
+    def keep(self, window: Window) -> None:
+        """Go on from the window of a committed micro-batch; warns each time that drift rises above the threshold."""
+        former, self._window = self._window, window
+        if window.drift is None:
+            if window.version != former.version:
+                _logger.info(
+                    "model %s cannot tell drift: its fit held back fewer than %d pictures",
+                    window.version,
+                    ENOUGH_HELD_BACK,
+                )
+            return
+        was_above = former.version == window.version and (former.drift or 0) > self._threshold
+        if window.drift > self._threshold and not was_above:
+            self._warn(window.version, window.drift)
 
     def _warn(self, version: str, drift: float) -> None:
         _logger.warning(

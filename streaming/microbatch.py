@@ -122,6 +122,7 @@ class MicroBatches:
             self._may_commit()
             reasons = Counter(reason for reason in outcomes.column("reason").to_pylist() if reason)
             errors = outcomes.column("reconstruction_error").drop_null().to_numpy()
+            window = self._drift.look(model.version, model.held_back, errors)
             report = BatchReport(
                 manifest=manifest,
                 pictures=len(outcomes),
@@ -129,11 +130,12 @@ class MicroBatches:
                 seconds=time.monotonic() - done.started,
                 seconds_behind=_seconds_behind(manifest),
                 model_version=model.version,
-                drift=self._drift.observe(model.version, model.held_back, errors),
+                drift=window.drift,
                 model_refused=self._models.refused,
             )
             processed_at = batch.column("processed_at")[0].as_py()
             self._sink.commit(manifest, Result(outcomes, processed_at, report))
+        self._drift.keep(window)
         seconds = time.monotonic() - done.started  # now that it is committed
         self._on_report(replace(report, seconds=seconds, seconds_behind=_seconds_behind(manifest)))
 
