@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from botocore.exceptions import (
+    BotoCoreError,
     ClientError,
     HTTPClientError,
     IncompleteReadError,
     NoCredentialsError,
     NoRegionError,
     PartialCredentialsError,
-    ProfileNotFound,
     ReadTimeoutError,
     ResponseStreamingError,
 )
@@ -42,20 +42,25 @@ _REMEDIES = dict.fromkeys(
 )
 _OVERLOADED = frozenset(
     (
+        "InternalError",
         "KMS.ThrottlingException",
         "KmsThrottled",
         "OverLimit",
         "RequestThrottled",
         "RequestTimeout",
+        "ServiceUnavailable",
         "SlowDown",
         "Throttling",
         "ThrottlingException",
         "TooManyRequests",
         "429",
+        "ConditionalRequestConflict",
+        "OperationAborted",
+        "409",
     )
 )
 _SERVER_ERRORS = 500
-_NO_CREDENTIALS = (NoCredentialsError, PartialCredentialsError, ProfileNotFound)
+_NO_CREDENTIALS = (NoCredentialsError, PartialCredentialsError)
 _NO_ANSWER = (BotoConnectionError, HTTPClientError, IncompleteReadError, ReadTimeoutError, ResponseStreamingError)
 
 
@@ -96,16 +101,21 @@ class Explainer:
         """
         try:
             yield
-        except (ClientError, NoRegionError, *_NO_ANSWER, *_NO_CREDENTIALS) as error:
+        except (ClientError, BotoCoreError) as error:
             raise self._explain(error, what, permission) from error
 
     def _explain(self, error: Exception, what: str, permission: str) -> StorageError:
+        if isinstance(error, ClientError):
+            return self._explain_answer(error, what, permission)
+        if isinstance(error, _NO_ANSWER):
+            return TransientError(f"{what}: {self.service} does not answer: {error}")
         if isinstance(error, _NO_CREDENTIALS):
             return StorageError(f"{what}: no AWS credentials are to be had ({error}); set a role, a profile or keys")
         if isinstance(error, NoRegionError):
             return StorageError(f"{what}: no region is set; set s3.region or AWS_REGION")
-        if not isinstance(error, ClientError):
-            return TransientError(f"{what}: {self.service} does not answer: {error}")
+        return StorageError(f"{what}: boto3 refused to ask: {' '.join(str(error).split())}")
+
+    def _explain_answer(self, error: ClientError, what: str, permission: str) -> StorageError:
         code = code_of(error)
         if code in _DENIED:
             return RefusedError(f"{what}: access denied; grant {permission}")

@@ -8,12 +8,15 @@ Spark's jars any more, and starts without. https://docs.oracle.com/en/java/javas
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow as pa
+from py4j.protocol import Py4JError
+from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
 from conf.errors import AppError
@@ -57,7 +60,7 @@ def main() -> int:
             gateway.proc.stdin.close()  # the JVM ends when its parent is gone, and writes the archive then
             gateway.proc.wait(timeout=120)
             part.rename(CLASS_ARCHIVE)
-        except (AppError, OSError, TimeoutError) as failure:
+        except (AppError, OSError, PySparkException, Py4JError, subprocess.TimeoutExpired) as failure:
             sys.stderr.write(f"no archive of Spark's classes, so it starts 4 s slower: {failure}\n")
     return 0
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import threading
 from dataclasses import dataclass, replace
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
+
+from conf.errors import SettingsError
 
 if TYPE_CHECKING:  # workers have no need of pydantic
     from conf.settings import S3Settings
@@ -91,8 +94,12 @@ class S3Connection:
         """The boto3 client of this process; it may be shared by threads.
 
         Other services than S3 share region and retries; where they are is left to the AWS environment variables.
+
+        Raises:
+            SettingsError: endpoint, region or profile are none.
         """
-        return _client(self, service)
+        with _making:  # or the first sixteen threads would make one each
+            return _client(self, service)
 
     def resolved(self) -> S3Connection:
         """The same without a look into the environment, for other machines: theirs may differ."""
@@ -107,6 +114,7 @@ class S3Connection:
             "fs.s3a.endpoint.region": reached.region_name,
             "fs.s3a.aws.credentials.provider": "software.amazon.awssdk.auth.credentials.DefaultCredentialsProvider",
             "fs.s3a.attempts.maximum": str(self.attempts),
+            "fs.s3a.connection.timeout": f"{self.timeout * 1000:.0f}ms",
         }
         if self._endpoint_is_custom():
             properties |= {
@@ -129,11 +137,15 @@ def forget_clients() -> None:
     _client.cache_clear()
 
 
+_making = threading.Lock()
+
+
 @cache
 def _client(connection: S3Connection, service: str) -> Any:
     # boto3 is not imported before a path is on S3: it takes 20 MB in each worker.
     import boto3  # noqa: PLC0415 - see above
     from botocore.config import Config  # noqa: PLC0415 - as above
+    from botocore.exceptions import InvalidRegionError, ProfileNotFound  # noqa: PLC0415 - as above
     from botocore.session import get_session  # noqa: PLC0415 - as above
 
     config = Config(
@@ -144,14 +156,19 @@ def _client(connection: S3Connection, service: str) -> Any:
     )
     core = get_session()
     core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_parse_time)
-    session = boto3.Session(botocore_session=core)
     # boto3 reads AWS_DEFAULT_REGION only; every other SDK of AWS reads AWS_REGION.
     region = connection.region or os.environ.get("AWS_REGION")
     endpoint = connection.endpoint if service == "s3" else None  # a store of one's own has no other services
-    client = session.client(service, region_name=region, endpoint_url=endpoint, config=config)
-    if service == "s3" and _wants_path_style(connection, client.meta.endpoint_url):
-        config = config.merge(Config(s3={"addressing_style": "path"}))
+    try:
+        session = boto3.Session(botocore_session=core)
         client = session.client(service, region_name=region, endpoint_url=endpoint, config=config)
+        if service == "s3" and _wants_path_style(connection, client.meta.endpoint_url):
+            config = config.merge(Config(s3={"addressing_style": "path"}))
+            client = session.client(service, region_name=region, endpoint_url=endpoint, config=config)
+    except (InvalidRegionError, ProfileNotFound, ValueError) as error:
+        raise SettingsError(
+            f"{error}; check s3.endpoint and s3.region, or AWS_ENDPOINT_URL, AWS_REGION and AWS_PROFILE"
+        ) from error
     return client
 
 

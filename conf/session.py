@@ -94,17 +94,17 @@ def start_session(name: str, settings: Settings, properties: Mapping[str, str]) 
     for key, value in {**_ALWAYS, **where, **properties, **settings.spark.conf}.items():
         builder = builder.config(key, value)
     stderr = logs / "spark-stderr.log"
+    starts_java = "PYSPARK_GATEWAY_PORT" not in os.environ  # with it, a JVM runs already
     try:
-        if "PYSPARK_GATEWAY_PORT" not in os.environ:  # with it, a JVM runs already
+        if starts_java:
             os.environ["JAVA_HOME"] = str(find_java())
             with _stderr_into(stderr):
                 session = builder.getOrCreate()
         else:
             session = builder.getOrCreate()
     except (PySparkException, Py4JError, RuntimeError, OSError) as error:
-        raise PlatformError(
-            f"Spark does not start on {master or 'spark-submit'}: {_why_not(stderr) or _root(error)}; see {stderr}"
-        ) from error
+        told = f"{_why_not(stderr) or _root(error)}; see {stderr}" if starts_java else _root(error)
+        raise PlatformError(f"Spark does not start on {master or 'spark-submit'}: {told}") from error
     return session
 
 

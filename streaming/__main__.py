@@ -9,7 +9,6 @@ import argparse
 import json
 import logging
 import sys
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -28,7 +27,7 @@ from streaming.features.schema import Reason
 from streaming.features.storage import open_folder, resolve
 from streaming.forget import forget, read_wanted
 from streaming.job import open_job
-from streaming.lease import read_holder, request_drain
+from streaming.lease import request_drain, wait_until_gone
 from streaming.quarantine import Asked, Listed, list_quarantine, retry_quarantine
 from streaming.reconcile import reconcile
 from streaming.status import read_status
@@ -158,11 +157,8 @@ def _stop(settings: Settings, _arguments: argparse.Namespace) -> str:
     if holder is None:
         return f"no stream runs on {output.root}"
     _logger.info("asked %s to finish its micro-batch and stop", holder)
-    while True:
-        present, _ = read_holder(output)
-        if present is None or present.id != holder.id or present.is_gone(datetime.now(UTC)):
-            return f"stopped: {holder}"
-        time.sleep(0.2)
+    wait_until_gone(output, holder)
+    return f"stopped: {holder}"
 
 
 _VERBS = (

@@ -10,13 +10,15 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from streaming.executors import Executors
 from streaming.models import ServedModel
+
+_CANCEL_SECONDS = 0.2
 
 _logger = logging.getLogger(__name__)
 
@@ -62,8 +64,9 @@ class Ahead:
 
     def close(self) -> None:
         """Give up what is under way."""
-        self._executors.cancel()
-        self._thread.shutdown(cancel_futures=True)
+        while self._under_way and not wait([self._under_way], _CANCEL_SECONDS).done:
+            self._executors.cancel()  # once more, if it had not begun
+        self._thread.shutdown()
 
     def _ready(self, manifest: str) -> Featurized | None:
         if self._under_way is None:

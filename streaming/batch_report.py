@@ -16,6 +16,19 @@ METADATA_KEY = b"picture-features"
 
 
 @dataclass(frozen=True)
+class Backlog:
+    """What a replay has to do.
+
+    Attributes:
+        pictures: in manifests that are not finished.
+        unsettled: pictures left out because they were still being written.
+    """
+
+    pictures: int
+    unsettled: int
+
+
+@dataclass(frozen=True)
 class BatchReport:
     """What a micro-batch did.
 

@@ -16,10 +16,10 @@ from itertools import islice
 from typing import Protocol
 
 from conf.errors import AppError, InputError, TransientError
+from conf.pauses import LONGEST_PAUSE, pauses
 from streaming.features.stored import OnSkip, StoredPicture
 from streaming.manifest_writer import ManifestWriter
 
-_LONGEST_REST = 60.0
 _PAGE = 1000
 
 _logger = logging.getLogger(__name__)
@@ -132,18 +132,18 @@ class ListingDiscoverer:
         """Look once per interval until told to leave. An input that cannot be listed for a while is waited for."""
         pause = interval.total_seconds()
         slow = False
-        failed = 0
+        rests = None
         while not leave.is_set():
             started = time.monotonic()
             try:
                 self.look(max_pictures)
             except (InputError, TransientError) as error:
-                failed += 1
-                rest = min(max(pause, 1.0) * 2 ** min(failed - 1, 6), max(pause, _LONGEST_REST))
-                _logger.warning("cannot look for new pictures, trying again in %gs: %s", rest, error)
+                rests = rests or pauses(max(pause, 1.0), max(pause, LONGEST_PAUSE))
+                rest = next(rests)
+                _logger.warning("cannot look for new pictures, trying again in %.0fs: %s", rest, error)
                 leave.wait(rest)
                 continue
-            failed = 0
+            rests = None
             took = time.monotonic() - started
             if took > max(pause, 1.0) and not slow:
                 slow = True

@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
-from conf.errors import NotFoundError, OutputError
+from conf.errors import AlreadyExistsError, NotFoundError, OutputError
 from streaming import known
 from streaming.features.storage import spark_uri
 from streaming.features.stored import Folder
@@ -19,6 +20,7 @@ from streaming.manifests import FOLDER, SUFFIX, forget_withdrawn, is_withdrawn, 
 from streaming.notice import Holding, hold_nothing
 
 _OWNER = "output"
+_BEGUN = "_begun"
 
 _logger = logging.getLogger(__name__)
 
@@ -52,7 +54,10 @@ class Epochs:
                 "give another --checkpoint, or delete it if that output was moved here: nothing is lost or repeated"
             )
         numbers = {name.partition("/")[0] for name in checkpoint.names("")}
-        self._number = max((int(number) for number in numbers if number.isdigit()), default=1)
+        epochs = sorted(int(number) for number in numbers if number.isdigit())
+        self._number = epochs[-1] if epochs else 1
+        for former in epochs[:-1]:  # what a kill has left of it
+            checkpoint.delete_tree(_name(former))
 
     @property
     def uri(self) -> str:
@@ -61,7 +66,7 @@ class Epochs:
 
     @property
     def _name(self) -> str:
-        return f"{self._number:06d}"
+        return _name(self._number)
 
     def is_full(self, limit: int) -> bool:
         """Whether `limit` finished manifests or more are in the log."""
@@ -73,8 +78,10 @@ class Epochs:
         with self._hold() as denylist:
             known.fold(self._output, finished, denylist)
         former = self._name
-        self._number += 1
+        with suppress(AlreadyExistsError):  # a store that failed afterwards
+            self._checkpoint.create(f"{_name(self._number + 1)}/{_BEGUN}", b"")  # the former may be gone in part now
         self._checkpoint.delete_tree(former)
+        self._number += 1
         forget_withdrawn(self._output)
         _logger.info("folded %d manifests; checkpoint epoch %s follows %s", len(finished), self._name, former)
 
@@ -133,3 +140,7 @@ class Epochs:
                 for line in self._checkpoint.read(name).decode().splitlines()[1:]:
                     entry = json.loads(line)
                     yield entry["batchId"], str(entry["path"]).rpartition("/")[2].removesuffix(SUFFIX)
+
+
+def _name(number: int) -> str:
+    return f"{number:06d}"

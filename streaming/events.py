@@ -11,11 +11,13 @@ import logging
 import math
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from conf.errors import SettingsError, TransientError
+from conf.pauses import pauses
 from streaming import manifests
 from streaming.discovery import ListingDiscoverer
 from streaming.features.stored import Folder, StoredPicture
@@ -28,7 +30,6 @@ if TYPE_CHECKING:  # botocore is beneath it
 _IDLE_SECONDS = 2  # the longest that a request may wait for a message, because ending waits for the request
 _BACKLOG_SECONDS = 1  # a shorter interval is stretched to it while there is a backlog, which small manifests slow down
 _SHORT_PAUSE = 0.1
-_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 _REMEMBERED = 10_000
 
 _logger = logging.getLogger(__name__)
@@ -154,17 +155,17 @@ class _Outage:
 
     def __init__(self, what: str) -> None:
         self._what = what
-        self._pause = 0.0
+        self._pauses: Iterator[float] | None = None
 
     def wait(self, error: TransientError, leave: threading.Event) -> None:
         """Pause after a failure, longer after each."""
-        if not self._pause:
+        if self._pauses is None:
             _logger.warning("cannot follow the queue, trying again until it is back: %s", error)
-        self._pause = min(2 * self._pause or _FIRST_PAUSE, _LONGEST_PAUSE)
-        leave.wait(self._pause)
+            self._pauses = pauses()
+        leave.wait(next(self._pauses))
 
     def end(self) -> None:
         """After a success."""
-        if self._pause:
+        if self._pauses is not None:
             _logger.info("%s is back", self._what)
-        self._pause = 0.0
+        self._pauses = None

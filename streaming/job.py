@@ -5,29 +5,24 @@ It owns what runs when, and how it ends; it must not know how any part does its 
 
 from __future__ import annotations
 
-import itertools
 import logging
-import random
 import shlex
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
-from py4j.protocol import Py4JError
-from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
-from conf.errors import AppError, SettingsError, TransientError
-from conf.session import explain_failure, start_session
+from conf.errors import SettingsError
+from conf.session import start_session
 from conf.settings import Settings
 from streaming import derivatives, manifests
 from streaming.ahead import Ahead
-from streaming.batch_report import BatchReport
+from streaming.batch_report import Backlog, BatchReport
 from streaming.derivatives import Derivative
 from streaming.discovery import Discoverer, DiscoveryThread, ListingDiscoverer
 from streaming.drift import DriftMonitor
+from streaming.epoch_loop import EpochLoop
 from streaming.epochs import Epochs
 from streaming.events import EventsDiscoverer, check_interval
 from streaming.executors import Executors
@@ -40,29 +35,12 @@ from streaming.microbatch import MicroBatches
 from streaming.models import ModelSource
 from streaming.notice import Notice
 from streaming.places import Places
-from streaming.query import raise_failure, running_query
 from streaming.signals import drain_on_signal
 from streaming.sink import ParquetSink
 
 _logger = logging.getLogger(__name__)
 
 _PICTURES_PER_SLOT = 1000
-_WATCH_SECONDS = 0.2
-_DRAIN_LOOK_SECONDS = 1.0
-_LONGEST_PAUSE = 60.0
-
-
-@dataclass(frozen=True)
-class Backlog:
-    """What a replay has to do.
-
-    Attributes:
-        pictures: in manifests that are not finished.
-        unsettled: pictures left out because they were still being written.
-    """
-
-    pictures: int
-    unsettled: int
 
 
 class StreamJob:
@@ -76,7 +54,6 @@ class StreamJob:
         self, settings: Settings, places: Places, lease: Lease, notice: Notice, on_report: Callable[[BatchReport], None]
     ) -> None:
         self.stop = threading.Event()
-        self._next_drain_look = 0.0
         self._on_look: Callable[[bool], None] = lambda busy: None
         self._settings = settings
         self._places = places
@@ -96,7 +73,7 @@ class StreamJob:
         self._epochs = Epochs(places.checkpoint, places.output, self._sink.is_committed, notice.hold)
         check_log(places.output)
         known = withdraw_repeating(places.output, self._sink.is_committed, notice.hold)
-        self._writer = ManifestWriter(places.output, known, lease.check, notice.hold)
+        self._writer = ManifestWriter(places.output, known, lease.check, notice.hold, self.stop)
         self._listing = ListingDiscoverer(places.source, places.list_input, self._writer, settings.stream.settle)
 
     def is_idle(self) -> bool:
@@ -168,7 +145,7 @@ class StreamJob:
         return EventsDiscoverer(source, queue, self._listing, self._writer, self._places.output)
 
     def _run_queries(self, spark: SparkSession, discovery: DiscoveryThread | None, *, available_now: bool) -> None:
-        """One query per checkpoint epoch, until told to stop or, with `available_now`, until nothing is left."""
+        """Featurize with the current model until told to stop or, with `available_now`, until nothing is left."""
         models = ModelSource(spark.sparkContext, self._registry, self._settings)
         current = models.current().version  # one that cannot be used must end the program now, not at a picture
         if (used := self._sink.latest_model()) and used != current:
@@ -178,28 +155,9 @@ class StreamJob:
                 current,
             )
         ahead = Ahead(Executors(spark), self._writer.read_next)
-        try:
-            self._run_epochs(spark, models, ahead, discovery, available_now=available_now)
-        finally:
-            ahead.close()
 
-    def _run_epochs(
-        self,
-        spark: SparkSession,
-        models: ModelSource,
-        ahead: Ahead,
-        discovery: DiscoveryThread | None,
-        *,
-        available_now: bool,
-    ) -> None:
-        limit = self._settings.stream.epoch_manifests
-        full = self._epochs.is_full(limit)
-        if lost := self._epochs.lost():
-            _logger.warning("features of %d manifests were deleted, like %s: they are made anew", len(lost), lost[0])
-            full = True
-        pauses = _pauses()
-        while True:
-            batches = MicroBatches(
+        def new_batches() -> MicroBatches:
+            return MicroBatches(
                 ahead,
                 models,
                 self._drift,
@@ -210,68 +168,21 @@ class StreamJob:
                 self._on_report,
                 self._notice.hold,
             )
-            try:
-                if full:
-                    self._writer.retries.settle()  # while their manifests are in the log
-                    self._epochs.turn()
-                    self._writer.forget_folded()
-                    full = False
-                self._run_query(spark, batches, discovery, limit, available_now=available_now)
-                self._writer.retries.settle()
-            except (AppError, PySparkException, Py4JError) as error:
-                explained = explain_failure(error) or error
-                if not isinstance(explained, TransientError) or (discovery and discovery.failure):
-                    raise
-                if batches.finished:
-                    pauses = _pauses()
-                pause = next(pauses)
-                _logger.warning("%s; nothing is lost, trying again in %.0fs", explained, pause)
-                _logger.debug("what failed", exc_info=error)
-                if self._wait(pause):
-                    return
-                continue
-            full = batches.finished >= limit
-            if not full:
-                return
 
-    def _run_query(
-        self,
-        spark: SparkSession,
-        batches: MicroBatches,
-        discovery: DiscoveryThread | None,
-        limit: int,
-        *,
-        available_now: bool,
-    ) -> None:
-        """One query until it ends, fails, or has to."""
-        output, checkpoint = self._places.output, self._epochs.uri
-        with running_query(spark, output, checkpoint, batches, available_now=available_now) as query:
-            while query.isActive and batches.finished < limit and not self._must_stop(discovery):
-                self._on_look(batches.busy)
-                self.stop.wait(_WATCH_SECONDS)
-            failure = query.exception()  # before it is stopped in the middle of a batch, which it takes for one
-        raise_failure(failure, batches)
-
-    def _wait(self, seconds: float) -> bool:
-        """Whether the job was told to stop meanwhile."""
-        give_up = time.monotonic() + seconds
-        while not self._told_to_stop() and time.monotonic() < give_up:
-            self.stop.wait(_WATCH_SECONDS)
-        return self._told_to_stop()
-
-    def _must_stop(self, discovery: DiscoveryThread | None) -> bool:
-        self._lease.check()
-        if discovery and discovery.failure:
-            raise discovery.failure
-        return self._told_to_stop()
-
-    def _told_to_stop(self) -> bool:
-        # On S3 each look for the mark is a paid request.
-        if not self.stop.is_set() and time.monotonic() >= self._next_drain_look:
-            self._next_drain_look = time.monotonic() + _DRAIN_LOOK_SECONDS
-            if self._lease.drain_requested():
-                self.stop.set()
-        return self.stop.is_set()
+        loop = EpochLoop(
+            self._places.output,
+            self._epochs,
+            self._writer,
+            self._lease,
+            self.stop,
+            self._settings.stream.epoch_manifests,
+            new_batches,
+            self._on_look,
+        )
+        try:
+            loop.run(spark, discovery, available_now=available_now)
+        finally:
+            ahead.close()
 
     def _unfinished(self) -> list[str]:
         log = manifests.manifest_ids(self._places.output)
@@ -299,12 +210,6 @@ def open_job(settings: Settings, on_report: Callable[[BatchReport], None]) -> It
     """
     places = Places.of(settings)
     Registry(places.models).current()
-    places.list_input(lambda path, why: None)
+    next(places.list_input(lambda path, why: None), None)  # whether it can be listed
     with Lease(places.output, settings.stream.lease) as lease, Notice(places.output, lease.holder.id) as notice:
         yield StreamJob(settings, places, lease, notice, on_report)
-
-
-def _pauses() -> Iterator[float]:
-    """Seconds between attempts: growing to a minute, with jitter, so that many streams do not come back at once."""
-    for exponent in itertools.count():
-        yield min(2.0**exponent, _LONGEST_PAUSE) * random.uniform(0.5, 1)  # noqa: S311 # jitter is no secret

@@ -121,8 +121,7 @@ def fold(output: Folder, manifests: Sequence[str], denylist: Denylist = NOTHING)
         output.create(name, data)
     if former and former != name:
         output.delete(former)
-    for manifest in manifests:
-        output.delete(manifest_name(manifest))
+    output.delete_all([manifest_name(manifest) for manifest in manifests])
 
 
 def _as_table(manifest: str, pictures: Sequence[StoredPicture]) -> pa.Table:

@@ -10,6 +10,7 @@ import logging
 import os
 import socket
 import threading
+import time
 import uuid
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -33,6 +34,7 @@ from streaming.features.stored import Folder
 
 LEASE = "_lease"
 DRAIN = "_drain"
+_LOOK_SECONDS = 0.2
 
 _logger = logging.getLogger(__name__)
 
@@ -128,7 +130,7 @@ class Lease:
         self._tag = ""
         self._leave = threading.Event()
         self._lost: str | None = None
-        self._outage = False
+        self._unanswered = False
         self._renewer = threading.Thread(target=self._renew, name="lease", daemon=True)
 
     @property
@@ -144,7 +146,7 @@ class Lease:
                 f"python -m streaming stop --output {self._output.root}, or choose another output"
             )
         try:
-            self._write(tag)
+            self._write(self._holder, tag)
         except (AlreadyExistsError, ConflictError):
             raise LeaseHeldError(f"{self._output.root}: another stream has just taken this output") from None
         self._renewer.start()
@@ -156,10 +158,9 @@ class Lease:
         self._leave.set()
         self._renewer.join()
         if self._lost is None:
-            self._holder = self._holder.model_copy(update={"released": True})
-            with suppress(ConflictError, StorageError):  # it expires by itself
-                self._write(self._tag)
-                self._output.delete(DRAIN)
+            with suppress(StorageError):  # it expires by itself
+                self._output.delete(DRAIN)  # before a successor can be asked to stop
+                self._write(self._holder.model_copy(update={"released": True}), self._tag)
 
     def check(self) -> None:
         """Make sure that the lease is still ours.
@@ -169,7 +170,7 @@ class Lease:
             TransientError: it ran out because the store does not answer; it may be ours again.
         """
         if self._lost is None and datetime.now(UTC) >= self._holder.expires_at:
-            if self._outage:
+            if self._unanswered:
                 raise TransientError(f"{self._output.root}: the lease ran out while the store does not answer")
             self._lost = "it ran out before it could be renewed"
         if self._lost is not None:
@@ -184,34 +185,46 @@ class Lease:
 
     def _renew(self) -> None:
         while not self._leave.wait(self._duration.total_seconds() / 3):
-            before = self._holder
             try:
                 self._extend()
             except ConflictError:
                 self._lost = "another stream took it"
                 return
             except StorageError as error:
-                self._holder = before
-                self._outage = isinstance(error, TransientError)
                 _logger.warning("cannot renew the lease, trying again: %s", error)
-            else:
-                self._outage = False
 
     def _extend(self) -> None:
         extended = self._holder.model_copy(update={"expires_at": datetime.now(UTC) + self._duration})
-        if self._outage:
-            # Of a request that seemed to fail, nobody knows whether it did.
+        if self._unanswered:  # nobody knows whether that request failed
             present, tag = read_holder(self._output)
             if present is None or tag is None or present.id != self._holder.id:
                 raise ConflictError(f"{self._output.path(LEASE)}: another stream took it")
             self._tag = tag
-        self._holder = extended
-        self._write(self._tag)
+        self._unanswered = True
+        try:
+            self._write(extended, self._tag)
+        except TransientError:
+            raise
+        except StorageError:
+            self._unanswered = False
+            raise
+        self._unanswered = False
 
-    def _write(self, tag: str | None) -> None:
-        data = self._holder.model_dump_json(indent=2).encode()
+    def _write(self, holder: Holder, tag: str | None) -> None:
+        """Make it durable, and only then our own belief: until then another may take over by what stands there."""
+        data = holder.model_dump_json(indent=2).encode()
         create, replace = self._output.create, self._output.replace
         self._tag = create(LEASE, data) if tag is None else replace(LEASE, data, tag)
+        self._holder = holder
+
+
+def wait_until_gone(output: Folder, holder: Holder) -> None:
+    """Return when a holder has given the lease back, or lost it."""
+    while True:
+        present, _ = read_holder(output)
+        if present is None or present.id != holder.id or present.is_gone(datetime.now(UTC)):
+            return
+        time.sleep(_LOOK_SECONDS)
 
 
 def request_drain(output: Folder) -> Holder | None:

@@ -7,10 +7,8 @@ manifest is found out by not being ours, and withdrawn if it repeats a picture.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -18,6 +16,7 @@ from datetime import UTC, datetime
 import pyarrow as pa
 
 from conf.errors import StorageError, TransientError
+from conf.pauses import pauses
 from streaming.features.denylist import Denylist
 from streaming.features.schema import as_table
 from streaming.features.stored import Folder, StoredPicture
@@ -28,7 +27,6 @@ from streaming.requests import Requests, create_request
 from streaming.retries import Retries, retry_ids
 
 _ATTEMPTS = 100
-_LONGEST_REST = 60.0
 
 _logger = logging.getLogger(__name__)
 
@@ -97,6 +95,7 @@ class ManifestWriter:
         known: what was seen; only this writer adds to it.
         may_append: called before each manifest; raises if this process has lost the right to write.
         hold: gives the denylist while something is written.
+        stop: ends the waiting for a store that fails.
 
     Attributes:
         requests: what others asked for.
@@ -104,12 +103,18 @@ class ManifestWriter:
     """
 
     def __init__(
-        self, output: Folder, known: KnownPictures, may_append: Callable[[], None], hold: Holding = hold_nothing
+        self,
+        output: Folder,
+        known: KnownPictures,
+        may_append: Callable[[], None],
+        hold: Holding = hold_nothing,
+        stop: threading.Event | None = None,
     ) -> None:
         self._output = output
         self._known = known
         self._may_append = may_append
         self._hold = hold
+        self._stop = stop or threading.Event()
         self.retries = Retries(output, self._find_retry, self._append_retry, self._writing)
         self.requests = Requests(output, self.append_unknown, self.retries.take_in)
         self._expected = {*manifest_ids(output)}
@@ -125,7 +130,7 @@ class ManifestWriter:
     def unknown(self, pictures: Sequence[StoredPicture]) -> list[StoredPicture]:
         """Those that no manifest holds yet, and that nobody wants forgotten."""
         with self._lock, self._hold() as denylist:
-            return self._known.unknown(_allowed(pictures, denylist))
+            return _allowed(self._known.unknown(pictures), denylist)
 
     def read_next(self, manifest: str) -> tuple[str, pa.Table] | None:
         """The manifest that was appended after one, with its pictures as `schema.PICTURES`, but for forgotten ones."""
@@ -165,7 +170,7 @@ class ManifestWriter:
             LeaseLostError: the right to write was lost.
         """
         with self._lock, self._hold() as denylist:
-            if pictures := self._known.unknown(_allowed(pictures, denylist)):
+            if pictures := _allowed(self._known.unknown(pictures), denylist):
                 self._expected.add(self._append(pictures, datetime.now(UTC)))
                 self._known.add(pictures)
 
@@ -185,15 +190,13 @@ class ManifestWriter:
             return manifest
 
     def _append(self, pictures: Sequence[StoredPicture], now: datetime, retry: str | None = None) -> str:
-        for attempt in itertools.count():
+        for attempt, rest in enumerate(pauses(), start=1):
             try:
                 self._may_append()
                 return append_manifest(self._output, pictures, now, retry)
             except TransientError as error:
                 # It may be there all the same, so no other may list these pictures: this one is tried until it is.
-                if attempt == _ATTEMPTS:
+                _logger.warning("cannot append a manifest, trying again in %.0fs: %s", rest, error)
+                if attempt == _ATTEMPTS or self._stop.wait(rest):
                     raise StorageError(f"{error}; start again: what is in no manifest is found anew") from error
-                rest = min(2.0**attempt, _LONGEST_REST)
-                _logger.warning("cannot append a manifest, trying again in %gs: %s", rest, error)
-                time.sleep(rest)
         raise AssertionError

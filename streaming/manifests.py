@@ -105,9 +105,7 @@ def is_withdrawn(output: Folder, manifest: str) -> bool:
 
 def forget_withdrawn(output: Folder) -> None:
     """Delete the marks of withdrawn manifests, which Spark has forgotten."""
-    for name in [*output.names(FOLDER)]:
-        if name.startswith(_WITHDRAWN):
-            output.delete(name)
+    output.delete_all([name for name in output.names(FOLDER) if name.startswith(_WITHDRAWN)])
 
 
 def _withdrawn_name(manifest: str) -> str:

@@ -12,8 +12,7 @@ from collections.abc import Mapping
 
 from tqdm import tqdm
 
-from streaming.batch_report import BatchReport
-from streaming.job import Backlog
+from streaming.batch_report import Backlog, BatchReport
 
 _logger = logging.getLogger(__name__)
 

@@ -53,18 +53,19 @@ KILL_POINTS = (
     KillPoint("in the second micro-batch", "before", "create", "features/*/2*", 2),
     KillPoint("before the record of known pictures", "before", "create", "_known/*"),
     KillPoint("after the record of known pictures", "after", "create", "_known/*"),
-    KillPoint("while folded manifests are deleted", "after", "delete", "_manifests/2*", 2),
+    KillPoint("after the new epoch has begun", "after", "create", "0*/_begun"),
     KillPoint("before the old epoch is deleted", "before", "delete_tree", "0*"),
     KillPoint("after the old epoch is deleted", "after", "delete_tree", "0*"),
 )
 """For local paths and S3. The lease exists after the first run, so its point is reached by a first run only."""
 
 LOCAL_KILL_POINTS = (
+    KillPoint("while folded manifests are deleted", "after", "delete", "_manifests/2*", 2),
     KillPoint("while Spark writes offsets", "before", "watch", "{output}/_checkpoint/*/offsets/.*.tmp"),
     KillPoint("while Spark writes a commit", "before", "watch", "{output}/_checkpoint/*/commits/.*.tmp"),
     KillPoint("while Spark writes its log of files", "before", "watch", "{output}/_checkpoint/*/sources/0/.*.tmp"),
 )
-"""What Spark writes by itself, which on S3 is one request and so there whole or not at all."""
+"""What on S3 is one request: what Spark writes by itself, and the deletion of many files."""
 
 PER_RUN = 9
 MORE = ("--max-pictures", "4", "--epoch-manifests", "2")

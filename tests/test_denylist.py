@@ -207,7 +207,7 @@ def test_a_holder_out_of_reach_does_not_come_back(output: Folder) -> None:
         lease._renewer.join()
         threading.Event().wait(0.3)
         wait_until_noticed(output, _deny(output, PATHS[0]).id, LEASE)
-        lease._outage = True
+        lease._unanswered = True
         with pytest.raises(ConflictError, match="another stream took it"):
             lease._extend()
     with Lease(output, LEASE):

@@ -6,13 +6,15 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from conf.errors import LeaseHeldError, LeaseLostError, StorageError
+from conf.errors import LeaseHeldError, LeaseLostError, StorageError, TransientError
+from streaming.features.local import LocalFolder
 from streaming.features.storage import open_folder
 from streaming.features.stored import Folder
 from streaming.lease import DRAIN, LEASE, Holder, Lease, read_holder, request_drain
@@ -159,6 +161,27 @@ def test_a_lease_outlives_its_duration_while_it_is_renewed(
     with Lease(output, timedelta(seconds=1)) as lease:
         first = lease.holder.expires_at
         wait_for(lambda: datetime.now(UTC) > first)
+        lease.check()
+
+
+def test_a_renewal_that_hangs_is_no_renewal(
+    output: Folder, monkeypatch: pytest.MonkeyPatch, wait_for: Callable[[Callable[[], bool]], None]
+) -> None:
+    """Another may take over by what stands in the store; when it answers after all, work goes on."""
+    answer, replace = threading.Event(), LocalFolder.replace
+
+    def hang(folder: LocalFolder, name: str, data: bytes, tag: str) -> str:
+        answer.wait(30)
+        return replace(folder, name, data, tag)
+
+    with Lease(output, timedelta(seconds=1)) as lease:
+        monkeypatch.setattr(LocalFolder, "replace", hang)
+        durable = lease.holder.expires_at
+        wait_for(lambda: datetime.now(UTC) > durable)
+        with pytest.raises(TransientError, match="the lease ran out while the store does not answer"):
+            lease.check()
+        answer.set()
+        wait_for(lambda: lease.holder.expires_at > datetime.now(UTC))
         lease.check()
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 from datetime import UTC, datetime
 
 import pytest
 
-from conf.errors import TransientError
+from conf.errors import StorageError, TransientError
 from streaming.features.stored import Folder, StoredPicture
 from streaming.known import KnownPictures
 from streaming.manifest_writer import ManifestWriter, withdraw_repeating
@@ -80,6 +82,20 @@ def test_a_manifest_that_seemed_to_fail_is_tried_under_the_same_name(
         return tag
 
     monkeypatch.setattr(output, "create", lose_the_answer)
-    monkeypatch.setattr("streaming.manifest_writer.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("streaming.manifest_writer.pauses", lambda: itertools.repeat(0.0))
     _writer(output).append(_pictures("ab"))
     assert [_names(read_manifest(output, manifest)) for manifest in manifest_ids(output)] == ["ab"]
+
+
+def test_a_stop_ends_the_waiting_for_a_store_that_fails(output: Folder) -> None:
+    """Nothing was written, so the next start finds the pictures anew."""
+    stop = threading.Event()
+
+    def fail() -> None:
+        stop.set()
+        raise TransientError("the store does not answer")
+
+    writer = ManifestWriter(output, KnownPictures(output), fail, stop=stop)
+    with pytest.raises(StorageError, match="does not answer; start again"):
+        writer.append(_pictures("a"))
+    assert not manifest_ids(output)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from conf.errors import AlreadyExistsError, ConflictError, ModelError, NotFoundError, StorageError
-from conf.s3 import S3Connection
+from conf.s3 import S3Connection, forget_clients
 from streaming.__main__ import main
 from streaming.features.registry import Registry
 from streaming.features.storage import list_pictures, open_folder, read_picture, resolve
@@ -19,6 +20,7 @@ from tests.streams import Place, run, start
 
 CONNECTION = S3Connection()
 Wait = Callable[[Callable[[], bool]], None]
+Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
@@ -49,6 +51,9 @@ def test_a_folder_keeps_its_promises(bucket: Bucket) -> None:
     with pytest.raises(NotFoundError):
         folder.copy("a/x", "a/y")
     folder.delete("nothing")
+    folder.create("a/d", b"")
+    folder.delete_all(["a/d", "nothing"])
+    assert not folder.exists("a/d")
     folder.delete_tree("a/c")
     assert list(folder.names("")) == ["a/b"]
 
@@ -73,6 +78,30 @@ def test_a_missing_bucket_is_one_line(bucket: Bucket) -> None:
     """It names the bucket and where to look."""
     with pytest.raises(StorageError, match=r"no-such-bucket-here: there is no such bucket; check the name"):
         list(list_pictures("s3://no-such-bucket-here", print, CONNECTION))
+
+
+@pytest.mark.parametrize(
+    ("place", "environment", "said"),
+    [
+        ("s3://my bucket", {}, "Invalid bucket name"),
+        ("s3://bucket", {"AWS_PROFILE": "nope"}, "nope.*AWS_PROFILE"),
+        ("s3://bucket", {"AWS_ENDPOINT_URL": "nothing:9000"}, "nothing:9000.*AWS_ENDPOINT_URL"),
+        ("s3://bucket", {"AWS_REGION": "eu west"}, "eu west.*AWS_REGION"),
+    ],
+)
+def test_what_boto3_refuses_to_ask_is_one_line(
+    place: str, environment: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    """It names the wrong value, and where it comes from."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    forget_clients()
+    try:
+        assert main(["status", "--output", place]) in {2, 6}
+    finally:
+        forget_clients()
+    [line] = capsys.readouterr().err.strip().splitlines()
+    assert re.search(said, line), line
 
 
 @pytest.mark.usefixtures("_model")

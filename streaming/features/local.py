@@ -13,7 +13,7 @@ import shutil
 import stat
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -133,14 +133,9 @@ def read_picture(path: str, limit: int) -> bytes:
         OSError: anything else, which may pass.
     """
     try:
-        with open(path, "rb", buffering=0) as file:
-            # One read call returns a regular file of usual size whole; the loop is for what the kernel splits.
-            chunks = [file.read(limit + 1)]
-            size = len(chunks[0])
-            while chunks[-1] and size <= limit:
-                chunks.append(file.read(limit + 1 - size))
-                size += len(chunks[-1])
-            return b"".join(chunks)
+        with open(path, "rb") as file:
+            # Without a number, Python makes room for what is there, rather than for the limit.
+            return file.read() if os.fstat(file.fileno()).st_size <= limit else file.read(limit + 1)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise NotFoundError(f"{path}: it was there when the folder was listed, and is gone") from None
     except PermissionError:
@@ -194,6 +189,13 @@ class LocalFolder:
                 os.link(temporary, target)
             except FileExistsError:
                 raise AlreadyExistsError(f"{target}: it exists already") from None
+            except OSError as error:
+                if error.errno in (errno.EPERM, errno.ENOTSUP):
+                    raise StorageError(
+                        f"{target}: this file system has no hard links, by which a file appears whole or not at all; "
+                        "choose a place on another"
+                    ) from error
+                raise
             _sync_folder(target.parent)
         return _tag(data)
 
@@ -220,6 +222,10 @@ class LocalFolder:
     def delete(self, name: str) -> None:
         with self._explained(name, "delete"):
             (self._root / name).unlink(missing_ok=True)
+
+    def delete_all(self, names: Sequence[str]) -> None:
+        for name in names:
+            self.delete(name)
 
     def delete_tree(self, name: str) -> None:
         with self._explained(name, "delete"), suppress(FileNotFoundError):

@@ -6,10 +6,8 @@ know of any other store.
 
 from __future__ import annotations
 
-import itertools
-import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -25,12 +23,13 @@ from conf.errors import (
     StorageError,
     TransientError,
 )
+from conf.pauses import pauses
 from conf.s3 import S3Connection
 from streaming.features.stored import StoredPicture
 
 _PREFIX = "s3://"
 _MISSING = frozenset(("NoSuchKey", "404", "NotFound"))
-_CHANGED = frozenset(("PreconditionFailed", "412", "ConditionalRequestConflict", "409"))
+_CHANGED = frozenset(("PreconditionFailed", "412"))
 _REMEDIES = {
     **dict.fromkeys(
         ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301"),
@@ -39,6 +38,7 @@ _REMEDIES = {
     "NoSuchBucket": "there is no such bucket; check the name, and s3.endpoint if it is not on AWS",
 }
 _PAGES_OF_SUBFOLDERS = 10
+_KEYS_PER_REQUEST = 1000
 _ONE_LEVEL = {"Delimiter": "/"}
 _BROKEN_OFF = (IncompleteReadError, ReadTimeoutError, ResponseStreamingError)
 _explained = Explainer("the store", _REMEDIES).explained
@@ -124,7 +124,7 @@ def _get(connection: S3Connection, bucket: str, key: str, count: int | None = No
 
     An answer that breaks off in the middle is asked for anew; boto3 retries what fails before.
     """
-    for attempt in itertools.count(1):
+    for attempt, pause in enumerate(pauses(1, 20), start=1):
         answer = connection.client().get_object(Bucket=bucket, Key=key)
         length = answer["ContentLength"]
         expected = length if count is None else min(count, length)
@@ -136,7 +136,7 @@ def _get(connection: S3Connection, bucket: str, key: str, count: int | None = No
         except _BROKEN_OFF:
             if attempt >= connection.attempts:
                 raise
-            time.sleep(random.uniform(0, min(2**attempt, 20)))  # noqa: S311 # jitter is no secret
+            time.sleep(pause)
         else:
             return data, answer["ETag"]
     raise AssertionError
@@ -147,14 +147,14 @@ def _probe(bucket: str, key: str, connection: S3Connection) -> None:
 
     Raises:
         StorageError: its folder cannot be listed either.
+        TransientError: the store fails now.
     """
     folder = key.rpartition("/")[0]
     try:
-        connection.client().list_objects_v2(Bucket=bucket, Prefix=f"{folder}/" if folder else "", MaxKeys=1)
-    except ClientError as error:
-        raise StorageError(
-            f"{_PREFIX}{bucket}/{folder}: access denied; grant s3:GetObject and s3:ListBucket on {bucket}"
-        ) from error
+        with _explained(f"{_PREFIX}{bucket}/{folder}", f"s3:GetObject and s3:ListBucket on {bucket}"):
+            connection.client().list_objects_v2(Bucket=bucket, Prefix=f"{folder}/" if folder else "", MaxKeys=1)
+    except RefusedError as error:
+        raise StorageError(str(error)) from error
 
 
 class S3Folder:
@@ -247,9 +247,16 @@ class S3Folder:
         with _explained(self.path(name), f"s3:DeleteObject on {self._bucket}"):
             self._s3.delete_object(Bucket=self._bucket, Key=self._prefix + name)
 
+    def delete_all(self, names: Sequence[str]) -> None:
+        for start in range(0, len(names), _KEYS_PER_REQUEST):
+            keys = [{"Key": self._prefix + name} for name in names[start : start + _KEYS_PER_REQUEST]]
+            with _explained(self.root, f"s3:DeleteObject on {self._bucket}"):
+                answer = self._s3.delete_objects(Bucket=self._bucket, Delete={"Objects": keys, "Quiet": True})
+                if errors := answer.get("Errors"):
+                    raise ClientError({"Error": errors[0]}, "DeleteObjects")
+
     def delete_tree(self, name: str) -> None:
-        for file in list(self.names(name)):
-            self.delete(file)
+        self.delete_all(list(self.names(name)))
 
     def remove_leftovers(self) -> None:
         """Nothing: an object appears whole, or not at all."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -110,6 +110,9 @@ class Folder(Protocol):
 
     def delete(self, name: str) -> None:
         """Delete a file; one that does not exist is no error."""
+
+    def delete_all(self, names: Sequence[str]) -> None:
+        """Delete files, in no certain order; those that do not exist are no error."""
 
     def delete_tree(self, name: str) -> None:
         """Delete a folder inside this one with all that is in it; one that does not exist is no error."""
