@@ -12,7 +12,7 @@ demo: setup ## generate pictures, fit a model on them and replay them into a tab
 	@tests/demo.sh
 
 test: setup ## run the test suite
-	.venv/bin/python -m pytest -n 2 --dist loadfile
+	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 15
 
 test-yarn: setup ## package the application, and run it on a YARN on this machine
 	.venv/bin/python -m pytest -m yarn tests/test_package.py tests/test_yarn.py

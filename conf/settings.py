@@ -344,13 +344,18 @@ def _explain(
     if kind == "extra_forbidden":
         return f"{key}: there is no such setting ({_origin(key, flags, in_file)}); conf/local.yaml lists them all"
     problem = message.removeprefix("Value error, ")
-    return f"{key}: {value!r} ({_origin(key, flags, in_file)}) is not allowed: {problem[:1].lower()}{problem[1:]}"
+    problem = f"{problem[:1].lower()}{problem[1:]}"
+    origin = _origin(key, flags, in_file)
+    if isinstance(value, dict):  # what is wrong is how its settings go together
+        return f"{key} ({origin}): {problem}"
+    return f"{key}: {value!r} ({origin}) is not allowed: {problem}"
 
 
 def _origin(key: str, flags: Mapping[str, Any], in_file: Mapping[str, Any]) -> str:
-    if key in flags:
+    if any(flag == key or flag.startswith(f"{key}.") for flag in flags):
         return "from the command line"
     variable = ENV_PREFIX + key.replace(".", "__").upper()
-    if variable in {name.upper() for name in os.environ}:
-        return f"from the environment variable {variable}"
+    for name in map(str.upper, os.environ):
+        if name == variable or name.startswith(f"{variable}__"):
+            return f"from the environment variable {name}"
     return "from the file of --config" if in_file else "by default"

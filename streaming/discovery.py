@@ -97,8 +97,8 @@ class ListingDiscoverer:
         """List the input once and append manifests of what is new or requested, of at most `max_pictures` each.
 
         Raises:
-            InputError: the input cannot be listed.
-            StorageError: a manifest cannot be written.
+            InputError: a local input cannot be listed.
+            StorageError: S3 refused, or a manifest cannot be written.
         """
         listed = unsettled = 0
         found = self._writer.requests.take_in(max_pictures)

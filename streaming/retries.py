@@ -20,6 +20,7 @@ import logging
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -33,6 +34,8 @@ from streaming.manifests import RETRY, decode, encode, table_file
 from streaming.notice import Holding
 from streaming.requests import FOLDER, SUFFIX, all_ids
 from streaming.sink import FEATURES_TABLE, QUARANTINE_TABLE, as_parquet
+
+_AT_ONCE = 16  # each is a request of 30 ms on S3, and new pictures wait meanwhile
 
 _logger = logging.getLogger(__name__)
 
@@ -171,11 +174,10 @@ class Retries:
 
     def _still_quarantined(self, asked: Sequence[Quarantined]) -> list[Quarantined]:
         """Those whose rows are where they were, and that no other retry has."""
-        there = {
-            (manifest, path)
-            for manifest in {row.manifest for row in asked}
-            for path in self._quarantined_paths(manifest)
-        }
+        manifests = sorted({row.manifest for row in asked})
+        with ThreadPoolExecutor(_AT_ONCE) as readers:
+            read = zip(manifests, readers.map(self._quarantined_paths, manifests), strict=True)
+            there = {(manifest, path) for manifest, paths in read for path in paths}
         return [
             row
             for row in asked
@@ -195,8 +197,8 @@ class Retries:
             paths = defaultdict(list)
             for row in read_retry(self._output, retry):
                 paths[row.manifest].append(row.picture.path)
-            for manifest, gone in paths.items():
-                remove_rows(self._output, manifest, gone)
+            with ThreadPoolExecutor(_AT_ONCE) as writers:
+                list(writers.map(lambda one: remove_rows(self._output, *one), paths.items()))
             self._output.delete(_name(retry))
         del self._manifests[retry]
         self._under_way -= self._pictures.pop(retry)

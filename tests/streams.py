@@ -14,6 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.dataset as ds
 
+from streaming.__main__ import main
 from streaming.features import bundle
 from streaming.features.registry import Registry
 from streaming.features.storage import open_folder
@@ -105,3 +106,14 @@ def run(program: str, arguments: Sequence[str], **environment: str) -> subproces
     process = start(program, arguments, **environment)
     said, _ = process.communicate(timeout=120)
     return subprocess.CompletedProcess(process.args, process.returncode, said, "")
+
+
+def replay(place: Place, *more: str) -> int:
+    """Replay in this process; returns the exit code."""
+    return main(place.arguments("replay", *more))
+
+
+def end(process: subprocess.Popen[str]) -> str:
+    """Wait for a program to end; returns what it said."""
+    said, _ = process.communicate(timeout=120)
+    return said

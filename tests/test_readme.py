@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -10,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from conf import errors
+from streaming.notifications import read_notification
 from tests.data import shared_data
 from tests.pages import block, run_commands, run_python, start_commands
-from tests.servers import answers, free_port
+from tests.queues import new_notifying_bucket
+from tests.servers import answers, free_port, moto
 from tests.streams import PROJECT
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
@@ -79,6 +82,24 @@ def test_the_readme_does_what_it_says_on_s3(
         store.terminate()
         store.communicate()
     assert f"features     {here} rows in s3://features/table/features" in said
+
+
+def test_the_notification_of_the_readme_brings_what_lands_in_the_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The JSON of its command, as it stands; the AWS command line itself is not installed here."""
+    said = re.search(r"aws s3api put-bucket-notification-configuration .*? '(.*?)'\n", README, re.DOTALL)
+    assert said
+    with moto() as address, new_notifying_bucket(address, monkeypatch) as bucket:
+        attributes = bucket.sqs.get_queue_attributes(QueueUrl=bucket.url, AttributeNames=["QueueArn"])["Attributes"]
+        bucket.s3.put_bucket_notification_configuration(
+            Bucket=bucket.name,
+            NotificationConfiguration=json.loads(said[1].replace("QUEUE_ARN", attributes["QueueArn"])),
+        )
+        bucket.lose_messages()
+        for key in ("input/a.jpg", "elsewhere/b.jpg"):
+            bucket.s3.put_object(Bucket=bucket.name, Key=key, Body=b"123")
+        [body] = bucket.bodies()
+        [picture] = read_notification(body, f"s3://{bucket.name}/input").pictures
+    assert picture.path == f"s3://{bucket.name}/input/a.jpg"
 
 
 def test_every_file_that_the_readme_names_exists() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -121,7 +120,7 @@ def test_a_stream_that_looks_often_asks_for_requests_seldom(
     wait_for(lambda: len(asked) == 1)
     requests.create_request(output, PICTURES)
     wait_for(lambda: len(_logged(output)) == 1)
-    threading.Event().wait(0.6)
+    wait_for(lambda: len(asked) > 2)
     thread.stop()
     assert thread.failure is None
     assert min(later - earlier for earlier, later in pairwise(asked)) >= 0.5

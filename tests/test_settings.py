@@ -112,7 +112,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_k_and_variance_exclude_each_other() -> None:
     """Neither silently wins."""
-    with pytest.raises(SettingsError, match="k and variance exclude each other"):
+    with pytest.raises(SettingsError, match=r"^fit \(from the command line\): k and variance exclude each other"):
         load_settings({"fit.k": "3", "fit.variance": "0.5"})
     assert load_settings({}).fit.variance_target == 0.9
     assert load_settings({"fit.k": "3"}).fit.variance_target is None

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import signal
-import subprocess
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -28,18 +25,9 @@ from streaming.features.schema import FEATURES, QUARANTINE
 from streaming.features.storage import open_folder
 from streaming.features.stored import StoredPicture
 from streaming.sink import ParquetSink
-from tests.streams import Place, run, start
+from tests.streams import Place, end, replay, run, start
 
 Wait = Callable[[Callable[[], bool]], None]
-
-
-def _replay(place: Place, *more: str) -> int:
-    return main(place.arguments("replay", *more))
-
-
-def _end(process: subprocess.Popen[str]) -> str:
-    said, _ = process.communicate(timeout=120)
-    return said
 
 
 def test_replay_gives_each_picture_one_row(
@@ -47,7 +35,7 @@ def test_replay_gives_each_picture_one_row(
 ) -> None:
     """Good pictures are in features, broken ones in quarantine, nothing is in both or missing."""
     good, bad = place.put(*pictures), place.put(*broken, folder="broken")
-    assert _replay(place, "--max-pictures", "25") == 0
+    assert replay(place, "--max-pictures", "25") == 0
     said = capsys.readouterr().out
     assert re.search(rf"pictures +{len(good) + len(bad)} in .* pictures/s", said)
     features, quarantine = place.rows("features"), place.rows("quarantine")
@@ -66,18 +54,18 @@ def test_a_second_replay_says_so_and_adds_nothing(
 ) -> None:
     """And where the model has changed since, it says how to featurize anew."""
     place.put(*pictures[:10])
-    assert _replay(place) == 0
+    assert replay(place) == 0
     before = place.rows()
-    assert _replay(place) == 0
+    assert replay(place) == 0
     assert "nothing new" in capsys.readouterr().out
     version = place.promote_another(1)
-    assert _replay(place) == 0
+    assert replay(place) == 0
     said = capsys.readouterr().out
     assert version in said
     assert "--output NEW" in said
     assert place.rows() == before
     place.put(*pictures[10:15])
-    assert _replay(place) == 0
+    assert replay(place) == 0
     assert set(place.counted().values()) == {1}
     assert len(place.counted()) == 15
 
@@ -87,12 +75,12 @@ def test_the_features_of_a_picture_do_not_depend_on_its_company(
 ) -> None:
     """The same picture gives the same bits alone, in a batch of many, and in another process."""
     place.put(*pictures[:40])
-    assert _replay(place) == 0
+    assert replay(place) == 0
     other = Place(tmp_path / "other")
     shutil.copytree(place.models, other.models)
     for number in range(3):
         other.put(pictures[number])
-        assert _replay(other) == 0
+        assert replay(other) == 0
     many = dict(zip([Path(p).name for p in place.rows()["path"].to_pylist()], place.rows()["features"], strict=True))
     for path, features in zip(other.rows()["path"].to_pylist(), other.rows()["features"], strict=True):
         assert many[Path(path).name] == features
@@ -107,9 +95,9 @@ def test_a_killed_driver_loses_and_repeats_nothing(
     process = start("streaming", place.arguments("replay", "--max-pictures", "20"))
     wait_for(lambda: len(place.logged()) == 3 and place.committed() == committed)
     process.kill()
-    _end(process)
+    end(process)
     assert place.committed() < 3
-    assert _replay(place, "--max-pictures", "20") == 0
+    assert replay(place, "--max-pictures", "20") == 0
     assert place.counted() == dict.fromkeys(paths, 1)
 
 
@@ -119,170 +107,16 @@ def test_a_killed_stream_is_succeeded_and_goes_on(place: Place, pictures: list[P
     first = start("streaming", place.arguments("run", "--interval", "100ms"))
     wait_for(lambda: place.committed() == 1)
     first.kill()
-    _end(first)
+    end(first)
     paths += place.put(*pictures[10:20])
     second = start("streaming", place.arguments("run", "--interval", "100ms"))
     wait_for(lambda: place.committed() == 2)
     paths += place.put(*pictures[20:30])
     wait_for(lambda: place.committed() == 3)
     assert main(["stop", "--output", str(place.output)]) == 0
-    assert "model" in _end(second)
+    assert "model" in end(second)
     assert second.returncode == 0
     assert place.counted() == dict.fromkeys(paths, 1)
-
-
-def test_a_deleted_checkpoint_loses_and_repeats_nothing(place: Place, pictures: list[Path]) -> None:
-    """The manifests and the tables say what was done; the checkpoint is not needed for that."""
-    paths = place.put(*pictures[:30])
-    assert _replay(place, "--max-pictures", "10") == 0
-    shutil.rmtree(place.checkpoint)
-    paths += place.put(*pictures[30:40])
-    assert _replay(place, "--max-pictures", "10") == 0
-    assert place.counted() == dict.fromkeys(paths, 1)
-
-
-@pytest.mark.parametrize("epoch", [1000, 3])
-def test_a_checkpoint_restored_from_an_older_copy_loses_and_repeats_nothing(
-    place: Place, pictures: list[Path], tmp_path: Path, epoch: int
-) -> None:
-    """Also where the manifests that the old copy wants to go on with were folded since."""
-    more = ("--max-pictures", "5", "--epoch-manifests", str(epoch))
-    paths = place.put(*pictures[:10])
-    assert _replay(place, *more) == 0
-    shutil.copytree(place.checkpoint, tmp_path / "copy")
-    for commit in (tmp_path / "copy" / "000001" / "commits").glob("*1*"):
-        commit.unlink()  # the copy was made while the second micro-batch was under way
-    paths += place.put(*pictures[10:40])
-    assert _replay(place, *more) == 0
-    shutil.rmtree(place.checkpoint)
-    shutil.copytree(tmp_path / "copy", place.checkpoint)
-    paths += place.put(*pictures[40:45])
-    assert _replay(place, *more) == 0
-    assert place.counted() == dict.fromkeys(paths, 1)
-
-
-def test_the_checkpoint_of_another_output_is_refused(
-    place: Place, pictures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Its pending work would end up in the wrong tables."""
-    place.put(*pictures[:3])
-    assert _replay(place) == 0
-    other = Place(tmp_path / "other")
-    shutil.copytree(place.models, other.models)
-    other.put(*pictures[:3])
-    assert _replay(other, "--checkpoint", str(place.checkpoint)) == 5
-    assert "is the checkpoint of another output" in capsys.readouterr().err
-
-
-def test_a_manifest_that_was_deleted_by_a_hand_is_named_and_its_pictures_are_found_anew(
-    place: Place, pictures: list[Path], capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A micro-batch without rows is a question, never an answer."""
-    paths = place.put(*pictures[:5])
-    assert _replay(place) == 0
-    [manifest] = place.logged()
-    manifest.unlink()
-    for left in (*place.output.glob("features/*/2*"), *place.checkpoint.glob("*/commits/*0*")):
-        left.unlink()
-    place.put(*pictures[5:6])
-    assert _replay(place) == 5
-    assert f"manifest {manifest.stem} is gone" in capsys.readouterr().err
-    shutil.rmtree(place.checkpoint)
-    assert _replay(place) == 0
-    assert place.counted() == dict.fromkeys([*paths, *place.put(*pictures[5:6])], 1)
-
-
-def test_nothing_grows_with_the_number_of_manifests(place: Place, pictures: list[Path], wait_for: Wait) -> None:
-    """Each epoch folds its manifests and begins a fresh checkpoint; folded pictures stay known."""
-    paths = place.put(*pictures[:40])
-    assert _replay(place, "--max-pictures", "4", "--epoch-manifests", "3") == 0
-    assert place.committed() == 10
-    assert len(place.logged()) < 4
-    [epoch] = place.checkpoint.glob("0*")
-    assert int(epoch.name) > 2
-    assert place.counted() == dict.fromkeys(paths, 1)
-    threads = threading.active_count()
-    paths += place.put(*pictures[40:60])
-    assert _replay(place, "--max-pictures", "4", "--epoch-manifests", "3") == 0
-    assert place.counted() == dict.fromkeys(paths, 1)
-    wait_for(lambda: threading.active_count() <= threads + 1)  # two queries ended; each had a thread for its callbacks
-
-
-def test_a_driver_that_appends_after_its_lease_repeats_nothing(
-    place: Place, pictures: list[Path], wait_for: Wait
-) -> None:
-    """A manifest of pictures that are known already is withdrawn by the stream that holds the lease."""
-    paths = place.put(*pictures[:4])
-    process = start("streaming", place.arguments("run", "--interval", "100ms"))
-    wait_for(lambda: place.committed() == 1)
-    now = datetime.now(UTC)
-    again = [StoredPicture(path, 1, now) for path in paths[2:]]
-    late = manifests.append_manifest(open_folder(str(place.output)), again, now)
-    wait_for(lambda: late not in [manifest.stem for manifest in place.logged()])
-    paths += place.put(*pictures[4:6])
-    wait_for(lambda: place.committed() == 2)
-    process.send_signal(signal.SIGTERM)
-    said = _end(process)
-    assert process.returncode == 0, said
-    assert place.counted() == dict.fromkeys(paths, 1)
-    assert _replay(place) == 0
-    assert place.counted() == dict.fromkeys(paths, 1)
-
-
-def test_a_stream_changes_its_model_between_micro_batches_and_goes_back(
-    place: Place, pictures: list[Path], wait_for: Wait
-) -> None:
-    """Promote and rollback reach a running stream with the next micro-batch; each batch has one model.
-
-    Where they are asked for, its log has the metrics of each.
-    """
-    registry = Registry(open_folder(str(place.models)))
-    first = registry.current()
-    run_with_metrics = place.arguments("run", "--interval", "100ms", "--log-format", "json")
-    process = start("streaming", run_with_metrics, PICTURE_FEATURES_LOG__METRICS="emf")
-    place.put(*pictures[:5])
-    wait_for(lambda: place.committed() == 1)
-    second = place.promote_another(2)
-    place.put(*pictures[5:10])
-    wait_for(lambda: place.committed() == 2)
-    registry.rollback()
-    place.put(*pictures[10:15])
-    wait_for(lambda: place.committed() == 3)
-    process.send_signal(signal.SIGTERM)
-    said = _end(process)
-    assert process.returncode == 0, said
-    rows = place.rows().to_pandas()
-    used = rows.groupby("processed_at")["model_version"].agg(["nunique", "first"]).sort_index()
-    assert used["nunique"].tolist() == [1, 1, 1]
-    assert used["first"].tolist() == [first, second, first]
-    assert {len(features) for features in rows[rows.model_version == second].features} == {4}
-    documents = [json.loads(line) for line in said.splitlines() if '"_aws"' in line]
-    assert [(one["output"], one["model_version"], one["Pictures"]) for one in documents] == [
-        (str(place.output), version, 5) for version in (first, second, first)
-    ]
-
-
-def test_a_changed_bundle_keeps_the_last_good_model_in_service(
-    place: Place, pictures: list[Path], wait_for: Wait
-) -> None:
-    """A stream that runs says what is wrong and goes on; one that starts refuses, naming the file."""
-    first = Registry(open_folder(str(place.models))).current()
-    process = start("streaming", place.arguments("run", "--interval", "100ms"))
-    place.put(*pictures[:5])
-    wait_for(lambda: place.committed() == 1)
-    second = place.promote_another(3)
-    damaged = bytearray((place.models / second / "backbone.tflite").read_bytes())
-    damaged[-1000] ^= 1
-    (place.models / second / "backbone.tflite").write_bytes(damaged)
-    place.put(*pictures[5:10])
-    wait_for(lambda: place.committed() == 2)
-    process.send_signal(signal.SIGINT)
-    assert f"keeping model {first}: {place.models}/{second} is not usable: backbone.tflite was changed" in _end(process)
-    assert place.rows()["model_version"].unique().to_pylist() == [first]
-    place.put(*pictures[10:11])
-    refused = run("streaming", place.arguments("replay"))
-    assert refused.returncode == 4
-    assert "backbone.tflite was changed; promote another version" in refused.stdout
 
 
 def test_every_reader_reads_the_tables_from_the_first_moment_on(
@@ -317,7 +151,7 @@ def test_a_picture_that_vanished_is_a_row_in_quarantine(place: Place, pictures: 
     gone = str(place.source / "apple" / "gone.jpg")
     seen = [StoredPicture(path, 1000, datetime(2026, 1, 1, tzinfo=UTC)) for path in [*paths, gone]]
     manifests.append_manifest(output, seen, datetime.now(UTC))
-    assert _replay(place) == 0
+    assert replay(place) == 0
     assert place.counted() == dict.fromkeys([*paths, gone], 1)
     [row] = place.rows("quarantine").to_pylist()
     assert (row["path"], row["reason"], row["sha256"], row["length"]) == (gone, "vanished", None, 1000)
@@ -332,7 +166,7 @@ def test_what_an_attempt_left_in_quarantine_is_replaced(place: Place, broken: li
     left = place.output / manifests.table_file("quarantine", manifest)
     left.parent.mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist([], QUARANTINE), left)
-    assert _replay(place) == 0
+    assert replay(place) == 0
     assert place.counted() == dict.fromkeys(paths, 1)
 
 
@@ -343,9 +177,9 @@ def test_the_second_signal_stops_at_once(place: Place, pictures: list[Path], wai
     wait_for(lambda: len(place.logged()) == 1 and (place.checkpoint / "000001" / "offsets" / "0").exists())
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGINT)
-    _end(process)
+    end(process)
     assert process.returncode in (130, 0)
-    assert _replay(place) == 0
+    assert replay(place) == 0
     assert place.counted() == dict.fromkeys(paths, 1)
 
 
@@ -359,7 +193,7 @@ def test_a_second_stream_on_the_same_output_is_refused(place: Place, pictures: l
     assert f"another stream writes to this output: process {process.pid} on" in second.stdout
     wait_for(lambda: place.committed() == 1)
     assert main(["stop", "--output", str(place.output)]) == 0
-    _end(process)
+    end(process)
     assert process.returncode == 0
 
 
@@ -372,11 +206,11 @@ def test_names_of_every_kind_come_through(place: Place, pictures: list[Path]) ->
         for folder in ("_f", ".g", "h%20 #"):
             (odd.source / folder).mkdir(parents=True, exist_ok=True)
             shutil.copy(pictures[0], odd.source / folder / name)
-    assert _replay(odd) == 0
+    assert replay(odd) == 0
     expected = [str(odd.source / folder / name) for folder in ("_f", ".g", "h%20 #") for name in names]
     assert odd.counted() == dict.fromkeys(expected, 1)
     assert len(odd.rows()) == len(expected)
-    assert _replay(odd) == 0
+    assert replay(odd) == 0
     assert odd.counted() == dict.fromkeys(expected, 1)
 
 
@@ -405,7 +239,7 @@ def test_times_are_what_they_say(place: Place, pictures: list[Path]) -> None:
     """modification_time is the file's to the microsecond; processed_at is this run's; both in UTC."""
     [path] = place.put(pictures[0])
     began = datetime.now(UTC) - timedelta(seconds=1)
-    assert _replay(place) == 0
+    assert replay(place) == 0
     [row] = place.rows().to_pylist()
     assert row["modification_time"] == datetime.fromtimestamp(0, UTC) + timedelta(
         microseconds=Path(path).stat().st_mtime_ns // 1000

@@ -93,7 +93,8 @@ def list_pictures(source: str, on_skip: OnSkip, connection: S3Connection = AWS_D
     """All files below a folder, in an order that is the same each time.
 
     Raises:
-        InputError: if the folder is missing, is no folder, or cannot be listed.
+        InputError: a local folder is missing, is no folder, or cannot be listed.
+        StorageError: S3 refused.
     """
     return _s3().list_pictures(source, connection) if is_on_s3(source) else local.list_pictures(source, on_skip)
 
@@ -104,7 +105,8 @@ def list_folder(
     """The files in a folder somewhere in the input, and if `deep` those below it, in the order of `list_pictures`.
 
     Raises:
-        InputError: the store refused.
+        InputError: a local folder cannot be listed.
+        StorageError: S3 refused.
     """
     if is_on_s3(folder):
         pictures: Iterator[StoredPicture] = _s3().list_pictures(folder, connection, deep=deep)
@@ -116,7 +118,8 @@ def subfolders(folder: str, connection: S3Connection = AWS_DEFAULTS) -> list[str
     """The folders directly inside one, for `list_folder`; None if it holds too much to tell at little cost.
 
     Raises:
-        InputError: the store refused.
+        InputError: a local folder cannot be listed.
+        StorageError: S3 refused.
     """
     return _s3().subfolders(folder, connection) if is_on_s3(folder) else local.subfolders(folder)
 

@@ -1,0 +1,70 @@
+"""A running stream follows the registry: the next micro-batch has the model that is current then."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from streaming.features.registry import Registry
+from streaming.features.storage import open_folder
+from tests.streams import Place, end, run, start
+
+Wait = Callable[[Callable[[], bool]], None]
+
+
+def test_a_stream_changes_its_model_between_micro_batches_and_goes_back(
+    place: Place, pictures: list[Path], wait_for: Wait
+) -> None:
+    """Promote and rollback reach a running stream with the next micro-batch; each batch has one model.
+
+    Where they are asked for, its log has the metrics of each.
+    """
+    registry = Registry(open_folder(str(place.models)))
+    first = registry.current()
+    run_with_metrics = place.arguments("run", "--interval", "100ms", "--log-format", "json")
+    process = start("streaming", run_with_metrics, PICTURE_FEATURES_LOG__METRICS="emf")
+    place.put(*pictures[:5])
+    wait_for(lambda: place.committed() == 1)
+    second = place.promote_another(2)
+    place.put(*pictures[5:10])
+    wait_for(lambda: place.committed() == 2)
+    registry.rollback()
+    place.put(*pictures[10:15])
+    wait_for(lambda: place.committed() == 3)
+    process.send_signal(signal.SIGTERM)
+    said = end(process)
+    assert process.returncode == 0, said
+    rows = place.rows().to_pandas()
+    used = rows.groupby("processed_at")["model_version"].agg(["nunique", "first"]).sort_index()
+    assert used["nunique"].tolist() == [1, 1, 1]
+    assert used["first"].tolist() == [first, second, first]
+    assert {len(features) for features in rows[rows.model_version == second].features} == {4}
+    documents = [json.loads(line) for line in said.splitlines() if '"_aws"' in line]
+    assert [(one["output"], one["model_version"], one["Pictures"]) for one in documents] == [
+        (str(place.output), version, 5) for version in (first, second, first)
+    ]
+
+
+def test_a_changed_bundle_keeps_the_last_good_model_in_service(
+    place: Place, pictures: list[Path], wait_for: Wait
+) -> None:
+    """A stream that runs says what is wrong and goes on; one that starts refuses, naming the file."""
+    first = Registry(open_folder(str(place.models))).current()
+    process = start("streaming", place.arguments("run", "--interval", "100ms"))
+    place.put(*pictures[:5])
+    wait_for(lambda: place.committed() == 1)
+    second = place.promote_another(3)
+    damaged = bytearray((place.models / second / "backbone.tflite").read_bytes())
+    damaged[-1000] ^= 1
+    (place.models / second / "backbone.tflite").write_bytes(damaged)
+    place.put(*pictures[5:10])
+    wait_for(lambda: place.committed() == 2)
+    process.send_signal(signal.SIGINT)
+    assert f"keeping model {first}: {place.models}/{second} is not usable: backbone.tflite was changed" in end(process)
+    assert place.rows()["model_version"].unique().to_pylist() == [first]
+    place.put(*pictures[10:11])
+    refused = run("streaming", place.arguments("replay"))
+    assert refused.returncode == 4
+    assert "backbone.tflite was changed; promote another version" in refused.stdout
