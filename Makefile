@@ -1,6 +1,6 @@
 # What to do with a checkout. Each target sets up what it needs, with nothing but Python, make and Java on the machine.
 
-.PHONY: help setup demo test test-yarn check bench clean
+.PHONY: help setup demo test test-yarn soak check bench clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile

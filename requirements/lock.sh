@@ -2,6 +2,10 @@
 # Writes the lock files anew from pyproject.toml: hashed, for Python 3.11 to 3.13, without index addresses.
 set -eu
 cd "$(dirname "$0")/.."
+command -v uv >/dev/null || {
+    echo "lock: uv is needed and not on the PATH; install it (https://docs.astral.sh/uv/, or pip install uv)" >&2
+    exit 7
+}
 lock() {
     out=$1
     shift
