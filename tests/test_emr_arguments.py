@@ -21,7 +21,7 @@ from conf.errors import SettingsError
 from conf.settings import load_settings
 
 ROOT = Path(__file__).parents[1]
-PLACES = Locations("s3://a/x86_64", "s3://in/pictures", "s3://m/models", "s3://out/table", "https://sqs/q")
+PLACES = Locations("s3://a/x86_64", "s3://in/pictures", "s3://m/models", "s3://out/table", "eu-west-3", "https://sqs/q")
 YARN_MEMORY = 12_288  # MB that EMR gives YARN on a node of 16 GB
 
 
@@ -64,6 +64,11 @@ def test_an_executor_and_a_master_share_a_node_and_workers_have_a_gigabyte_each(
     assert int(given["spark.executor.memoryOverhead"].removesuffix("g")) > cores
 
 
+def test_every_driver_knows_the_region() -> None:
+    for verb in PROGRAMS:
+        assert properties(submitted(verb))["spark.yarn.appMasterEnv.AWS_REGION"] == "eu-west-3"
+
+
 def test_the_file_of_the_user_wins() -> None:
     given = properties(submitted("run", **{"spark.conf": {"spark.executor.cores": "8", "spark.mine": "a b"}}))
     assert given["spark.executor.cores"] == "8"
@@ -87,7 +92,7 @@ def test_only_the_stream_follows_the_queue() -> None:
     assert after(submitted("run"), "--queue") == "https://sqs/q"
     assert after(submitted("run"), "--discovery") == "events"
     assert "--queue" not in submitted("replay")
-    by_listing = Locations("s3://a", "s3://in", "s3://m", "s3://out")
+    by_listing = Locations("s3://a", "s3://in", "s3://m", "s3://out", "eu-west-3")
     assert "--discovery" not in spark_submit_arguments("run", load_settings({}, SETTINGS), by_listing)
 
 
@@ -108,6 +113,7 @@ def test_a_stream_on_serverless_is_started_again_and_a_batch_job_is_not() -> Non
     assert driver["entryPointArguments"][-1] == "--enqueue"
     words = shlex.split(driver["sparkSubmitParameters"])
     assert properties(words)["spark.archives"] == "s3://a/x86_64/dependencies.zip#dependencies"
+    assert properties(words)["spark.emr-serverless.driverEnv.AWS_REGION"] == "eu-west-3"
     assert batch["tags"] == {"application": "picture-features", "stack": "pictures"}
 
 

@@ -193,7 +193,7 @@ def test_the_queue_hides_a_message_for_two_intervals(template: dict[str, Any]) -
 
 
 def test_the_masters_attempts_fit_what_yarn_allows(resources: dict[str, Any]) -> None:
-    places = arguments.Locations("s3://a", "s3://i", "s3://m", "s3://o")
+    places = arguments.Locations("s3://a", "s3://i", "s3://m", "s3://o", "eu-west-3")
     words = arguments.spark_submit_arguments("run", load_settings({}, SETTINGS), places)
     [yarn] = resources["Cluster"]["Properties"]["Configurations"]
     allowed = yarn["ConfigurationProperties"]["yarn.resourcemanager.am.max-attempts"]

@@ -105,15 +105,17 @@ def planned_locations(stack: Stack, platform: str) -> Locations:
         input=f"s3://{pictures}/{_PICTURES}",
         models=f"s3://{models}/{_MODELS}",
         output=f"s3://{output}/{_TABLE}",
+        region=stack.region,
     )
 
 
-def locations_of(outputs: Mapping[str, str]) -> Locations:
-    """Where everything is, as the stack says."""
+def locations_of(stack: Stack, outputs: Mapping[str, str]) -> Locations:
+    """Where everything is, as the stack says in its outputs."""
     return Locations(
         application=outputs["Application"],
         input=outputs["Input"],
         models=outputs["Models"],
         output=outputs["Output"],
+        region=stack.region,
         queue=outputs["QueueUrl"],
     )

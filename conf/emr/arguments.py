@@ -57,6 +57,7 @@ class Locations:
         application: the folder with what `package` built: launch.py, application.zip, dependencies.zip, emr.yaml,
             log4j2.properties and, for a fit, backbone.tflite. A URI that YARN can read, like s3://BUCKET/application/x86_64.
         input, models, output: URIs.
+        region: of AWS, where all of this is; a container has no other way to know it.
         queue: the URL of the SQS queue; None follows the input by listing.
         python: the interpreter of the nodes, for which the dependencies were built.
     """
@@ -65,6 +66,7 @@ class Locations:
     input: str
     models: str
     output: str
+    region: str
     queue: str | None = None
     python: str = "python3.11"
 
@@ -116,6 +118,7 @@ def spark_submit_arguments(verb: str, settings: Settings, locations: Locations, 
     program = program_of(verb)
     properties = properties_of(program) | _ON_YARN | (_STREAM_ON_YARN if program.streams else _BATCH_ON_YARN)
     properties["spark.pyspark.python"] = locations.python
+    properties["spark.yarn.appMasterEnv.AWS_REGION"] = locations.region  # the driver tells the executors
     base = locations.application.replace("s3://", "s3a://", 1)  # Hadoop's own client, whatever s3: means on a release
     return [
         *("--master", "yarn", "--deploy-mode", "cluster"),

@@ -36,7 +36,7 @@ def submit(settings: Settings, arguments: argparse.Namespace) -> str | None:
     """Start a program as a step on the cluster, or as a job on EMR Serverless; returns its id."""
     stack = stack_of(settings, arguments)
     outputs = stack.outputs()
-    locations = locations_of(outputs)
+    locations = locations_of(stack, outputs)
     for_cluster = on_cluster(arguments.settings)
     name = f"picture-features {arguments.program}"
     if arguments.program == "fit":

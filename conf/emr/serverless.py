@@ -45,6 +45,7 @@ def job(
         "spark.files": ",".join(f"{base}/{name}" for name in files_of(program)),
         "spark.emr-serverless.driverEnv.PYTHONPATH": ARCHIVE,
         "spark.emr-serverless.driverEnv.PYSPARK_PYTHON": locations.python,
+        "spark.emr-serverless.driverEnv.AWS_REGION": locations.region,
         "spark.executorEnv.PYSPARK_PYTHON": locations.python,
         # Sizes are bound to cores there: 4 GB at least for 2, 8 GB for 4, overhead included.
         "spark.driver.cores": "2",

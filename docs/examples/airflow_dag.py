@@ -27,8 +27,9 @@ def step(verb: str, more: list[str]) -> dict[str, Any]:
     from conf.s3 import AWS_DEFAULTS  # noqa: PLC0415 - as above
     from conf.settings import load_settings  # noqa: PLC0415 - as above
 
-    outputs = Stack.of(STACK, REGION, AWS_DEFAULTS).outputs()
-    words = spark_submit_arguments(verb, load_settings({}, SETTINGS), locations_of(outputs), more)
+    stack = Stack.of(STACK, REGION, AWS_DEFAULTS)
+    outputs = stack.outputs()
+    words = spark_submit_arguments(verb, load_settings({}, SETTINGS), locations_of(stack, outputs), more)
     return {"cluster": outputs["ClusterId"], "steps": [step_of(f"airflow {verb}", words)]}
 
 
