@@ -46,6 +46,7 @@ def template_for_moto(tmp_path_factory: pytest.TempPathFactory) -> Path:
     del resources["Key"]["Properties"]["Tags"]  # it takes another form of tags for a key
     for name in [name for name, one in resources.items() if one["Type"].startswith("AWS::EC2::")]:
         del resources[name]  # it cannot delete a network in the order of its dependencies
+    del resources["Cluster"]["Metadata"], resources["Cluster"]["DependsOn"]  # they name the network
     resources["Cluster"]["Properties"]["Instances"] = {
         # It reads this name, and without it ends a cluster at once.
         "keep_job_flow_alive_when_no_steps": True,

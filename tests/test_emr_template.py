@@ -79,6 +79,18 @@ def texts(value: object) -> Iterator[str]:
             yield from texts(inner)
 
 
+def references(value: object) -> Iterator[str]:
+    """Whatever Ref and GetAtt name."""
+    if isinstance(value, dict):
+        yield from texts(value.get("Ref", []))
+        yield from value.get("Fn::GetAtt", ())[:1]
+        for inner in value.values():
+            yield from references(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from references(inner)
+
+
 def test_cloudformation_takes_it() -> None:
     regions = ["eu-west-3", "eu-central-1", "eu-west-1"]
     assert lint_file(TEMPLATE, config=ManualArgs(regions=regions)) == []
@@ -176,6 +188,21 @@ def test_nobody_reaches_a_node_from_outside(resources: dict[str, Any]) -> None:
     ]  # fmt: skip
     assert ingress
     assert all("SourceSecurityGroupId" in rule and "CidrIp" not in rule for rule in ingress)
+
+
+def test_the_cluster_is_made_after_its_network_and_deleted_before_it(resources: dict[str, Any]) -> None:
+    """Whatever nodes reach others by: routes, rules, and the endpoints without which EMR does not start them."""
+
+    def before(name: str) -> set[str]:
+        direct = {*texts(resources[name].get("DependsOn", [])), *references(resources[name])} & set(resources)
+        return direct.union(*map(before, direct))
+
+    ways = {
+        name
+        for name, one in resources.items()
+        if one["Type"].startswith("AWS::EC2::") and not name.startswith("Ssm")  # sessions of people can wait
+    }
+    assert ways <= before("Cluster")
 
 
 def test_the_template_and_the_command_line_mean_the_same_regions(template: dict[str, Any]) -> None:
