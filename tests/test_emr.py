@@ -6,7 +6,7 @@ import gzip
 import json
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +23,7 @@ from conf.emr.__main__ import main
 from conf.emr.application import SETTINGS, locations_of, planned_locations, upload
 from conf.emr.permissions import explain
 from conf.emr.stack import Stack
-from conf.errors import RefusedError
+from conf.errors import AppError, RefusedError
 from conf.s3 import AWS_DEFAULTS, forget_clients
 from tests.servers import CREDENTIALS, moto
 
@@ -312,3 +312,67 @@ def test_a_refusal_within_cloudformation_names_the_permission(aws: Stack) -> Non
         stub.add_response("describe_stack_events", events)
         with pytest.raises(RefusedError, match="NodeRole: access denied; grant iam:CreateRole on arn:role"):
             aws._wait(now)
+
+
+def happened(*events: tuple[str, str, str]) -> dict[str, Any]:
+    """What CloudFormation says of a stack's events: resource, status, reason; given in their order."""
+    now = datetime.now(UTC)
+    told = [
+        {
+            "StackId": "s", "StackName": "pictures", "EventId": str(number), "Timestamp": now,
+            "LogicalResourceId": name, "PhysicalResourceId": f"{name}-1", "ResourceStatus": status,
+            "ResourceStatusReason": reason,
+        }
+        for number, (name, status, reason) in enumerate(events)
+    ]  # fmt: skip
+    return {"StackEvents": told[::-1]}
+
+
+def wait_after(stack: Stack, *events: tuple[str, str, str]) -> None:
+    """Wait for a change that is complete, after these events."""
+    now = datetime.now(UTC)
+    described = {"StackName": "pictures", "CreationTime": now, "StackStatus": "UPDATE_COMPLETE"}
+    with Stubber(stack.client("cloudformation")) as stub:
+        stub.add_response("describe_stacks", {"Stacks": [described]})
+        for _ in ("to tell", "to judge"):
+            stub.add_response("describe_stack_events", happened(*events))
+        stack._wait(now)
+
+
+def test_a_change_that_leaves_something_behind_is_no_success(aws: Stack) -> None:
+    """It may cost for ever, and no later change would delete it. What is deleted at the second try is well."""
+    in_use = ("DELETE_FAILED", "resource sg-1 has a\ndependent object")
+    events = [("Vpc", *in_use), ("NodesGroup", *in_use), ("Vpc", "DELETE_COMPLETE", "")]
+    with pytest.raises(AppError, match="delete NodesGroup-1 in the console: resource sg-1 has a dependent object"):
+        wait_after(aws, *events)
+    wait_after(aws, *events, ("NodesGroup", "DELETE_COMPLETE", ""))
+
+
+@pytest.mark.parametrize("status", ["ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "DELETE_FAILED"])
+def test_what_can_only_be_deleted_is_not_changed_first(
+    aws: Stack, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    """CloudFormation would refuse, or deploy would make the stack anew only to take it down."""
+    assert run("deploy", "--yes") == 0
+    describe = Stack.describe
+
+    def described(stack: Stack) -> Mapping[str, Any] | None:
+        there = describe(stack)
+        return {**there, "StackStatus": status} if there else None
+
+    monkeypatch.setattr(Stack, "describe", described)
+    monkeypatch.setattr(Stack, "apply", lambda *_: pytest.fail("it was changed"))
+    assert run("destroy", "--yes") == 2
+    assert "give --data, which deletes all that is left of it" in capsys.readouterr().err
+    assert run("destroy", "--data", "--yes") == 0
+    assert aws.describe() is None
+
+
+def test_an_object_that_stays_is_told_with_the_permission(aws: Stack) -> None:
+    key = {"Key": "pictures/a.jpg", "VersionId": "1"}
+    with Stubber(aws.client("s3")) as stub:
+        stub.add_response("list_object_versions", {"Versions": [key]})
+        stub.add_response("delete_objects", {"Errors": [{**key, "Code": "AccessDenied", "Message": "no"}]})
+        needed = r"a\.jpg cannot be deleted \(AccessDenied\); s3:DeleteObject and s3:DeleteObjectVersion are needed"
+        with pytest.raises(RefusedError, match=needed):
+            aws.empty_buckets()

@@ -129,10 +129,19 @@ def add_destroy_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def destroy(settings: Settings, arguments: argparse.Namespace) -> str | None:
-    """End the cluster and its network, or with --data delete everything; returns what is left."""
+    """End the cluster and its network, or with --data delete everything; returns what is left.
+
+    Raises:
+        SettingsError: without --data there is nothing that could be done.
+    """
     stack = stack_of(settings, arguments)
-    stack.outputs()  # or it says that there is none
+    changes = stack.takes_changes()
     if not arguments.data:
+        if not changes:
+            raise SettingsError(
+                f"destroy: {stack.name} was not made, or not deleted, to the end, and CloudFormation changes it no "
+                "more; give --data, which deletes all that is left of it"
+            )
         plan = (
             f"end the cluster of {stack.name} in {stack.region}, with its network, schedules and alarms\n"
             "buckets, tables, queue and key stay; deploy brings the rest back"
@@ -145,7 +154,8 @@ def destroy(settings: Settings, arguments: argparse.Namespace) -> str | None:
     plan = f"end the cluster of {stack.name} in {stack.region}, and delete for ever all that is in\n{buckets}"
     if not agreed(plan, arguments):
         return None
-    stack.apply({"Compute": "no"})  # first, or what still runs would write while the buckets are emptied
+    if changes:
+        stack.apply({"Compute": "no"})  # first, or what still runs would write while the buckets are emptied
     deleted = stack.empty_buckets()
     stack.delete()
     return f"{stack.name} is gone, with {deleted:,} objects; its key can be had back for 30 days"

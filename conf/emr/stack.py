@@ -17,7 +17,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from conf.aws import code_of
-from conf.emr.permissions import missing_permission
+from conf.emr.permissions import PERMISSIONS, missing_permission
 from conf.errors import AppError, NotFoundError, RefusedError, SettingsError
 from conf.s3 import S3Connection
 
@@ -33,6 +33,8 @@ _POLL_SECONDS = 5.0
 _NAME = re.compile(r"[a-z][a-z0-9-]{1,24}[a-z0-9]")  # the longest bucket's name is this and 36 more, of 63
 _BUCKETS = ("input", "models", "output", "logs")
 _FAILED = re.compile(r"_FAILED$|ROLLBACK_COMPLETE$")
+_FIRST_TRY_FAILED = "ROLLBACK_COMPLETE"
+_TAKE_NO_CHANGE = (_FIRST_TRY_FAILED, "ROLLBACK_FAILED", "DELETE_FAILED")
 
 
 def check_region(region: str, *, allow_non_eu: bool) -> None:
@@ -104,13 +106,24 @@ class Stack:
         Raises:
             NotFoundError: there is no such stack.
         """
+        return {output["OutputKey"]: output["OutputValue"] for output in self._there().get("Outputs", ())}
+
+    def takes_changes(self) -> bool:
+        """Whether it can be changed; what is left of a first try, or of a deletion that failed, can only be deleted.
+
+        Raises:
+            NotFoundError: there is no such stack.
+        """
+        return self._there()["StackStatus"] not in _TAKE_NO_CHANGE
+
+    def _there(self) -> Mapping[str, Any]:
         there = self.describe()
         if there is None:
             raise NotFoundError(
                 f"there is no stack {self.name!r} in {self.region}; python -m conf.emr deploy makes it, --region and "
                 "--stack name another"
             )
-        return {output["OutputKey"]: output["OutputValue"] for output in there.get("Outputs", ())}
+        return there
 
     def buckets(self) -> list[str]:
         """The names that the template gives to its buckets."""
@@ -124,13 +137,13 @@ class Stack:
             Whether there was anything to do.
 
         Raises:
-            AppError: CloudFormation failed; the first reason that it gave.
+            AppError: CloudFormation failed, with the first reason that it gave; or it left something behind.
         """
         there = self.describe()
-        if there and there["StackStatus"] == "ROLLBACK_COMPLETE":  # what is left of a first try can only be deleted
+        values = {**(parameters_of(there) if there else {}), **parameters}
+        if there and there["StackStatus"] == _FIRST_TRY_FAILED:
             self.delete()
             there = None
-        values = {**(parameters_of(there) if there else {}), **parameters}
         request: dict[str, Any] = {
             "StackName": self.name,
             "TemplateBody": TEMPLATE.read_text(encoding="utf-8"),
@@ -163,7 +176,11 @@ class Stack:
         self._wait(began)
 
     def empty_buckets(self) -> int:
-        """Delete every object of every bucket, with all former versions; returns how many."""
+        """Delete every object of every bucket, with all former versions; returns how many.
+
+        Raises:
+            RefusedError: S3 does not delete one of them.
+        """
         s3 = self.client("s3")
         deleted = 0
         for bucket in self.buckets():
@@ -172,7 +189,8 @@ class Stack:
                     listed = [*page.get("Versions", ()), *page.get("DeleteMarkers", ())]
                     names = [{"Key": entry["Key"], "VersionId": entry["VersionId"]} for entry in listed]
                     if names:
-                        s3.delete_objects(Bucket=bucket, Delete={"Objects": names, "Quiet": True})
+                        answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": names, "Quiet": True})
+                        _check_all_deleted(bucket, answer)
                         deleted += len(names)
             except ClientError as error:
                 if code_of(error) != "NoSuchBucket":
@@ -190,6 +208,7 @@ class Stack:
             if not status.endswith("_IN_PROGRESS"):
                 if _FAILED.search(status):
                     raise self._failure(began, status)
+                self._check_nothing_left(began)
                 return
             time.sleep(_POLL_SECONDS)
 
@@ -217,12 +236,33 @@ class Stack:
 
     def _failure(self, began: datetime, status: str) -> AppError:
         for event in reversed(self._events(began)):
-            reason = event.get("ResourceStatusReason", "")
-            if event["ResourceStatus"].endswith("_FAILED") and "cancelled" not in reason:
-                if permission := missing_permission(reason):
+            if event["ResourceStatus"].endswith("_FAILED") and "cancelled" not in _reason(event):
+                if permission := missing_permission(_reason(event)):
                     return RefusedError(f"{event['LogicalResourceId']}: access denied; grant {permission}")
-                return AppError(f"{self.name} is {status}: {event['LogicalResourceId']}: {' '.join(reason.split())}")
+                return AppError(f"{self.name} is {status}: {event['LogicalResourceId']}: {_reason(event)}")
         return AppError(f"{self.name} is {status}; see its events in CloudFormation")
+
+    def _check_nothing_left(self, began: datetime) -> None:
+        """Refuse a success that left something behind: CloudFormation tries to delete it, gives up, and forgets it."""
+        last = {event.get("PhysicalResourceId"): event for event in reversed(self._events(began))}
+        for resource, event in last.items():
+            if event["ResourceStatus"] == "DELETE_FAILED":
+                raise AppError(
+                    f"{self.name} is changed, but {event['LogicalResourceId']} could not be deleted and may go on "
+                    f"costing; delete {resource} in the console: {_reason(event)}"
+                )
+
+
+def _reason(event: Mapping[str, Any]) -> str:
+    return " ".join(event.get("ResourceStatusReason", "").split())
+
+
+def _check_all_deleted(bucket: str, answer: Mapping[str, Any]) -> None:
+    for error in answer.get("Errors", ()):
+        raise RefusedError(
+            f"s3://{bucket}/{error['Key']} cannot be deleted ({error['Code']}); "
+            f"{PERMISSIONS['DeleteObjects']} are needed"
+        )
 
 
 def parameters_of(description: Mapping[str, Any]) -> dict[str, str]:
