@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import time
 import urllib.request
@@ -188,6 +189,27 @@ def test_a_step_is_what_was_shown_and_a_dry_run_adds_none(deployed: Stack, capsy
     assert "seconds behind, at most              3.5" in status
 
 
+def test_the_program_gets_the_settings_that_were_submitted(
+    deployed: Stack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And not those of the last deploy, of which spark-submit would know nothing."""
+    settings = tmp_path / "mine.yaml"
+    settings.write_text("stream: {interval: 45s}\nspark: {master: null, conf: {spark.executor.cores: '8'}}\n")
+    uri = f"{deployed.outputs()['Application']}/emr.yaml"
+    bucket, key = uri.removeprefix("s3://").split("/", 1)
+
+    def there() -> str:
+        return str(deployed.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read().decode())
+
+    assert run("submit", "run", "--dry-run", "--settings", str(settings)) == 0
+    assert f"upload {settings} as {uri}\nrun on cluster" in capsys.readouterr().err
+    assert there() == SETTINGS.read_text()
+    assert run("submit", "run", "--yes", "--settings", str(settings)) == 0
+    assert there() == settings.read_text()
+    [step] = steps(deployed)
+    assert "spark.executor.cores=8" in step["Config"]["Args"]
+
+
 def test_a_fit_needs_the_converted_backbone(deployed: Stack, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("submit", "fit", "--yes") == 6
     assert "python -m batch_fit convert --to build/emr/x86_64/backbone.tflite" in capsys.readouterr().err
@@ -238,6 +260,23 @@ def test_stop_asks_the_stream_and_a_serverless_job_streams(deployed: Stack, caps
     assert submitted["entryPointArguments"][:2] == ["streaming", "run"]
     assert "spark.yarn" not in submitted["sparkSubmitParameters"]
 
+    tell(deployed, Pictures=12)
+    assert run("status", "--serverless", application, "--job", job) == 0
+    status = capsys.readouterr().out
+    assert status.startswith(f"job          {job} {started['state']} picture-features run")
+    assert "pictures in the last hour            12" in status
+    assert "cluster" not in status
+
+
+def test_without_a_cluster_status_tells_of_the_stream(deployed: Stack, capsys: pytest.CaptureFixture[str]) -> None:
+    tell(deployed, Pictures=12)
+    assert run("destroy", "--yes") == 0
+    capsys.readouterr()
+    assert run("status") == 0
+    none, pictures = capsys.readouterr().out.splitlines()
+    assert none == "cluster      none; python -m conf.emr deploy makes one"
+    assert pictures == "pictures in the last hour            12"
+
 
 def test_a_region_outside_the_union_has_to_be_allowed(aws: Stack, capsys: pytest.CaptureFixture[str]) -> None:
     for region in ("us-east-1", "eu-west-2"):
@@ -265,6 +304,7 @@ def test_a_region_outside_the_union_has_to_be_allowed(aws: Stack, capsys: pytest
         (["status"], "there is no stack 'pictures'"),
         (["logs", "--since", "soon"], "there is no stack 'pictures'"),
         (["destroy", "--yes"], "there is no stack 'pictures'"),
+        (["status", "--job", "1"], "--serverless APPLICATION_ID and --job ID belong together"),
     ],
 )
 def test_what_cannot_be_done_is_told_in_one_line(
@@ -273,6 +313,23 @@ def test_what_cannot_be_done_is_told_in_one_line(
     assert run(*words) > 0
     *_, last = capsys.readouterr().err.splitlines()
     assert said in last
+
+
+@pytest.mark.parametrize(("answer", "made"), [("y", True), ("Yes", True), ("n", False), ("", False), ("yeah", False)])
+def test_nothing_is_done_before_a_person_has_agreed(
+    aws: Stack, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, answer: str, *, made: bool
+) -> None:
+    """A plain return is no."""
+    asked = io.StringIO(f"{answer}\n")
+    monkeypatch.setattr(asked, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdin", asked)
+    applied: list[Mapping[str, str]] = []
+    monkeypatch.setattr(Stack, "apply", lambda _, parameters: applied.append(parameters))
+    monkeypatch.setattr(Stack, "outputs", lambda _: {"Application": "s3://there/application"})
+    monkeypatch.setattr("conf.emr.deployment.upload", lambda *_: None)
+    assert run("deploy") == 0
+    assert capsys.readouterr().err.endswith("Go on? [y/N] ")
+    assert bool(applied) == made
 
 
 def test_a_name_that_buckets_cannot_have_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from botocore import xform_name
 from botocore.session import get_session
 
 from conf.emr import serverless
-from conf.emr.__main__ import main
+from conf.emr.__main__ import command_line, main
 from conf.emr.application import SETTINGS
 from conf.emr.arguments import PROGRAMS, Locations, spark_submit_arguments
 from conf.emr.permissions import PERMISSIONS
@@ -147,9 +148,24 @@ def test_the_examples_are_what_their_readers_take() -> None:
     assert workflow["jobs"]["deploy"]["permissions"]["id-token"] == "write"
 
 
+@pytest.mark.parametrize("page", ["docs/emr.md", "docs/examples/deploy.yaml"])
+def test_every_documented_command_is_one(page: str) -> None:
+    """By the parser itself, which ends the program at an option that there is none of."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for variable in ("${{ matrix.platform }}", "$PLATFORM"):
+        text = text.replace(variable, "x86_64")
+    commands = re.findall(r"python -m conf\.emr ([^`\n]+)", text)
+    assert commands
+    for command in commands:
+        parser, words = command_line(shlex.split(command, comments=True))
+        parser.parse_args(words)
+
+
 def test_every_call_to_aws_has_its_permission() -> None:
     """By the names of boto3's methods and paginators in the sources."""
-    services = map(get_session().get_service_model, ("cloudformation", "cloudwatch", "emr", "logs", "s3", "sts"))
+    services = map(
+        get_session().get_service_model, ("cloudformation", "cloudwatch", "emr", "emr-serverless", "logs", "s3", "sts")
+    )
     methods = {xform_name(name): name for service in services for name in service.operation_names}
     words = {
         getattr(node, "attr", None) or getattr(node, "value", None)
@@ -158,5 +174,5 @@ def test_every_call_to_aws_has_its_permission() -> None:
         if isinstance(node, (ast.Attribute, ast.Constant))
     }
     called = {methods[word] for word in words if word in methods}
-    assert {"CreateStack", "AddJobFlowSteps", "FilterLogEvents", "ListObjectVersions"} <= called
+    assert {"CreateStack", "AddJobFlowSteps", "FilterLogEvents", "GetJobRun", "ListObjectVersions"} <= called
     assert called <= set(PERMISSIONS)

@@ -5,6 +5,7 @@ It owns what a person sees of AWS; it must not know how the calls are made.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 
@@ -22,13 +23,13 @@ from conf.emr.deployment import (
 from conf.emr.operation import (
     add_logs_arguments,
     add_status_arguments,
-    add_stop_arguments,
     add_submit_arguments,
     logs,
     status,
     stop,
     submit,
 )
+from conf.emr.options import add_consent, add_stack, options
 from conf.emr.permissions import explain
 
 _REGION = (Flag("s3.region", "REGION"),)
@@ -56,8 +57,9 @@ _VERBS = (
     Verb(
         "submit",
         "Run the stream, a fit, an export or a reconcile on the cluster.",
-        "Add a step to the cluster, in cluster deploy mode. With --serverless it is a job on EMR Serverless instead,\n"
-        "a stream in streaming mode. What follows -- goes to the program: submit fit --yes -- --limit 20000",
+        "Upload the settings, and add a step to the cluster, in cluster deploy mode. With --serverless it is a job on\n"
+        "EMR Serverless instead, a stream in streaming mode. What follows -- goes to the program: submit fit --yes --\n"
+        "--limit 20000",
         _REGION,
         (),
         submit,
@@ -67,7 +69,8 @@ _VERBS = (
     Verb(
         "status",
         "Show the cluster, its nodes and steps, and the stream's metrics.",
-        "Show the cluster, its nodes, the latest steps, and what the stream told CloudWatch in the last hour.",
+        "Show the cluster, its nodes, the latest steps, and what the stream told CloudWatch in the last hour. With\n"
+        "--serverless and --job it is a job on EMR Serverless instead of the cluster.",
         _REGION,
         (),
         status,
@@ -89,7 +92,7 @@ _VERBS = (
         _REGION,
         (),
         stop,
-        add_stop_arguments,
+        options(add_stack, add_consent),
     ),
     Verb(
         "destroy",
@@ -115,11 +118,17 @@ _VERBS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    end = words.index("--") if "--" in words else len(words)  # what follows is for the program on the cluster
+    parser, words = command_line(sys.argv[1:] if argv is None else argv)
+    return run_program("emr", parser, words, explain)
+
+
+def command_line(argv: Sequence[str]) -> tuple[argparse.ArgumentParser, list[str]]:
+    """The parser, and the words for it; those after `--` are for the program on the cluster, and become `more`."""
+    words = list(argv)
+    end = words.index("--") if "--" in words else len(words)
     parser = make_parser("conf.emr", "The application on Amazon EMR.", _VERBS, EXIT_CODES, LOG_KEYS)
     parser.set_defaults(more=words[end + 1 :])
-    return run_program("emr", parser, words[:end], explain)
+    return parser, words[:end]
 
 
 if __name__ == "__main__":

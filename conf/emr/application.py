@@ -46,12 +46,16 @@ def check_built(folder: Path) -> None:
 
 def upload(stack: Stack, folder: Path, settings: Path, uri: str) -> list[str]:
     """Put all that a step needs at `uri`; returns the names."""
-    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
     names = []
     for name, file in _files(folder, settings):
-        stack.client("s3").upload_file(str(file), bucket, f"{prefix}/{name}")
+        stack.client("s3").upload_file(str(file), *_bucket_and_key(uri, name))
         names.append(name)
     return names
+
+
+def upload_settings(stack: Stack, file: Path, locations: Locations) -> None:
+    """Make these the settings of whatever is started from now on, by a schedule as well."""
+    stack.client("s3").upload_file(str(file), *_bucket_and_key(locations.application, CONFIG))
 
 
 def on_cluster(file: Path) -> Settings:
@@ -75,9 +79,9 @@ def check_backbone(stack: Stack, locations: Locations) -> None:
     Raises:
         NotFoundError: saying how to get one.
     """
-    bucket, _, prefix = locations.application.removeprefix("s3://").partition("/")
+    bucket, key = _bucket_and_key(locations.application, BACKBONE)
     try:
-        stack.client("s3").head_object(Bucket=bucket, Key=f"{prefix}/{BACKBONE}")
+        stack.client("s3").head_object(Bucket=bucket, Key=key)
     except ClientError as error:
         if code_of(error) not in ("404", "NoSuchKey"):
             raise
@@ -86,6 +90,11 @@ def check_backbone(stack: Stack, locations: Locations) -> None:
             f"{locations.application}/{BACKBONE} is not there: the cluster has no TensorFlow to convert the weights; "
             f"python -m batch_fit convert --to {build_folder(platform) / BACKBONE}, and python -m conf.emr deploy"
         ) from None
+
+
+def _bucket_and_key(uri: str, name: str) -> tuple[str, str]:
+    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+    return bucket, f"{prefix}/{name}"
 
 
 def _files(folder: Path, settings: Path) -> Iterator[tuple[str, Path]]:

@@ -20,7 +20,7 @@ from conf.errors import InputError, NotFoundError
 
 _STEPS_SHOWN = 10
 _ENDED = ("TERMINATING", "TERMINATED", "TERMINATED_WITH_ERRORS")
-_NAMESPACE = "picture-features"
+_NAMESPACE, _DIMENSION = "picture-features", "output"
 _HOUR, _MINUTE = timedelta(hours=1), timedelta(minutes=1)
 _METRICS = (
     ("Pictures", "Sum", "pictures in the last hour"),
@@ -28,6 +28,7 @@ _METRICS = (
     ("SecondsBehind", "Maximum", "seconds behind, at most"),
     ("BatchSeconds", "Average", "seconds per micro-batch"),
     ("Drift", "Average", "share of pictures unlike the fit's"),
+    ("ModelRefused", "Sum", "micro-batches that kept a former model"),
 )
 _OVER_MINUTES: Mapping[str, Callable[[Sequence[float]], float]] = {"Sum": sum, "Maximum": max, "Average": fmean}
 
@@ -76,8 +77,8 @@ class Cluster:
         added = self.stack.client("emr").add_job_flow_steps(JobFlowId=self.id, Steps=[step])
         return str(added["StepIds"][0])
 
-    def status(self, output: str) -> str:
-        """State, nodes, the latest steps, and what the stream told of the last hour."""
+    def status(self) -> str:
+        """State, nodes, the latest steps."""
         emr = self.stack.client("emr")
         cluster = self._describe()
         why = cluster["Status"].get("StateChangeReason", {}).get("Message", "")
@@ -90,36 +91,10 @@ class Cluster:
             for group in groups
         ]
         lines += [f"step         {step['Id']} {step['Status']['State']} {step['Name']}" for step in steps]
-        lines += [f"{label:<36} {value:,.6g}" for label, value in self._metrics(output)]
         return "\n".join(lines)
 
     def _describe(self) -> dict[str, Any]:
         return dict(self.stack.client("emr").describe_cluster(ClusterId=self.id)["Cluster"])
-
-    def _metrics(self, output: str) -> Iterator[tuple[str, float]]:
-        now = datetime.now(UTC)
-        queries = [
-            {
-                "Id": name.lower(),
-                "MetricStat": {
-                    "Metric": {
-                        "Namespace": _NAMESPACE,
-                        "MetricName": name,
-                        "Dimensions": [{"Name": "output", "Value": output}],
-                    },
-                    "Period": 60,
-                    "Stat": statistic,
-                },
-            }
-            for name, statistic, _ in _METRICS
-        ]
-        answer = self.stack.client("cloudwatch").get_metric_data(
-            MetricDataQueries=queries, StartTime=now - _HOUR, EndTime=now + _MINUTE
-        )
-        by_minute = {result["Id"]: result["Values"] for result in answer["MetricDataResults"]}
-        for name, statistic, label in _METRICS:
-            if values := by_minute.get(name.lower()):
-                yield label, _OVER_MINUTES[statistic](values)
 
     def step_log(self, archive: str, step: str) -> str:
         """What spark-submit said of a step, from the log archive, which is some minutes behind.
@@ -139,6 +114,33 @@ class Cluster:
                 ) from None
             raise
         return gzip.decompress(body).decode(errors="replace").rstrip()
+
+
+def last_hour(stack: Stack, output: str) -> Iterator[str]:
+    """What the stream told CloudWatch, wherever it runs; a line for each metric that it told."""
+    now = datetime.now(UTC)
+    queries = [
+        {
+            "Id": name.lower(),
+            "MetricStat": {
+                "Metric": {
+                    "Namespace": _NAMESPACE,
+                    "MetricName": name,
+                    "Dimensions": [{"Name": _DIMENSION, "Value": output}],
+                },
+                "Period": 60,
+                "Stat": statistic,
+            },
+        }
+        for name, statistic, _ in _METRICS
+    ]
+    answer = stack.client("cloudwatch").get_metric_data(
+        MetricDataQueries=queries, StartTime=now - _HOUR, EndTime=now + _MINUTE
+    )
+    by_minute = {result["Id"]: result["Values"] for result in answer["MetricDataResults"]}
+    for name, statistic, label in _METRICS:
+        if values := by_minute.get(name.lower()):
+            yield f"{label:<36} {_OVER_MINUTES[statistic](values):,.6g}"
 
 
 def driver_logs(stack: Stack, group: str, since: timedelta) -> Iterator[str]:

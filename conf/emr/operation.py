@@ -13,10 +13,10 @@ import sys
 from datetime import timedelta
 
 from conf.emr import serverless
-from conf.emr.application import check_backbone, locations_of, on_cluster
-from conf.emr.arguments import PROGRAMS, spark_submit_arguments
-from conf.emr.cluster import Cluster, driver_logs
-from conf.emr.options import add_consent, add_settings, add_stack, agreed, stack_of
+from conf.emr.application import check_backbone, locations_of, on_cluster, upload_settings
+from conf.emr.arguments import CONFIG, PROGRAMS, spark_submit_arguments
+from conf.emr.cluster import Cluster, driver_logs, last_hour
+from conf.emr.options import add_consent, add_serverless, add_settings, add_stack, agreed, stack_of
 from conf.errors import SettingsError
 from conf.settings import Settings, parse_duration
 
@@ -26,14 +26,12 @@ def add_submit_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("program", choices=PROGRAMS, help="What to run.")
     add_stack(parser)
     add_settings(parser)
-    parser.add_argument(
-        "--serverless", metavar="APPLICATION_ID", help="Run on this EMR Serverless application instead of the cluster."
-    )
+    add_serverless(parser)
     add_consent(parser)
 
 
 def submit(settings: Settings, arguments: argparse.Namespace) -> str | None:
-    """Start a program as a step on the cluster, or as a job on EMR Serverless; returns its id."""
+    """Start a program with its settings, as a step on the cluster or as a job on EMR Serverless; returns its id."""
     stack = stack_of(settings, arguments)
     outputs = stack.outputs()
     locations = locations_of(stack, outputs)
@@ -41,14 +39,19 @@ def submit(settings: Settings, arguments: argparse.Namespace) -> str | None:
     name = f"picture-features {arguments.program}"
     if arguments.program == "fit":
         check_backbone(stack, locations)
+    uploads = f"upload {arguments.settings} as {locations.application}/{CONFIG}"
     if arguments.serverless:
         job = serverless.job(arguments.program, for_cluster, locations, outputs, arguments.more)
-        plan = f"start {name} on EMR Serverless application {arguments.serverless}\n{serverless.shown(job)}"
-        return serverless.start(stack, arguments.serverless, job) if agreed(plan, arguments) else None
+        plan = f"{uploads}\nstart {name} on EMR Serverless application {arguments.serverless}\n{serverless.shown(job)}"
+        if not agreed(plan, arguments):
+            return None
+        upload_settings(stack, arguments.settings, locations)
+        return serverless.start(stack, arguments.serverless, job)
     words = spark_submit_arguments(arguments.program, for_cluster, locations, arguments.more)
     cluster = Cluster.of(stack, outputs)
-    if not agreed(f"run on cluster {cluster.id}\nspark-submit {shlex.join(words)}", arguments):
+    if not agreed(f"{uploads}\nrun on cluster {cluster.id}\nspark-submit {shlex.join(words)}", arguments):
         return None
+    upload_settings(stack, arguments.settings, locations)
     step = cluster.submit(name, words)
     return f"{step}; python -m conf.emr status shows its state, logs what it prints"
 
@@ -56,13 +59,27 @@ def submit(settings: Settings, arguments: argparse.Namespace) -> str | None:
 def add_status_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of status."""
     add_stack(parser)
+    add_serverless(parser)
+    parser.add_argument("--job", metavar="ID", help="The job on that application, as submit printed it.")
 
 
 def status(settings: Settings, arguments: argparse.Namespace) -> str:
-    """What runs, and how it is."""
+    """What runs, and how it is.
+
+    Raises:
+        SettingsError: of --serverless and --job one is missing.
+    """
+    if bool(arguments.serverless) != bool(arguments.job):
+        raise SettingsError("status: --serverless APPLICATION_ID and --job ID belong together; give both, or neither")
     stack = stack_of(settings, arguments)
     outputs = stack.outputs()
-    return Cluster.of(stack, outputs).status(outputs["Output"])
+    if arguments.job:
+        runs = serverless.state(stack, arguments.serverless, arguments.job)
+    elif "ClusterId" in outputs:
+        runs = Cluster.of(stack, outputs).status()
+    else:
+        runs = "cluster      none; python -m conf.emr deploy makes one"
+    return "\n".join((runs, *last_hour(stack, outputs["Output"])))
 
 
 def add_logs_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,12 +105,6 @@ def _since(given: str) -> timedelta:
         return parse_duration(given)
     except ValueError as error:
         raise SettingsError(f"--since: {given!r} is not allowed: {error}") from error
-
-
-def add_stop_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of stop."""
-    add_stack(parser)
-    add_consent(parser)
 
 
 def stop(settings: Settings, arguments: argparse.Namespace) -> str | None:

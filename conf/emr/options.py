@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from conf.emr.application import PLATFORMS, SETTINGS
@@ -15,6 +16,16 @@ from conf.emr.stack import DEFAULT_REGION, Stack, check_region
 from conf.errors import SettingsError
 from conf.s3 import S3Connection
 from conf.settings import Settings
+
+
+def options(*adders: Callable[[argparse.ArgumentParser], None]) -> Callable[[argparse.ArgumentParser], None]:
+    """What declares the options of all of these, for a verb that has no others."""
+
+    def add(parser: argparse.ArgumentParser) -> None:
+        for adder in adders:
+            adder(parser)
+
+    return add
 
 
 def add_stack(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +50,13 @@ def stack_of(settings: Settings, arguments: argparse.Namespace) -> Stack:
 def add_platform(parser: argparse.ArgumentParser, default: str | None) -> None:
     """Declare --platform."""
     parser.add_argument("--platform", choices=PLATFORMS, default=default, help="The processors of the nodes.")
+
+
+def add_serverless(parser: argparse.ArgumentParser) -> None:
+    """Declare --serverless."""
+    parser.add_argument(
+        "--serverless", metavar="APPLICATION_ID", help="This EMR Serverless application instead of the cluster."
+    )
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:

@@ -91,3 +91,11 @@ def start(stack: Stack, application: str, request: Mapping[str, Any]) -> str:
     """Start a job; returns its id."""
     run = stack.client("emr-serverless").start_job_run(applicationId=application, **request)
     return str(run["jobRunId"])
+
+
+def state(stack: Stack, application: str, job: str) -> str:
+    """State of a job, for a person: which attempt it is, and why it failed if it did."""
+    run = stack.client("emr-serverless").get_job_run(applicationId=application, jobRunId=job)["jobRun"]
+    attempt = f", attempt {run['attempt']}" if "attempt" in run else ""
+    why = f": {run['stateDetails']}" if run.get("stateDetails") else ""
+    return f"job          {job} {run['state']} {run.get('name', '')}{attempt}{why}"
