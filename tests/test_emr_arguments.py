@@ -54,6 +54,12 @@ def test_a_stream_has_attempts_that_grow_back_and_a_step_has_one() -> None:
         assert step["spark.sql.parquet.output.committer.class"].endswith("BindingParquetOutputCommitter")
 
 
+def test_nothing_that_a_stream_writes_to_hdfs_grows() -> None:
+    """Steps end, and are looked at in the History Server; the events of a stream would fill the disks."""
+    assert properties(submitted("run"))["spark.eventLog.enabled"] == "false"
+    assert "spark.eventLog.enabled" not in properties(submitted("fit"))
+
+
 def test_an_executor_and_a_master_share_a_node_and_workers_have_a_gigabyte_each() -> None:
     given = properties(submitted("run"))
 

@@ -97,6 +97,8 @@ _STREAM_ON_YARN = {
     "spark.yarn.maxAppAttempts": "4",
     "spark.yarn.am.attemptFailuresValidityInterval": "1h",
     "spark.executor.failuresValidityInterval": "1h",
+    # Spark writes it to HDFS, where that of a stream would grow until the disks are full.
+    "spark.eventLog.enabled": "false",
 }
 _BATCH_ON_YARN = {"spark.yarn.maxAppAttempts": "1"}  # who submitted it decides whether to try again
 # Idle between two micro-batches is no reason to give an executor back, and start one again half a minute later.
