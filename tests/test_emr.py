@@ -153,9 +153,11 @@ def test_deploying_again_keeps_what_was_set_before(deployed: Stack) -> None:
     before = stacks.parameters_of(deployed.describe() or {})
     assert before["RefitArguments"] == ""  # there is no backbone to fit with
     Path("build/emr/x86_64/backbone.tflite").write_bytes(b"flat")
-    assert run("deploy", "--yes", "--set", "MonthlyBudget=50") == 0
+    assert run("deploy", "--yes", "--set", "MonthlyBudget=50", "--set", "Schedules=no") == 0
+    assert run("deploy", "--yes") == 0
     after = stacks.parameters_of(deployed.describe() or {})
-    assert after == {**before, "MonthlyBudget": "50", "RefitArguments": after["RefitArguments"]}
+    changed = {"MonthlyBudget": "50", "Schedules": "no", "RefitArguments": after["RefitArguments"]}
+    assert after == {**before, **changed}
     refit = json.loads(after["RefitArguments"])
     assert refit[0] == "spark-submit"
     assert refit[-2:] == ["--promote", "if-not-worse"]

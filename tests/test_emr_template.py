@@ -211,6 +211,15 @@ def test_the_template_and_the_command_line_mean_the_same_regions(template: dict[
     assert template["Parameters"]["AllowNonEu"]["Default"] == "no"
 
 
+def test_one_switch_turns_all_schedules_off(template: dict[str, Any]) -> None:
+    """One that deploy does not set, so they stay off."""
+    assert template["Conditions"]["Scheduled"]["Fn::And"][1] == {"Fn::Equals": [{"Ref": "Schedules"}, "yes"]}
+    schedules = [one for one in template["Resources"].values() if one["Type"] == "AWS::Scheduler::Schedule"]
+    conditions = [template["Conditions"][one["Condition"]]["Fn::And"] for one in schedules]
+    assert len(conditions) == 2
+    assert all({"Condition": "Scheduled"} in condition for condition in conditions)
+
+
 def test_the_queue_hides_a_message_for_two_intervals(template: dict[str, Any]) -> None:
     interval = load_settings({}, SETTINGS).stream.interval.total_seconds()
     visibility = template["Parameters"]["VisibilitySeconds"]
