@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,10 +14,11 @@ from cfnlint import ManualArgs
 from cfnlint.api import lint_file
 from cfnlint.decode import decode
 
-from conf.emr import arguments
+from conf.emr import arguments, cluster, cost
 from conf.emr.application import SETTINGS
 from conf.emr.stack import EU_REGIONS, TEMPLATE
 from conf.settings import load_settings
+from streaming import metrics
 from streaming.features.schema import FEATURES, QUARANTINE
 
 LARGEST_BODY = 51_200  # bytes that CloudFormation takes without a bucket
@@ -95,6 +97,17 @@ def test_cloudformation_takes_it() -> None:
     regions = ["eu-west-3", "eu-central-1", "eu-west-1"]
     assert lint_file(TEMPLATE, config=ManualArgs(regions=regions)) == []
     assert TEMPLATE.stat().st_size <= LARGEST_BODY
+
+
+def test_of_the_cluster_one_property_alone_is_unknown_to_the_linter(template: dict[str, Any], tmp_path: Path) -> None:
+    """The template turns a whole rule off for it."""
+    everything_checked = copy.deepcopy(template)
+    del everything_checked["Resources"]["Cluster"]["Metadata"]["cfn-lint"]
+    file = tmp_path / "template.json"
+    file.write_text(json.dumps(everything_checked))
+    [unknown] = lint_file(file, config=ManualArgs(regions=["eu-west-3"]))
+    assert unknown.rule.id == "E3002"
+    assert "'MonitoringConfiguration' was unexpected" in unknown.message
 
 
 def test_a_wildcard_has_a_written_reason_and_no_reason_is_left_over(template: dict[str, Any]) -> None:
@@ -252,22 +265,49 @@ def test_athena_knows_every_column(resources: dict[str, Any], table: str, schema
     assert given["Parameters"]["storage.location.template"]["Fn::Sub"].endswith("/date=${!date}/")
 
 
+def in_alarms(resources: dict[str, Any]) -> list[dict[str, Any]]:
+    """The metrics that alarms look at, each as often as one does."""
+    alarms = of_type(resources, "AWS::CloudWatch::Alarm").values()
+    queries = [query for alarm in alarms for query in alarm.get("Metrics", ())]
+    return [
+        *(alarm for alarm in alarms if "MetricName" in alarm),
+        *(query["MetricStat"]["Metric"] for query in queries if "MetricStat" in query),
+    ]
+
+
 def test_the_alarms_look_at_what_the_stream_tells(resources: dict[str, Any]) -> None:
-    alarms = of_type(resources, "AWS::CloudWatch::Alarm")
-    queries = [query["MetricStat"]["Metric"] for alarm in alarms.values() for query in alarm.get("Metrics", ())
-               if "MetricStat" in query]  # fmt: skip
-    ours = [one for one in (*alarms.values(), *queries) if one.get("Namespace") == "picture-features"]
-    assert {one["MetricName"] for one in ours} == {"Pictures", "Quarantined", "SecondsBehind", "Drift"}
+    """At all of it but the duration of a micro-batch, which is well or not only beside the others."""
+    ours = [one for one in in_alarms(resources) if not one["Namespace"].startswith("AWS/")]
+    assert {one["MetricName"] for one in ours} == set(metrics._UNITS) - {"BatchSeconds"}
     for one in ours:
-        assert one["Dimensions"] == [{"Name": "output", "Value": {"Fn::Sub": "s3://${OutputBucket}/table"}}]
-    assert all(alarm["AlarmActions"] == [{"Ref": "Alarms"}] for alarm in alarms.values())
+        assert one["Namespace"] == metrics.NAMESPACE
+        assert one["Dimensions"] == [{"Name": metrics.DIMENSION, "Value": {"Fn::Sub": "s3://${OutputBucket}/table"}}]
+    alarms = of_type(resources, "AWS::CloudWatch::Alarm").values()
+    assert all(alarm["AlarmActions"] == [{"Ref": "Alarms"}] for alarm in alarms)
 
 
-def test_the_dashboard_is_json(resources: dict[str, Any]) -> None:
+def test_the_dashboard_shows_what_the_stream_tells(resources: dict[str, Any]) -> None:
+    """All but whether the model was refused, which is no curve."""
     widgets = json.loads(resources["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"])["widgets"]
     assert [widget["type"] for widget in widgets] == ["metric"] * 4
+    shown = {}
+    for widget in widgets:
+        former: list[str] = []
+        for row in widget["properties"]["metrics"]:
+            former = [former[place] if word == "." else word for place, word in enumerate(row)]
+            shown[former[1]] = (former[0], *former[2:])
+    ours = {name: where for name, where in shown.items() if not where[0].startswith("AWS/")}
+    assert set(ours) == set(metrics._UNITS) - {"ModelRefused"}
+    assert set(ours.values()) == {(metrics.NAMESPACE, metrics.DIMENSION, "s3://${OutputBucket}/table")}
 
 
-def test_everything_that_a_step_needs_is_shipped_with_the_package() -> None:
-    for name in (arguments.LAUNCHER, arguments.LOG4J, "template.yaml", "prices.yaml"):
-        assert Path(TEMPLATE.parent, name).is_file()
+def test_status_asks_for_what_the_stream_tells() -> None:
+    assert {name for name, *_ in cluster._METRICS} == set(metrics._UNITS)
+    assert (cluster._NAMESPACE, cluster._DIMENSION) == (metrics.NAMESPACE, metrics.DIMENSION)
+
+
+def test_the_estimate_counts_what_the_template_makes(resources: dict[str, Any]) -> None:
+    kinds = [endpoint["VpcEndpointType"] for endpoint in of_type(resources, "AWS::EC2::VPCEndpoint").values()]
+    assert kinds.count("Interface") == cost._ENDPOINTS
+    assert len(in_alarms(resources)) == cost._ALARMS
+    assert len(metrics._UNITS) == cost._METRICS
