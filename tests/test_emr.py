@@ -114,8 +114,10 @@ def test_deploy_makes_what_a_step_needs_and_destroy_takes_it_away(
 ) -> None:
     assert run("deploy", "--dry-run") == 0
     assert aws.describe() is None
+    assert "nobody is told of alarms" in capsys.readouterr().err
     assert run("deploy", "--yes", "--set", "AlarmEmail=me@example.org") == 0
     captured = capsys.readouterr()
+    assert "nobody is told" not in captured.err
     assert f"make stack pictures in {REGION}" in captured.err
     outputs = aws.outputs()
     assert outputs["Input"] in captured.out

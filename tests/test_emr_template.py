@@ -306,6 +306,14 @@ def test_status_asks_for_what_the_stream_tells() -> None:
     assert (cluster._NAMESPACE, cluster._DIMENSION) == (metrics.NAMESPACE, metrics.DIMENSION)
 
 
+def test_there_is_a_budget_whether_anybody_is_told_or_not(resources: dict[str, Any]) -> None:
+    assert "Condition" not in resources["Budget"]
+    condition, told, nobody = resources["Budget"]["Properties"]["NotificationsWithSubscribers"]["Fn::If"]
+    assert condition == "HasEmail"
+    assert [one["Notification"]["Threshold"] for one in told] == [80, 100]
+    assert nobody == {"Ref": "AWS::NoValue"}
+
+
 def test_the_estimate_counts_what_the_template_makes(resources: dict[str, Any]) -> None:
     kinds = [endpoint["VpcEndpointType"] for endpoint in of_type(resources, "AWS::EC2::VPCEndpoint").values()]
     assert kinds.count("Interface") == cost._ENDPOINTS

@@ -24,6 +24,8 @@ _SHOWN = 80
 # A sample of the whole input, and a model that becomes the current one only if it is not worse.
 _REFIT = ("--limit", "20000", "--promote", "if-not-worse")
 
+_NOBODY_IS_TOLD = "  (nobody is told of alarms and of the budget; --set AlarmEmail=me@example.org tells you)"
+
 
 def add_package_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of package."""
@@ -77,6 +79,7 @@ def deploy(settings: Settings, arguments: argparse.Namespace) -> str | None:
         f"{'change' if there else 'make'} stack {stack.name} in {stack.region}",
         *(f"  {key} = {value if len(value) < _SHOWN else f'{value[:_SHOWN]}...'}" for key, value in changed.items()),
         *([] if parameters["RefitArguments"] else [f"  (no refits by schedule: {folder / BACKBONE} is not there)"]),
+        *([] if {**former, **parameters}.get("AlarmEmail") else [_NOBODY_IS_TOLD]),
         f"upload {folder} and {arguments.settings}",
         "the cluster costs money for as long as it runs; python -m conf.emr cost tells how much",
     ]
