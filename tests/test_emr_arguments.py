@@ -147,7 +147,7 @@ def test_the_rate_and_the_prices_are_the_users(tmp_path: Path, capsys: pytest.Ca
 def test_the_examples_are_what_their_readers_take() -> None:
     dag = ast.parse((ROOT / "docs" / "examples" / "airflow_dag.py").read_text(encoding="utf-8"))
     imported = {alias.name for node in ast.walk(dag) if isinstance(node, ast.ImportFrom) for alias in node.names}
-    assert {"EmrAddStepsOperator", "EmrStepSensor", "spark_submit_arguments", "step_of", "locations_of"} <= imported
+    assert {"EmrAddStepsOperator", "spark_submit_arguments", "step_of", "locations_of"} <= imported
     workflow = yaml.safe_load((ROOT / "docs" / "examples" / "deploy.yaml").read_text(encoding="utf-8"))
     assert list(workflow["jobs"]) == ["check", "package", "deploy"]
     assert workflow["permissions"] == {"contents": "read"}

@@ -23,7 +23,6 @@ _INSTANCE_TYPES = {"x86_64": "m6i.xlarge", "aarch64": "m6g.xlarge"}
 _SHOWN = 80
 # A sample of the whole input, and a model that becomes the current one only if it is not worse.
 _REFIT = ("--limit", "20000", "--promote", "if-not-worse")
-
 _NOBODY_IS_TOLD = "  (nobody is told of alarms and of the budget; --set AlarmEmail=me@example.org tells you)"
 
 

@@ -1,8 +1,12 @@
 """Refit and reconcile from Airflow, instead of the schedules of the stack. It was not run; its syntax was checked.
 
-Put it into Airflow's dags folder, install picture-features and apache-airflow-providers-amazon (9 or later) beside
-Airflow 3, and turn the schedules of the stack off: `--set RefitArguments= --set ReconcileArguments=`. The connection
-aws_default needs elasticmapreduce:AddJobFlowSteps and DescribeStep, and cloudformation:DescribeStacks.
+Put it into Airflow's dags folder, install picture-features and apache-airflow-providers-amazon[aiobotocore] (9 or
+later) beside Airflow 3, and turn the schedules of the stack off: `--set Schedules=no`. Two kinds of credentials:
+
+- the connection aws_default, which has to name the region, needs elasticmapreduce:AddJobFlowSteps, DescribeCluster and
+  DescribeStep;
+- what boto3 finds on a worker (environment, profile, role) needs cloudformation:DescribeStacks, because our own code
+  looks the cluster up and knows of no connections.
 """
 
 from __future__ import annotations
@@ -11,7 +15,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.providers.amazon.aws.operators.emr import EmrAddStepsOperator
-from airflow.providers.amazon.aws.sensors.emr import EmrStepSensor
 from airflow.sdk import dag, task
 
 STACK, REGION = "picture-features", "eu-west-3"
@@ -33,24 +36,20 @@ def step(verb: str, more: list[str]) -> dict[str, Any]:
     return {"cluster": outputs["ClusterId"], "steps": [step_of(f"airflow {verb}", words)]}
 
 
-def submitted(verb: str, more: list[str], after: EmrStepSensor | None = None) -> EmrStepSensor:
-    """A step that is added, and waited for without taking a worker."""
+def submitted(verb: str, more: list[str], after: EmrAddStepsOperator | None = None) -> EmrAddStepsOperator:
+    """A step that is added, and waited for without taking a worker; a retry adds it again."""
     planned = step.override(task_id=f"{verb}_step")(verb, more)
-    added = EmrAddStepsOperator(
-        task_id=f"{verb}_add", job_flow_id=planned["cluster"], steps=planned["steps"], region_name=REGION
-    )
-    ended = EmrStepSensor(
-        task_id=f"{verb}_wait",
-        job_flow_id=planned["cluster"],
-        step_id=f"{{{{ ti.xcom_pull(task_ids='{verb}_add')[0] }}}}",
-        region_name=REGION,
-        deferrable=True,
-        timeout=timedelta(hours=6).total_seconds(),
-    )
     if after is not None:
         after >> planned
-    added >> ended
-    return ended
+    return EmrAddStepsOperator(
+        task_id=verb,
+        job_flow_id=planned["cluster"],
+        steps=planned["steps"],
+        region_name=REGION,
+        deferrable=True,
+        waiter_delay=60,
+        waiter_max_attempts=6 * 60,  # that is, 6 hours
+    )
 
 
 @dag(
