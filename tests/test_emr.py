@@ -272,9 +272,9 @@ def test_stop_asks_the_stream_and_a_serverless_job_streams(deployed: Stack, caps
     assert "cluster" not in status
 
 
-def test_without_a_cluster_status_tells_of_the_stream(deployed: Stack, capsys: pytest.CaptureFixture[str]) -> None:
-    tell(deployed, Pictures=12)
-    assert run("destroy", "--yes") == 0
+def test_without_a_cluster_status_tells_of_the_stream(aws: Stack, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("deploy", "--yes", "--set", "Compute=no") == 0
+    tell(aws, Pictures=12)
     capsys.readouterr()
     assert run("status") == 0
     none, pictures = capsys.readouterr().out.splitlines()
