@@ -89,11 +89,29 @@ def run_program(program: str, arguments: Sequence[str]) -> float:
     """
     wait_for_quiet()
     started = time.monotonic()
+    _finish(program, start(program, arguments))
+    return time.monotonic() - started
+
+
+def run_measured(program: str, arguments: Sequence[str]) -> tuple[float, int, str]:
+    """The same, watched: seconds, the most bytes that all of its processes had together, and all that it said.
+
+    Raises:
+        RuntimeError: it failed; with all that it said.
+    """
+    wait_for_quiet()
+    started = time.monotonic()
     process = start(program, arguments)
+    memory = PeakMemory(process)
+    said = _finish(program, process)
+    return time.monotonic() - started, memory.stop(), said
+
+
+def _finish(program: str, process: subprocess.Popen[str]) -> str:
     said, _ = process.communicate()
     if process.returncode:
         raise RuntimeError(f"{program} ended with {process.returncode}:\n{said}")
-    return time.monotonic() - started
+    return said
 
 
 @contextmanager

@@ -11,19 +11,18 @@ from __future__ import annotations
 
 import json
 import tempfile
-import time
 from collections.abc import Iterator
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
-from benchmarks.common import CORES, Figure, PeakMemory, print_figures, wait_for_quiet
+from benchmarks.common import CORES, Figure, print_figures, run_measured
 from streaming import known, manifests
 from streaming.discovery import ListingDiscoverer
 from streaming.features.storage import list_pictures, open_folder
 from streaming.known import KnownPictures
 from streaming.manifest_writer import ManifestWriter
-from tests.streams import start
+from streaming.sink import ParquetSink
 
 _PICTURES = 1_000_000
 _MISSED = 1_000
@@ -38,17 +37,14 @@ def measure(pictures: int = _PICTURES) -> Iterator[Figure]:
         _make_files(source, 0, pictures - _MISSED)
         _see(source, output)
         _make_files(source, pictures - _MISSED, _MISSED)
-        wait_for_quiet()
         places = ["--input", str(source), "--output", str(output), "--settle", "0s", "--log-folder", f"{folder}/log"]
-        started = time.monotonic()
-        program = start("streaming", ["reconcile", *places, "--json", "--master", f"local[{CORES},4]"])
-        memory = PeakMemory(program)
-        said, _ = program.communicate()
-        seconds = time.monotonic() - started
+        seconds, memory, said = run_measured(
+            "streaming", ["reconcile", *places, "--json", "--master", f"local[{CORES},4]"]
+        )
     findings = json.loads(said.splitlines()[-1])
     assert (findings["listed"], findings["missed"], findings["changed"]) == (pictures, _MISSED, 0), findings
     yield Figure(f"reconcile of {pictures:,} pictures", f"{seconds:.1f} s, {pictures / seconds:,.0f} pictures/s")
-    yield Figure("reconcile: memory of all processes, most", f"{memory.stop() / 2**20:,.0f} MiB")
+    yield Figure("reconcile: memory of all processes, most", f"{memory / 2**20:,.0f} MiB")
 
 
 def _make_files(source: Path, first: int, count: int) -> None:
@@ -61,6 +57,7 @@ def _make_files(source: Path, first: int, count: int) -> None:
 
 def _see(source: Path, output: Path) -> None:
     folder = open_folder(str(output))
+    ParquetSink(folder).prepare()
     manifests.prepare_log(folder)
     writer = ManifestWriter(folder, KnownPictures(folder), lambda: None)
     listing = partial(list_pictures, str(source))
