@@ -5,13 +5,13 @@ It owns the list of places; it must not know what is done there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from conf.errors import OutputError
 from conf.s3 import S3Connection
 from conf.settings import Settings
 from streaming import derivatives, known, manifests, requests
+from streaming.derivatives import Kind
 from streaming.erasure import File
 from streaming.features.registry import Registry
 from streaming.features.storage import open_folder
@@ -29,14 +29,10 @@ class Places:
 
     Attributes:
         output: the stream's.
-        registries: that it has used.
-        exports: folders of snapshots that were made of it.
         connection: to S3.
     """
 
     output: Folder
-    registries: Sequence[Folder]
-    exports: Sequence[Folder]
     connection: S3Connection
 
     @classmethod
@@ -51,9 +47,19 @@ class Places:
         output = open_folder(settings.output, connection)
         if next(output.names(FEATURES_TABLE), None) is None:
             raise OutputError(f"{output.root}: no stream has written here yet; check --output")
-        made = [(one.kind, open_folder(one.uri, connection)) for one in derivatives.derivatives(output)]
-        registries, exports = ([folder for kind, folder in made if kind == wanted] for wanted in ("models", "export"))
-        return cls(output, registries, exports, connection)
+        return cls(output, connection)
+
+    def registries(self) -> list[Folder]:
+        """That the stream has used until now."""
+        return self._recorded("models")
+
+    def exports(self) -> list[Folder]:
+        """Folders of snapshots that were begun until now."""
+        return self._recorded("export")
+
+    def _recorded(self, kind: Kind) -> list[Folder]:
+        made = derivatives.derivatives(self.output)
+        return [open_folder(one.uri, self.connection) for one in made if one.kind == kind]
 
     def files(self) -> list[File]:
         """All files with rows, but for exports."""
@@ -72,5 +78,5 @@ class Places:
 
     def _saved(self) -> list[str]:
         recorded = {one.uri for one in derivatives.derivatives(self.output) if one.kind == "features"}
-        manifests_of_models = (manifest for models in self.registries for manifest in Registry(models).versions())
+        manifests_of_models = (manifest for models in self.registries() for manifest in Registry(models).versions())
         return sorted(recorded | {one.saved_features for one in manifests_of_models if one.saved_features})

@@ -297,6 +297,26 @@ def test_a_run_that_ends_anywhere_is_finished_by_the_next(
     assert (second["removed"], second["refit"]) == ({}, [])
 
 
+def test_an_export_that_begins_meanwhile_keeps_nothing(full: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes the rows between the search of the table and its sweep, to a place that nobody knew of."""
+    [gone] = _some(full, "apple", 1)
+    arguments = ["export", "--output", str(full.output), "--to", str(full.root / "late"), *LOCAL]
+    exported: list[bool] = []
+
+    def erase_after_export(*arguments_of_erase: Any) -> None:
+        if not exported:
+            exported.append(run("streaming", arguments).returncode == 0)
+            assert _mentions(full.root / "late", gone)
+        erase(*arguments_of_erase)
+
+    monkeypatch.setattr(forget, "erase", erase_after_export)
+    assert stream(_forget(full, gone)) == 0
+    assert exported == [True]
+    assert _mentions(full.root, gone, but=full.source) == []
+    [listed] = snapshots(open_folder(str(full.root / "late")))
+    assert len(pads.dataset(full.root / "late" / listed.id, format="parquet").to_table()) == len(full.rows())
+
+
 def test_what_spark_has_planned_is_forgotten_too(
     place: Place, pictures: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
