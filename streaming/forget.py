@@ -30,13 +30,13 @@ from streaming.features.denylist import Denylist, Entry
 from streaming.features.storage import resolve_key
 from streaming.features.stored import Folder
 from streaming.forget_exports import PLACE as EXPORTS
-from streaming.forget_exports import correct_records, export_files
+from streaming.forget_exports import correct_records, export_files, working_alone
 from streaming.forget_log import erase_in_manifest, erase_in_request
 from streaming.forget_models import AffectedModel, erase_in_model, find_models
 from streaming.forget_places import MANIFESTS, REQUESTS, Places
 from streaming.notice import wait_until_noticed
 from streaming.receipts import Ledger, Receipt, finish, unfinished
-from streaming.snapshots import drop_incomplete, working_on
+from streaming.snapshots import drop_incomplete
 
 _IN_LOG = {MANIFESTS: erase_in_manifest, REQUESTS: erase_in_request}
 
@@ -159,7 +159,7 @@ class _Erasure:
         # rows to take.
         for to in self._places.exports():
             if next(to.names(""), None):  # otherwise it was deleted by a hand
-                with working_on(to, self._lease):
+                with working_alone(to, self._lease, partial(_logger.info, "%s: waiting for %s", to.root)):
                     self._erase_in_export(to)
         for models in self._places.registries():
             affected = self._find_models(models)

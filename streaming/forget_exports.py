@@ -6,13 +6,43 @@ folder's lease, and so does who forgets: what an export has taken from the table
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 
+from conf.errors import LeaseHeldError
 from streaming.erasure import File, Found
 from streaming.features.stored import Folder
-from streaming.snapshots import SnapshotDay, SnapshotFile, read_snapshot, revise, snapshots
+from streaming.lease import Holder, read_holder
+from streaming.snapshots import SnapshotDay, SnapshotFile, read_snapshot, revise, snapshots, working_on
 
 PLACE = "exports"
+_WAIT_SECONDS = 0.5
+
+
+@contextmanager
+def working_alone(to: Folder, lease: timedelta, on_wait: Callable[[Holder], None]) -> Iterator[None]:
+    """Hold the lease of a folder of snapshots, once whoever works there has finished.
+
+    Args:
+        to: the folder.
+        lease: how long to hold the lease at most without renewing it.
+        on_wait: told of the holder that is waited for, once.
+    """
+    told = False
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(working_on(to, lease))
+                break
+            except LeaseHeldError:
+                holder, _ = read_holder(to)
+                if holder and not told:
+                    on_wait(holder)
+                    told = True
+                time.sleep(_WAIT_SECONDS)
+        yield
 
 
 def export_files(to: Folder) -> list[File]:

@@ -171,7 +171,7 @@ def working_on(to: Folder, duration: timedelta) -> Iterator[Lease]:
         except LeaseHeldError:
             holder, _ = read_holder(to)
             raise LeaseHeldError(
-                f"{to.root}: another export works here: {holder}; run this again when it has finished"
+                f"{to.root}: another export or forget works here: {holder}; run this again when it has finished"
             ) from None
         yield lease
 

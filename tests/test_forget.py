@@ -7,6 +7,7 @@ import json
 import shutil
 import threading
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ from streaming.features import bundle
 from streaming.features.registry import Registry
 from streaming.features.schema import FEATURE_COUNT
 from streaming.features.storage import open_folder
-from streaming.features.stored import StoredPicture, identity_of
+from streaming.features.stored import Folder, StoredPicture, identity_of
+from streaming.lease import Holder, Lease, read_holder
 from streaming.manifests import manifest_ids, read_manifest
 from streaming.receipts import Ledger, finish
 from streaming.snapshots import latest, read_snapshot, snapshots
@@ -315,6 +317,26 @@ def test_an_export_that_begins_meanwhile_keeps_nothing(full: Place, monkeypatch:
     assert _mentions(full.root, gone, but=full.source) == []
     [listed] = snapshots(open_folder(str(full.root / "late")))
     assert len(pads.dataset(full.root / "late" / listed.id, format="parquet").to_table()) == len(full.rows())
+
+
+def test_it_waits_for_an_export_that_is_under_way(
+    full: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Instead of leaving that place as it is, with the table swept already."""
+    [gone] = _some(full, "apple", 1)
+    exports = open_folder(str(full.root / "exports"))
+    lease = Lease(exports, timedelta(minutes=1)).__enter__()
+
+    def look_and_end(to: Folder) -> tuple[Holder | None, str | None]:
+        """The export ends when somebody has begun to wait for it."""
+        found = read_holder(to)
+        lease.__exit__(None, None, None)
+        return found
+
+    monkeypatch.setattr("streaming.forget_exports.read_holder", look_and_end)
+    assert stream(_forget(full, gone)) == 0
+    assert f"{exports.root}: waiting for process" in capsys.readouterr().err
+    assert _mentions(full.root, gone, but=full.source) == []
 
 
 def test_what_spark_has_planned_is_forgotten_too(
