@@ -10,17 +10,19 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import datetime
-from typing import Literal, Self
+from typing import Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from conf.errors import NotFoundError
+from conf.errors import NotFoundError, OutputError
 from streaming.features.denylist import FOLDER, Entry, ForgottenPrefix, hash_identity
 from streaming.features.stored import Folder
 
 _PROGRESS = f"{FOLDER}/progress"
 _RECEIPTS = f"{FOLDER}/receipts"
 _SUFFIX = ".json"
+
+_Document = TypeVar("_Document", bound=BaseModel)
 
 
 class Refit(BaseModel):
@@ -102,11 +104,14 @@ class Ledger(BaseModel):
 
     @classmethod
     def load(cls, output: Folder, entry: Entry) -> Self:
-        """What a killed run has left, or else one to begin with."""
-        try:
-            return cls.model_validate_json(output.read(_name(_PROGRESS, entry.id)))
-        except NotFoundError:
-            return cls(earlier=_read_receipt(output, entry.id))
+        """What a killed run has left, or else one to begin with.
+
+        Raises:
+            OutputError: what is there cannot be read.
+        """
+        return _read(cls, output, _name(_PROGRESS, entry.id)) or cls(
+            earlier=_read(Receipt, output, _name(_RECEIPTS, entry.id))
+        )
 
     def save(self, output: Folder, entry: Entry) -> None:
         """Make it durable."""
@@ -163,11 +168,17 @@ def finish(output: Folder, receipt: Receipt) -> None:
     output.delete(_name(_PROGRESS, receipt.id))
 
 
-def _read_receipt(output: Folder, entry: str) -> Receipt | None:
+def _read(kind: type[_Document], output: Folder, name: str) -> _Document | None:
+    """A document of this kind; None if it is not there."""
     try:
-        return Receipt.model_validate_json(output.read(_name(_RECEIPTS, entry)))
+        return kind.model_validate_json(output.read(name))
     except NotFoundError:
         return None
+    except ValidationError as error:
+        raise OutputError(
+            f"{output.path(name)} was changed or is of another release: {error.errors()[0]['msg']}; restore it, or "
+            "delete it and forget again: then what was removed before is neither counted nor looked for in models"
+        ) from error
 
 
 def unfinished(output: Folder, entries: Iterable[Entry]) -> Iterator[Entry]:

@@ -30,6 +30,7 @@ from streaming.known import KnownPictures
 from streaming.lease import Holder, Lease
 from streaming.manifest_writer import ManifestWriter, withdraw_repeating
 from streaming.notice import Notice, wait_until_noticed
+from streaming.receipts import Ledger
 from streaming.rows import count_rows, forgotten_paths, without_forgotten
 from streaming.sink import ParquetSink
 
@@ -89,6 +90,15 @@ def test_a_changed_entry_is_refused_by_name(output: Folder) -> None:
     output.replace(name, b"{}", output.read_tagged(name)[1])
     with pytest.raises(OutputError, match=f"{entry.id}.json was changed"):
         Denylist.load(output)
+
+
+@pytest.mark.parametrize("kind", ["progress", "receipts"])
+def test_a_changed_record_of_a_run_is_refused_by_name(output: Folder, kind: str) -> None:
+    """In one line that says what to do."""
+    entry = _deny(output, PATHS[0])
+    output.create(f"_forgotten/{kind}/{entry.id}.json", b'{"removed": 1}')
+    with pytest.raises(OutputError, match=f"{kind}/{entry.id}.json was changed .* forget again"):
+        Ledger.load(output, entry)
 
 
 @pytest.mark.parametrize(

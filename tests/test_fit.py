@@ -209,6 +209,17 @@ def test_a_bundle_with_one_byte_changed_is_refused_by_name(place: Place, name: s
         registry.open(version)
 
 
+def test_a_manifest_that_was_changed_is_refused_by_name(place: Place) -> None:
+    """Also where all models are listed, and where one is given new records."""
+    models = open_folder(str(place.models))
+    version = Registry(models).current()
+    (place.models / version / bundle.MANIFEST).write_text("{}")
+    with pytest.raises(ModelError, match=f"{version}/manifest.json was changed"):
+        Registry(models).versions()
+    with pytest.raises(ModelError, match=f"{version}/manifest.json was changed"):
+        bundle.reseal(models, version, {}, 0)
+
+
 def test_a_sample_is_spread_over_the_input_and_the_same_each_time(empty: Place) -> None:
     """--limit chooses by the hash of the path, so that no class comes first; more pictures contain the fewer."""
     write_samples(empty.source, pictures=120, broken=0)

@@ -137,12 +137,12 @@ class Bundle:
     """
 
     def __init__(self, models: Folder, version: str) -> None:
-        self.manifest = _read_manifest(models, version)
+        self.manifest = read_manifest(models, version)
         while True:
             try:
                 self._files = _read_files(models, self.manifest)
             except BundleError:
-                present = _read_manifest(models, version)
+                present = read_manifest(models, version)
                 if present == self.manifest:
                     raise
                 self.manifest = present  # it was sealed anew meanwhile
@@ -174,10 +174,20 @@ class Bundle:
         return Recipe.of(self.file(BACKBONE), self.projection(), settings)
 
 
-def _read_manifest(models: Folder, version: str) -> BundleManifest:
+def read_manifest(models: Folder, version: str) -> BundleManifest:
+    """What a bundle says of itself; its files are not checked.
+
+    Raises:
+        BundleError: there is no such bundle, or its manifest was changed.
+    """
+    return _read_tagged_manifest(models, version)[0]
+
+
+def _read_tagged_manifest(models: Folder, version: str) -> tuple[BundleManifest, str]:
     where = models.path(version)
     try:
-        manifest = BundleManifest.model_validate_json(models.read(f"{version}/{MANIFEST}"))
+        data, tag = models.read_tagged(f"{version}/{MANIFEST}")
+        manifest = BundleManifest.model_validate_json(data)
     except NotFoundError:
         raise BundleError(f"{where} is no bundle: it has no {MANIFEST}; the registry has no such model") from None
     except ValidationError as error:
@@ -188,7 +198,7 @@ def _read_manifest(models: Folder, version: str) -> BundleManifest:
         ) from error
     if manifest.version != version:
         raise BundleError(f"{where}/{MANIFEST} belongs to version {manifest.version}; was it copied?")
-    return manifest
+    return manifest, tag
 
 
 def _read_files(models: Folder, manifest: BundleManifest) -> dict[str, bytes]:
@@ -229,10 +239,10 @@ def reseal(models: Folder, version: str, contents: Mapping[str, bytes], forgotte
         forgotten: to be added to the manifest's; a killed call has done so.
 
     Raises:
+        BundleError: there is no such bundle, or its manifest was changed.
         ConflictError: somebody else changes the bundle.
     """
-    data, tag = models.read_tagged(f"{version}/{MANIFEST}")
-    manifest = BundleManifest.model_validate_json(data)
+    manifest, tag = _read_tagged_manifest(models, version)
     if named := contents.keys() & manifest.files.keys():
         files = {name: digest for name, digest in manifest.files.items() if name not in named}
         manifest = manifest.model_copy(update={"files": files, "forgotten": manifest.forgotten + forgotten})

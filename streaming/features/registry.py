@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from conf.errors import AlreadyExistsError, ConflictError, ModelError, NoModelError, NotFoundError
-from streaming.features.bundle import MANIFEST, Bundle, BundleManifest, is_version
+from streaming.features.bundle import MANIFEST, Bundle, BundleManifest, is_version, read_manifest
 from streaming.features.stored import Folder
 
 CURRENT = "CURRENT"
@@ -53,12 +53,16 @@ class Registry:
         return state.version if state else None
 
     def versions(self) -> list[BundleManifest]:
-        """The manifests of all bundles, oldest first; their files are not checked."""
+        """The manifests of all bundles, oldest first; their files are not checked.
+
+        Raises:
+            BundleError: naming a manifest that was changed.
+        """
         found = []
         for name in self._models.names(""):
             version, _, file = name.partition("/")
             if file == MANIFEST and is_version(version):
-                found.append(BundleManifest.model_validate_json(self._models.read(name)))
+                found.append(read_manifest(self._models, version))
         return found
 
     def open(self, version: str) -> Bundle:
