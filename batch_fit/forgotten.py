@@ -8,9 +8,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 
-from conf.errors import InputError
+from conf.errors import BundleError, InputError
 from conf.s3 import S3Connection
-from streaming.features.bundle import Bundle
+from streaming.features.bundle import MANIFEST, Bundle, read_manifest
 from streaming.features.denylist import Denylist
 from streaming.features.storage import open_folder
 from streaming.features.stored import Folder, StoredPicture
@@ -42,16 +42,42 @@ def warn_of(base: Bundle) -> None:
 
 
 def check_none(
-    paths: Iterable[str], models: Folder, version: str, save_to: str | None, connection: S3Connection
+    paths: Iterable[str],
+    base: Bundle | None,
+    models: Folder,
+    version: str,
+    save_to: str | None,
+    connection: S3Connection,
 ) -> None:
-    """Give up a model with pictures that came onto the denylist while it was fitted, and what was saved of it.
+    """Give up a model with pictures that had to be forgotten while it was fitted, and what was saved of it.
+
+    It has to be called once the model is sealed, too. `forget` adds to the denylist first, and then looks for models
+    with the pictures until it finds none: it meets a model that is sealed before its last look, and of one that is
+    sealed later, it has dealt with the base by then.
+
+    Args:
+        paths: of the pictures that were read.
+        base: the model that was added to, as it was read.
+        models: the registry.
+        version: of the model, sealed or not.
+        save_to: where features were saved.
+        connection: to S3.
 
     Raises:
         InputError: there are such pictures.
     """
     forgotten = sum(map(Denylist.load(models).is_forgotten, paths))
-    if forgotten:
+    if forgotten or (base and _has_changed(models, base)):
+        models.delete(f"{version}/{MANIFEST}")  # first, so that nobody takes the rest for a model
         models.delete_tree(version)
         if save_to:
             open_folder(save_to, connection).delete_tree("")
-        raise InputError(f"{forgotten} of the pictures had to be forgotten while the model was fitted; fit again")
+        whose = f"{forgotten} of the pictures" if forgotten or not base else f"pictures of {base.version}"
+        raise InputError(f"{whose} had to be forgotten while the model was fitted; fit again")
+
+
+def _has_changed(models: Folder, base: Bundle) -> bool:
+    try:
+        return read_manifest(models, base.version) != base.manifest
+    except BundleError:  # it was deleted, as it should be once there is a model without them
+        return True

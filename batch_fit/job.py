@@ -35,6 +35,7 @@ from conf.settings import Settings
 from streaming.features import bundle
 from streaming.features.denylist import NOTHING, Denylist
 from streaming.features.featurizer import Recipe
+from streaming.features.projection import Projection
 from streaming.features.registry import Registry
 from streaming.features.storage import (
     check_outside,
@@ -89,7 +90,8 @@ def fit(settings: Settings, progress: Progress) -> Fitted:
     """Fit a model on the pictures of the input and put it into the registry.
 
     Raises:
-        AppError: anything that keeps a model from being made; the registry is as it was then.
+        AppError: anything that keeps a model from being made. What was written of it is no model, and goes with the
+            next fit, or the next `forget`, when it is an hour old.
     """
     assert settings.input is not None
     assert settings.models is not None
@@ -99,6 +101,7 @@ def fit(settings: Settings, progress: Progress) -> Fitted:
     _check_places(source, models, save_to, connection)
     registry, stages = Registry(models), _Stages()
     models.remove_leftovers()
+    registry.remove_incomplete(datetime.now(UTC))
     base = _open_base(registry, settings.fit.from_version)
     with stages("list the pictures"):
         pictures = choose(source, settings.fit.limit, connection, Denylist.load(models))
@@ -121,12 +124,8 @@ def fit(settings: Settings, progress: Progress) -> Fitted:
         version = bundle.new_version(created_at, backbone, projection)
         with stages("save the model"):
             build_pipeline(spark, projection).save(spark_uri(models.path(f"{version}/{bundle.PIPELINE}")))
-            models.create(f"{version}/{bundle.BACKBONE}", backbone)
-            models.create(f"{version}/{bundle.PROJECTION}", projection.to_bytes())
-            models.create(f"{version}/{bundle.STATISTICS}", evidence.others.to_bytes())
-            models.create(f"{version}/{bundle.HELD_BACK}", evidence.held_back.to_bytes())
             identities = seen | {identity_of(path) for path in featurized.accepted.column("path").to_pylist()}
-            models.create(f"{version}/{bundle.PICTURES}", write_identities(identities))
+            _save(models, version, backbone, projection, evidence, identities)
     finally:
         spark.stop()
     with stages("measure on pictures held back"):
@@ -152,10 +151,27 @@ def fit(settings: Settings, progress: Progress) -> Fitted:
     )
     report = describe(manifest, projection, featurized, stages.seconds, settings.fit.variance_target)
     models.create(f"{version}/{bundle.REPORT}", render(report).encode())
-    forgotten.check_none(featurized.outcomes.column("path").to_pylist(), models, version, save_to, connection)
+    read = featurized.outcomes.column("path").to_pylist()
+    forgotten.check_none(read, base, models, version, save_to, connection)
     sealed = _seal(models, manifest)
+    forgotten.check_none(read, base, models, version, save_to, connection)
     promoted = _promote(registry, sealed, settings.fit.promote)
     return Fitted(sealed, models.path(f"{version}/{bundle.REPORT}"), promoted, rejected)
+
+
+def _save(
+    models: Folder,
+    version: str,
+    backbone: bytes,
+    projection: Projection,
+    evidence: Evidence,
+    identities: Collection[bytes],
+) -> None:
+    models.create(f"{version}/{bundle.BACKBONE}", backbone)
+    models.create(f"{version}/{bundle.PROJECTION}", projection.to_bytes())
+    models.create(f"{version}/{bundle.STATISTICS}", evidence.others.to_bytes())
+    models.create(f"{version}/{bundle.HELD_BACK}", evidence.held_back.to_bytes())
+    models.create(f"{version}/{bundle.PICTURES}", write_identities(identities))
 
 
 def _seal(models: Folder, manifest: bundle.BundleManifest) -> bundle.BundleManifest:

@@ -27,6 +27,7 @@ from conf.settings import Settings
 from streaming.erasure import File, Found, erase, find, measure
 from streaming.features import denylist
 from streaming.features.denylist import Denylist, Entry
+from streaming.features.registry import Registry
 from streaming.features.storage import resolve_key
 from streaming.features.stored import Folder
 from streaming.forget_exports import PLACE as EXPORTS
@@ -162,10 +163,12 @@ class _Erasure:
                 with working_alone(to, self._lease, partial(_logger.info, "%s: waiting for %s", to.root)):
                     self._erase_in_export(to)
         for models in self._places.registries():
-            affected = self._find_models(models)
-            self._ledger.save(self._output, self._entry)
-            for one in affected:
-                erase_in_model(models, one)
+            Registry(models).remove_incomplete(datetime.now(UTC))
+            # A fit that adds to a model may have made another before this one lost the pictures.
+            while affected := self._find_models(models):
+                self._ledger.save(self._output, self._entry)
+                for one in affected:
+                    erase_in_model(models, one)
         receipt = self._ledger.receipt(self._output, self._entry, datetime.now(UTC))
         finish(self._output, receipt)
         return receipt

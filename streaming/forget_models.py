@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from conf.errors import NotFoundError
-from streaming.features.bundle import HELD_BACK, PICTURES, REPORT, BundleManifest, reseal
+from conf.errors import BundleError, ConflictError, NotFoundError
+from streaming.features.bundle import HELD_BACK, MANIFEST, PICTURES, REPORT, BundleManifest, reseal
 from streaming.features.denylist import Denylist
 from streaming.features.registry import Registry
 from streaming.features.stored import Folder
@@ -71,8 +71,12 @@ def find_models(models: Folder, denylist: Denylist, is_found: Callable[[bytes], 
 
 
 def erase_in_model(models: Folder, affected: AffectedModel) -> None:
-    """Give a model its new records, so that its bundle is whole at any time."""
-    reseal(models, affected.version, affected.files, affected.pictures)
+    """Give a model its new records, so that its bundle is whole at any time; a fit may give the model up meanwhile."""
+    try:
+        reseal(models, affected.version, affected.files, affected.pictures)
+    except (BundleError, ConflictError, NotFoundError):
+        if models.exists(f"{affected.version}/{MANIFEST}"):
+            raise
 
 
 def _read(models: Folder, manifest: BundleManifest, name: str) -> bytes | None:

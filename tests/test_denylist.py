@@ -273,7 +273,7 @@ def test_a_fit_leaves_them_out(source: Path, tmp_path: Path, output: Folder) -> 
     (tmp_path / "saved").mkdir()
     (tmp_path / "saved" / "part").touch()
     with pytest.raises(InputError, match="1 of the pictures had to be forgotten"):
-        check_none(paths, output, "20260101T000000Z-00000000", str(tmp_path / "saved"), AWS_DEFAULTS)
+        check_none(paths, None, output, "20260101T000000Z-00000000", str(tmp_path / "saved"), AWS_DEFAULTS)
     assert not (tmp_path / "saved").exists()
     assert {name.partition("/")[0] for name in output.names("")} == {"_forgotten"}
 

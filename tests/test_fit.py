@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,6 +17,7 @@ from pyspark.ml.functions import array_to_vector, vector_to_array
 from pyspark.sql import SparkSession
 from pyspark.sql.functions import col
 
+from batch_fit import job
 from batch_fit.__main__ import main
 from batch_fit.backbone import Backbone
 from batch_fit.held_back import Evidence, is_held_back
@@ -23,9 +26,12 @@ from conf.errors import InputError, ModelError
 from conf.s3 import AWS_DEFAULTS
 from streaming.__main__ import main as stream
 from streaming.features import bundle
+from streaming.features.denylist import Denylist, Entry, add_entry, make_salt
 from streaming.features.projection import Projection
 from streaming.features.registry import Registry
 from streaming.features.storage import open_folder
+from streaming.features.stored import identity_of
+from streaming.forget_models import erase_in_model, find_models
 from tests.samples import write_samples
 from tests.streams import Place
 
@@ -70,10 +76,12 @@ def test_fit_and_serve_agree_to_the_bit(
     """The features that the fit saved, projected, are what replay writes; Spark's own pipeline says the same."""
     samples = write_samples(empty.source, pictures=40, broken=4)
     saved = empty.root / "saved"
+    open_folder(str(empty.models)).create(f"20260101T000000Z-00000000/{bundle.PICTURES}", b"of a killed fit")
     assert _fit(empty, "--k", "5", "--save-features", str(saved)) == 0
     said = capsys.readouterr().out
     served = _current(empty)
     assert served.version in said
+    assert {file.name for file in empty.models.iterdir()} - {"_tmp"} == {"CURRENT", served.version}
     assert "40" in said
     assert "quarantined  4 (corrupt 2, " in said
     assert (served.manifest.k, served.manifest.pictures, served.manifest.weights) == (5, 40, "random:0")
@@ -127,6 +135,45 @@ def test_adding_to_a_model_gives_what_a_full_fit_would(empty: Place, tmp_path: P
         held_back = sorted(filter(is_held_back, read_identities(model)))
         assert Evidence.of_bundle(model).held_back.identities == held_back
         assert model.manifest.held_back is None or model.manifest.held_back.pictures == len(held_back)
+
+
+@pytest.mark.parametrize(("step", "whose"), [("fit_pca", "base"), ("_seal", "base"), ("_seal", "new")])
+def test_what_is_forgotten_meanwhile_is_in_no_model(
+    empty: Place, step: str, whose: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither one of the pictures that are added, nor one of the model that they are added to, at any moment."""
+    pictures = write_samples(empty.source, pictures=24, broken=0).pictures
+    assert _fit(empty, "--k", "2", "--limit", "20") == 0
+    base = _current(empty)
+    known = read_identities(base)
+    gone = next(str(path) for path in pictures if (identity_of(str(path)) in known) == (whose == "base"))
+    go_on = getattr(job, step)
+
+    def forget_first(*arguments: Any) -> Any:
+        models = open_folder(str(empty.models))
+        entry = Entry.of([gone], [], make_salt(models), datetime.now(UTC))
+        add_entry(models, entry)
+        denylist = Denylist([entry])
+        for affected in list(find_models(models, denylist, denylist.holds_identity)):
+            erase_in_model(models, affected)
+        return go_on(*arguments)
+
+    monkeypatch.setattr(job, step, forget_first)
+    assert _fit(empty, "--k", "2", "--from", base.version, weights="") == 3
+    assert "had to be forgotten while the model was fitted; fit again" in capsys.readouterr().err
+    assert {file.name for file in empty.models.iterdir()} - {"_tmp", "_forgotten"} == {"CURRENT", base.version}
+    assert _registry(empty).current() == base.version
+
+
+def test_what_a_killed_fit_left_goes_when_it_is_old(place: Place) -> None:
+    """Not what another fit may be writing now, and no model."""
+    models, now = open_folder(str(place.models)), datetime.now(UTC)
+    old, young = (f"{now - timedelta(minutes=age):%Y%m%dT%H%M%SZ}-00000000" for age in (70, 50))
+    for version in (old, young):
+        models.create(f"{version}/{bundle.PICTURES}", b"")
+    Registry(models).remove_incomplete(now)
+    left = {name.partition("/")[0] for name in models.names("")}
+    assert left - {"_tmp", "CURRENT"} == {young, Registry(models).current()}
 
 
 def test_many_tasks_give_what_few_give(empty: Place, monkeypatch: pytest.MonkeyPatch) -> None:

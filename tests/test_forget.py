@@ -29,6 +29,7 @@ from streaming.features.registry import Registry
 from streaming.features.schema import FEATURE_COUNT
 from streaming.features.storage import open_folder
 from streaming.features.stored import Folder, StoredPicture, identity_of
+from streaming.forget_models import AffectedModel, erase_in_model
 from streaming.lease import Holder, Lease, read_holder
 from streaming.manifests import manifest_ids, read_manifest
 from streaming.receipts import Ledger, finish
@@ -92,6 +93,7 @@ def _record_fit(place: Place, paths: Sequence[str], saved: Path) -> str:
     manifest = bundle.BundleManifest.model_validate_json(file.read_bytes())
     changes = {"files": _hashes(place, version), "saved_features": str(saved)}
     file.write_text(manifest.model_copy(update=changes).model_dump_json())
+    models.create(f"20260101T000000Z-00000000/{bundle.PICTURES}", models.read(f"{version}/{bundle.PICTURES}"))  # killed
     return version
 
 
@@ -317,6 +319,25 @@ def test_an_export_that_begins_meanwhile_keeps_nothing(full: Place, monkeypatch:
     assert _mentions(full.root, gone, but=full.source) == []
     [listed] = snapshots(open_folder(str(full.root / "late")))
     assert len(pads.dataset(full.root / "late" / listed.id, format="parquet").to_table()) == len(full.rows())
+
+
+def test_a_model_that_is_made_meanwhile_is_found_too(full: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fit adds to a model before that has lost the picture, and seals its own after the search for models."""
+    [gone] = _some(full, "apple", 1)
+    base = Registry(open_folder(str(full.models))).current()
+    grown = f"{base[:-8]}ffffffff"
+
+    def seal_and_erase(models: Folder, affected: AffectedModel) -> None:
+        if not (full.models / grown).exists():
+            shutil.copytree(full.models / base, full.models / grown)
+            manifest = full.models / grown / bundle.MANIFEST
+            manifest.write_text(manifest.read_text().replace(base, grown))
+        erase_in_model(models, affected)
+
+    monkeypatch.setattr(forget, "erase_in_model", seal_and_erase)
+    assert stream(_forget(full, gone)) == 0
+    assert _mentions(full.root, gone, but=full.source) == []
+    assert Registry(open_folder(str(full.models))).open(grown).manifest.forgotten == 1
 
 
 def test_it_waits_for_an_export_that_is_under_way(

@@ -21,7 +21,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -44,6 +44,7 @@ REPORT = "report.html"
 ENOUGH_HELD_BACK = 100
 """Fewer pictures that were held back say too little about a model; a fit on 1,000 holds back as many."""
 
+_TIME = "%Y%m%dT%H%M%SZ"
 _VERSION = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
 
 
@@ -121,7 +122,12 @@ class BundleManifest(BaseModel):
 def new_version(now: datetime, backbone: bytes, projection: Projection) -> str:
     """A version sorts by time and names its content: `20260131T235959Z-1a2b3c4d`."""
     digest = hashlib.sha256(backbone + projection.to_bytes()).hexdigest()
-    return f"{now:%Y%m%dT%H%M%SZ}-{digest[:8]}"
+    return f"{now:{_TIME}}-{digest[:8]}"
+
+
+def made_at(version: str) -> datetime:
+    """When a model was made, from its version."""
+    return datetime.strptime(version.partition("-")[0], _TIME).replace(tzinfo=UTC)
 
 
 def is_version(name: str) -> bool:

@@ -5,15 +5,16 @@ It owns CURRENT and its history; it must not know what a bundle is good for.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from conf.errors import AlreadyExistsError, ConflictError, ModelError, NoModelError, NotFoundError
-from streaming.features.bundle import MANIFEST, Bundle, BundleManifest, is_version, read_manifest
+from streaming.features.bundle import MANIFEST, Bundle, BundleManifest, is_version, made_at, read_manifest
 from streaming.features.stored import Folder
 
 CURRENT = "CURRENT"
+_UNFINISHED = timedelta(hours=1)  # a younger one may be of a fit that is alive
 
 
 class Current(BaseModel):
@@ -64,6 +65,14 @@ class Registry:
             if file == MANIFEST and is_version(version):
                 found.append(read_manifest(self._models, version))
         return found
+
+    def remove_incomplete(self, now: datetime) -> None:
+        """Delete what fits that failed or were killed have left; a fit writes its files at its end, within an hour."""
+        files = [name.partition("/") for name in self._models.names("")]
+        complete = {version for version, _, file in files if file == MANIFEST}
+        for version in sorted({version for version, _, _ in files if is_version(version)} - complete):
+            if now - made_at(version) > _UNFINISHED:
+                self._models.delete_tree(version)
 
     def open(self, version: str) -> Bundle:
         """Read and check a bundle.
