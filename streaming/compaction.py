@@ -28,7 +28,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as everybody calls it
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from conf.errors import AlreadyExistsError
+from conf.errors import AlreadyExistsError, OutputError
 from conf.progress import Progress
 from conf.s3 import S3Connection
 from streaming.features.schema import FEATURES
@@ -151,12 +151,22 @@ def _read(
         with ThreadPoolExecutor(ahead) as pool:
             files = (file for batch in batches for file in batch.to_pylist())
             for file, data in _ahead(pool, folder.read, files, ahead):
-                table = pq.read_table(pa.BufferReader(data)).select(FEATURES.names).cast(FEATURES)
+                table = _rows_of(folder.path(file["name"]), data)
                 dates = pa.array([file["date"]] * len(table), pa.string())
                 yield from table.append_column(ROWS.field("date"), dates).to_batches(_ROWS_PER_BATCH)
                 done.add(1)
 
     return spark.createDataFrame(sources).mapInArrow(read, from_arrow_schema(ROWS))
+
+
+def _rows_of(path: str, data: bytes) -> pa.Table:
+    """A file of the table as `FEATURES`."""
+    try:
+        return pq.read_table(pa.BufferReader(data)).select(FEATURES.names).cast(FEATURES)
+    except MemoryError:
+        raise
+    except Exception as error:  # PyArrow has many kinds
+        raise OutputError(f"{path} cannot be read: {error}; restore or delete it, and export again") from error
 
 
 def _sort(rows: DataFrame, sources: pa.Table, target: Target) -> DataFrame:

@@ -16,7 +16,7 @@ from pyspark.accumulators import Accumulator
 from pyspark.sql import SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from conf.errors import ConflictError, NotFoundError, OutputError
+from conf.errors import AppError, ConflictError, NotFoundError, OutputError
 from conf.s3 import S3Connection
 from streaming.features.denylist import Denylist
 from streaming.features.storage import is_on_s3, open_folder
@@ -172,7 +172,9 @@ def _for_each(
             folder = folders.setdefault(file.root, open_folder(file.root, connection))
             try:
                 found = work(folder, file)
-            except (ValueError, KeyError, TypeError) as error:  # pyarrow's ArrowInvalid is a ValueError
+            except (AppError, MemoryError):
+                raise
+            except Exception as error:  # each format's reader has errors of its own
                 raise OutputError(
                     f"{folder.path(file.name)} cannot be read: {error}; restore or delete it, and forget again"
                 ) from error

@@ -14,12 +14,14 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
+from pyspark.accumulators import INT_ACCUMULATOR_PARAM, Accumulator
 
 from batch_fit.forgotten import check_none
 from batch_fit.job import choose
 from conf.errors import BundleError, ConflictError, InputError, OutputError
 from conf.s3 import AWS_DEFAULTS
 from streaming import known, manifests, notice, requests
+from streaming.erasure import File, _for_each, erase_in
 from streaming.features import bundle
 from streaming.features.denylist import Denylist, Entry, add_entry, add_missing, hash_path, make_salt, read_entries
 from streaming.features.registry import Registry
@@ -32,7 +34,7 @@ from streaming.manifest_writer import ManifestWriter, withdraw_repeating
 from streaming.notice import Notice, wait_until_noticed
 from streaming.receipts import Ledger
 from streaming.rows import count_rows, forgotten_paths, without_forgotten
-from streaming.sink import ParquetSink
+from streaming.sink import ParquetSink, as_parquet
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 LEASE = timedelta(seconds=30)
@@ -156,6 +158,30 @@ def test_what_stays_of_a_csv_stays_as_it_is(output: Folder) -> None:
     lines = gzip.decompress(data).splitlines(keepends=True)
     assert kept.splitlines(keepends=True)[0] == lines[0]
     assert set(kept.splitlines(keepends=True)) < set(lines)
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("truncated.csv.gz", gzip.compress(b"path\na\n")[:-12]),
+        ("none.csv.gz", b"path\na\n"),
+        ("wrong.csv.gz", gzip.compress(b"")[:10] + b"\xff" * 20),
+        ("quotes.csv.gz", gzip.compress(b'path\n"a"b\n')),
+        ("of another table.parquet", as_parquet(pa.table({"n": [1]}))),
+        ("half a line.json", b'{"path": "a"}\n{"pa'),
+    ],
+)
+def test_a_damaged_file_is_named(output: Folder, name: str, data: bytes) -> None:
+    """Whatever its reader says of it."""
+
+    def look(folder: Folder, file: File) -> None:
+        erase_in(folder, file.name, Denylist())
+
+    output.create(name, data)
+    files = pa.RecordBatch.from_pylist([{"place": "features", "root": output.root, "name": name}])
+    work = _for_each(look, AWS_DEFAULTS, Accumulator(0, 0, INT_ACCUMULATOR_PARAM))
+    with pytest.raises(OutputError, match=f"/{name} cannot be read: .* restore or delete it, and forget again"):
+        list(work([files]))
 
 
 def test_the_holder_takes_nothing_in_and_folds_nothing(output: Folder) -> None:

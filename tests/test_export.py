@@ -23,14 +23,14 @@ from conf.errors import LeaseHeldError, OutputError
 from conf.settings import load_settings
 from streaming.__main__ import main as stream
 from streaming.batch_report import BatchReport
-from streaming.compaction import Compacted
+from streaming.compaction import Compacted, _rows_of
 from streaming.derivatives import Derivative, derivatives
 from streaming.export import check_written
 from streaming.export_plan import Places, make_plan
 from streaming.features.schema import FEATURES, OUTCOMES
 from streaming.features.storage import open_folder
 from streaming.features.stored import Folder
-from streaming.sink import ParquetSink, Result
+from streaming.sink import ParquetSink, Result, as_parquet
 from streaming.snapshots import (
     Snapshot,
     SnapshotDay,
@@ -307,6 +307,15 @@ def test_what_is_not_what_was_read_is_not_published(output: Folder, to: Folder) 
     to.create(f"{snapshot}/date=2026-01-30/part-stray.parquet", b"PAR")
     with pytest.raises(OutputError, match="nothing was published"):
         check_written(places, made, Compacted({day.date: 4}, {day.date: [file]}))
+
+
+@pytest.mark.parametrize(
+    "data", [b"PAR1", as_parquet(pa.table({"path": ["a"]}))], ids=["truncated", "of another table"]
+)
+def test_a_damaged_file_is_named(data: bytes) -> None:
+    """Of thousands that are read by workers."""
+    with pytest.raises(OutputError, match=r"/a\.parquet cannot be read: .* restore or delete it, and export again"):
+        _rows_of("/a.parquet", data)
 
 
 def test_a_snapshot_can_be_dropped_unless_it_is_the_latest(
