@@ -64,24 +64,32 @@ class _GzippedCsv:
 
     def without(self, data: bytes, denylist: Denylist) -> bytes:
         kept = (text for path, text in self._records(data) if path is None or not denylist.is_forgotten(path))
-        return gzip.compress("".join(kept).encode(), compresslevel=1, mtime=0)
+        buffer = io.BytesIO()
+        with (
+            gzip.GzipFile(fileobj=buffer, mode="wb", compresslevel=1, mtime=0) as file,
+            io.TextIOWrapper(file, encoding="utf-8", newline="") as text,
+        ):
+            text.writelines(kept)
+        return buffer.getvalue()
 
     @staticmethod
     def _records(data: bytes) -> Iterator[tuple[str | None, str]]:
         """The path of each record and the record as it stands; of the header, no path."""
         place = None
         record = ""
-        for line in io.StringIO(gzip.decompress(data).decode(), newline=""):
-            record += line
-            if record.count('"') % 2:  # a quoted value goes on in the next line
-                continue
-            [cells] = csv.reader([record], strict=True) if record.strip() else [[]]
-            if place is None:
-                place = cells.index(_PATH)
-                yield None, record
-            else:
-                yield cells[place], record
-            record = ""
+        # Read as it comes: a worker would need many times the size of the file to hold all of its text.
+        with gzip.open(io.BytesIO(data), "rt", encoding="utf-8", newline="") as lines:
+            for line in lines:
+                record += line
+                if record.count('"') % 2:  # a quoted value goes on in the next line
+                    continue
+                [cells] = csv.reader([record], strict=True) if record.strip() else [[]]
+                if place is None:
+                    place = cells.index(_PATH)
+                    yield None, record
+                else:
+                    yield cells[place], record
+                record = ""
 
 
 _FORMATS: dict[str, _Format] = {".parquet": _Parquet(), ".json": _JsonLines(), ".csv.gz": _GzippedCsv()}

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import threading
+import tracemalloc
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -158,6 +159,21 @@ def test_what_stays_of_a_csv_stays_as_it_is(output: Folder) -> None:
     lines = gzip.decompress(data).splitlines(keepends=True)
     assert kept.splitlines(keepends=True)[0] == lines[0]
     assert set(kept.splitlines(keepends=True)) < set(lines)
+
+
+def test_a_large_csv_is_not_held_as_text(output: Folder) -> None:
+    """Its text is many times as large as the file, and a worker holds one file and its successor."""
+    _deny(output, "/in/7.jpg")
+    denylist = Denylist.load(output)
+    rows = "".join(f"/in/{number}.jpg,{'0.5,' * 500}\n" for number in range(10_000))
+    data = gzip.compress(f"path,f\n{rows}".encode())
+    tracemalloc.start()
+    kept = without_forgotten("a.csv.gz", data, denylist)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < len(rows) / 10
+    assert kept == without_forgotten("a.csv.gz", data, denylist)
+    assert gzip.decompress(kept).decode().count("\n") == 10_000
 
 
 @pytest.mark.parametrize(
