@@ -22,7 +22,7 @@ from streaming.discovery import ListingDiscoverer
 from streaming.features.storage import list_pictures, open_folder
 from streaming.known import KnownPictures
 from streaming.manifest_writer import ManifestWriter
-from streaming.sink import ParquetSink
+from tests.streams import begin
 
 _PICTURES = 1_000_000
 _MISSED = 1_000
@@ -57,8 +57,7 @@ def _make_files(source: Path, first: int, count: int) -> None:
 
 def _see(source: Path, output: Path) -> None:
     folder = open_folder(str(output))
-    ParquetSink(folder).prepare()
-    manifests.prepare_log(folder)
+    begin(folder)
     writer = ManifestWriter(folder, KnownPictures(folder), lambda: None)
     listing = partial(list_pictures, str(source))
     ListingDiscoverer(str(source), listing, writer, timedelta(0)).look(_PER_MANIFEST)

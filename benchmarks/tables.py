@@ -18,9 +18,11 @@ import pyarrow.parquet as pq
 from streaming import known
 from streaming.batch_report import BatchReport
 from streaming.features.schema import OUTCOMES
+from streaming.features.storage import open_folder
 from streaming.features.stored import identity_of
 from streaming.manifests import table_file
 from streaming.sink import FEATURES_TABLE, QUARANTINE_TABLE, Result, feature_rows, quarantine_rows
+from tests.streams import begin
 
 COMPONENTS = 100
 _FILES_PER_DAY = 100
@@ -37,6 +39,7 @@ def path_of(number: int) -> str:
 
 def write_output(output: Path, rows: int, files: int) -> None:
     """Write `rows` rows of features and quarantine in `files` files of features, and the record of their pictures."""
+    begin(open_folder(str(output)))
     seen: list[tuple[str, list[str]]] = []
     for number in range(files):
         seen.append(write_manifest(output, number, rows // files))

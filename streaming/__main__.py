@@ -28,6 +28,7 @@ from streaming.features.storage import open_folder, resolve
 from streaming.forget import forget, read_wanted
 from streaming.job import open_job
 from streaming.lease import request_drain, wait_until_gone
+from streaming.places import open_output
 from streaming.quarantine import Asked, Listed, list_quarantine, retry_quarantine
 from streaming.reconcile import reconcile
 from streaming.status import read_status
@@ -110,7 +111,7 @@ def _add_quarantine_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _status(settings: Settings, arguments: argparse.Namespace) -> str:
-    output = open_folder(settings.output or "", S3Connection.of(settings.s3))
+    output = open_output(settings, S3Connection.of(settings.s3))
     status = read_status(output, datetime.now(UTC))
     return status.as_json() if arguments.json else status.as_text()
 

@@ -19,7 +19,7 @@ from streaming.features.stored import Folder
 FOLDER = "_derivatives"
 _SUFFIX = ".json"
 
-Kind = Literal["export", "models", "features"]
+Kind = Literal["export", "models"]
 
 
 @dataclass(frozen=True, order=True)
@@ -27,7 +27,7 @@ class Derivative:
     """A folder that holds what was made from an output's rows or pictures.
 
     Attributes:
-        kind: `export` holds snapshots of the features, `models` is a registry, `features` what a fit saved.
+        kind: `export` holds snapshots of the features, `models` is a registry.
         uri: canonical path of the folder.
     """
 

@@ -23,6 +23,7 @@ from conf.settings import ExportSettings, Settings
 from streaming.compaction import SOURCES
 from streaming.features.storage import is_inside, list_folder, open_folder
 from streaming.features.stored import Folder, StoredPicture
+from streaming.places import open_output
 from streaming.sink import FEATURES_TABLE
 from streaming.snapshots import Snapshot, SnapshotDay, read_snapshot, snapshots
 
@@ -47,14 +48,11 @@ class Places:
             SettingsError: the places overlap.
             OutputError: the output is none.
         """
-        assert settings.output is not None
         assert settings.export.to is not None
         connection = S3Connection.of(settings.s3)
-        output, to = open_folder(settings.output, connection), open_folder(settings.export.to, connection)
+        output, to = open_output(settings, connection), open_folder(settings.export.to, connection)
         if is_inside(to.root, output.root) or is_inside(output.root, to.root):
             raise SettingsError(f"export.to: {to.root} and the output {output.root} overlap; choose a place outside")
-        if next(output.names(FEATURES_TABLE), None) is None:
-            raise OutputError(f"{output.root}: no stream has written here yet; check --output")
         return cls(output, to, connection)
 
     def sizes(self, snapshot: str) -> dict[str, int]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from conf.errors import OutputError
 from conf.s3 import S3Connection
 from conf.settings import Settings
 from streaming import derivatives, known, manifests, requests
@@ -16,6 +15,7 @@ from streaming.erasure import File
 from streaming.features.registry import Registry
 from streaming.features.storage import open_folder
 from streaming.features.stored import Folder
+from streaming.places import open_output
 from streaming.rows import has_rows
 from streaming.sink import FEATURES_TABLE, QUARANTINE_TABLE
 
@@ -42,12 +42,8 @@ class Places:
         Raises:
             OutputError: it is none.
         """
-        assert settings.output is not None
         connection = S3Connection.of(settings.s3)
-        output = open_folder(settings.output, connection)
-        if next(output.names(FEATURES_TABLE), None) is None:
-            raise OutputError(f"{output.root}: no stream has written here yet; check --output")
-        return cls(output, connection)
+        return cls(open_output(settings, connection), connection)
 
     def registries(self) -> list[Folder]:
         """That the stream has used until now."""
@@ -77,6 +73,5 @@ class Places:
         return files
 
     def _saved(self) -> list[str]:
-        recorded = {one.uri for one in derivatives.derivatives(self.output) if one.kind == "features"}
         manifests_of_models = (manifest for models in self.registries() for manifest in Registry(models).versions())
-        return sorted(recorded | {one.saved_features for one in manifests_of_models if one.saved_features})
+        return sorted({one.saved_features for one in manifests_of_models if one.saved_features})

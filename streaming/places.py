@@ -8,10 +8,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from conf.errors import OutputError
 from conf.s3 import CHECKPOINT_PROPERTIES, S3Connection
 from conf.settings import Settings
 from streaming.features.storage import check_outside, is_on_s3, list_pictures, open_folder, resolve
 from streaming.features.stored import Folder, OnSkip, StoredPicture
+from streaming.manifests import is_log
+
+
+def open_output(settings: Settings, connection: S3Connection) -> Folder:
+    """The output that a stream has begun on.
+
+    Raises:
+        OutputError: none has.
+    """
+    assert settings.output is not None
+    output = open_folder(settings.output, connection)
+    if not is_log(output):
+        raise OutputError(f"{output.root}: no stream has written here yet; check --output")
+    return output
 
 
 @dataclass(frozen=True)

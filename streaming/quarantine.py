@@ -22,16 +22,16 @@ from pyspark.sql import functions as F  # noqa: N812 - as everybody calls it
 from pyspark.sql.pandas.types import from_arrow_schema
 from tqdm import tqdm
 
-from conf.errors import OutputError
 from conf.s3 import S3Connection
 from conf.session import start_session
 from conf.settings import Settings
 from streaming.features.denylist import Denylist
 from streaming.features.schema import QUARANTINE, Reason
-from streaming.features.storage import is_on_s3, look_up, open_folder, spark_glob
+from streaming.features.storage import is_on_s3, look_up, spark_glob
 from streaming.features.stored import Folder, StoredPicture
+from streaming.places import open_output
 from streaming.retries import Quarantined, create_retry, retry_ids
-from streaming.sink import FEATURES_TABLE, QUARANTINE_TABLE
+from streaming.sink import QUARANTINE_TABLE, unfinished
 
 PICTURES_PER_RETRY = 1000
 _EXAMPLES = 10
@@ -181,9 +181,7 @@ def retry_quarantine(settings: Settings, reason: Reason | None, *, dry_run: bool
 def _opened(settings: Settings, reason: Reason | None) -> Iterator[tuple[S3Connection, Folder, DataFrame]]:
     """An output and its rows of quarantine, while the session lasts."""
     connection = S3Connection.of(settings.s3)
-    output = open_folder(settings.output or "", connection)
-    if next(output.names(FEATURES_TABLE), None) is None:
-        raise OutputError(f"{output.root}: no stream has written here yet; check --output")
+    output = open_output(settings, connection)
     properties = connection.spark_properties() if is_on_s3(output.root) else {}
     spark = start_session("picture-features quarantine", settings, properties)
     try:
@@ -195,16 +193,11 @@ def _opened(settings: Settings, reason: Reason | None) -> Iterator[tuple[S3Conne
 
 def _read_rows(spark: SparkSession, output: Folder) -> DataFrame:
     """The rows of finished manifests, each with its `manifest`; a file of another is what a killed attempt has left."""
-    finished = {_manifest(name) for name in output.names(FEATURES_TABLE)}
-    unfinished = [one for name in output.names(QUARANTINE_TABLE) if (one := _manifest(name)) not in finished]
+    at_work = unfinished(output)
     reader = spark.read.schema(from_arrow_schema(QUARANTINE)).option("ignoreMissingFiles", value=True)
     rows = reader.parquet(spark_glob(output.path(QUARANTINE_TABLE)))
     rows = rows.withColumn("manifest", F.regexp_replace("_metadata.file_name", r"\.parquet$", ""))
-    return rows.where(~F.col("manifest").isin(unfinished)) if unfinished else rows
-
-
-def _manifest(name: str) -> str:
-    return name.rpartition("/")[2].removesuffix(".parquet")
+    return rows.where(~F.col("manifest").isin(at_work)) if at_work else rows
 
 
 def _look_up_with(connection: S3Connection) -> Any:

@@ -18,17 +18,17 @@ from pyspark import StorageLevel
 from pyspark.sql import Column, DataFrame, Row, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as everybody calls it
 
-from conf.errors import InputError, OutputError
+from conf.errors import InputError
 from conf.s3 import S3Connection
 from conf.session import start_session
 from conf.settings import Settings
 from streaming import known, manifests, requests
 from streaming.features.denylist import Denylist
-from streaming.features.storage import check_outside, is_on_s3, list_pictures, open_folder, resolve, spark_glob
+from streaming.features.storage import check_outside, is_on_s3, list_pictures, resolve, spark_glob
 from streaming.features.stored import Folder, StoredPicture, identity_of
 from streaming.findings import Changed, Findings
 from streaming.listing import list_with_spark
-from streaming.sink import FEATURES_TABLE
+from streaming.places import open_output
 
 PICTURES_PER_REQUEST = 10_000
 _EXAMPLES = 10
@@ -54,13 +54,11 @@ class _Places:
         assert settings.input is not None
         assert settings.output is not None
         connection = S3Connection.of(settings.s3)
-        source, output = resolve(settings.input), open_folder(settings.output, connection)
-        check_outside(source, {"output": output.root})
+        source = resolve(settings.input)
+        check_outside(source, {"output": resolve(settings.output)})
         if next(list_pictures(source, lambda path, why: None, connection), None) is None:
             raise InputError(f"{source}: there are no pictures in this folder; check --input")
-        if next(output.names(FEATURES_TABLE), None) is None:
-            raise OutputError(f"{output.root}: no stream has written here yet; check --output")
-        return cls(source, output, connection)
+        return cls(source, open_output(settings, connection), connection)
 
     def spark_properties(self) -> dict[str, str]:
         return self.connection.spark_properties() if is_on_s3(self.output.root) else {}

@@ -19,7 +19,7 @@ from conf.errors import AlreadyExistsError
 from streaming.batch_report import BatchReport
 from streaming.features.schema import FEATURES, QUARANTINE, label_of
 from streaming.features.stored import Folder
-from streaming.manifests import table_file
+from streaming.manifests import manifest_ids, table_file
 
 FEATURES_TABLE = "features"
 QUARANTINE_TABLE = "quarantine"
@@ -112,6 +112,14 @@ def latest_files(output: Folder, now: datetime) -> Iterator[str]:
         day -= timedelta(days=1)
     older = f"{FEATURES_TABLE}/date={day + timedelta(days=1)}"
     yield from sorted((name for name in output.names(FEATURES_TABLE) if name < older), reverse=True)
+
+
+def unfinished(output: Folder) -> list[str]:
+    """The manifests in the log that have no features file yet, oldest first."""
+    log = manifest_ids(output)
+    days = {table_file(FEATURES_TABLE, manifest).rpartition("/")[0] for manifest in log}
+    done = {name for day in days for name in output.names(day)}
+    return [manifest for manifest in log if table_file(FEATURES_TABLE, manifest) not in done]
 
 
 def feature_rows(result: Result) -> pa.Table:

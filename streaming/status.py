@@ -13,13 +13,13 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from itertools import islice
 
-from conf.errors import NotFoundError, OutputError
+from conf.errors import NotFoundError
 from streaming.batch_report import BatchReport, read_batch_report
 from streaming.features.stored import Folder
 from streaming.lease import read_holder
-from streaming.manifests import is_log, manifest_ids, read_manifest, table_file, written_at
+from streaming.manifests import read_manifest, written_at
 from streaming.requests import request_ids
-from streaming.sink import FEATURES_TABLE, latest_files
+from streaming.sink import latest_files, unfinished
 
 _RECENT = 20
 _READERS = 16
@@ -101,21 +101,15 @@ class Status:
 
 
 def read_status(output: Folder, now: datetime) -> Status:
-    """Look at an output.
-
-    Raises:
-        OutputError: no stream ever wrote there.
-    """
-    if not is_log(output):
-        raise OutputError(f"{output.root}: no stream has written here yet; check --output")
+    """Look at an output that a stream has begun on."""
     holder, _ = read_holder(output)
     runs = holder is not None and not holder.is_gone(now)
     died = holder is not None and not runs and not holder.released
     reports = _recent_reports(output, now)
     last = reports[0] if reports else None
-    unfinished = _unfinished(output)
+    outstanding = unfinished(output)
     with ThreadPoolExecutor(_READERS) as readers:
-        waiting = list(readers.map(lambda manifest: _size(output, manifest), unfinished))
+        waiting = list(readers.map(lambda manifest: _size(output, manifest), outstanding))
     pictures = sum(report.pictures for report in reports)
     return Status(
         output=output.root,
@@ -130,10 +124,10 @@ def read_status(output: Folder, now: datetime) -> Status:
         quarantined=dict(sum((report.quarantined for report in reports), Counter[str]()).most_common()),
         featurized_per_second=_rate(pictures, sum(report.seconds for report in reports)),
         arrived_per_second=_rate(pictures, (now - written_at(reports[-1].manifest)).total_seconds() if reports else 0),
-        outstanding_manifests=len(unfinished),
+        outstanding_manifests=len(outstanding),
         outstanding_pictures=sum(count for count, _ in waiting),
         outstanding_bytes=sum(length for _, length in waiting),
-        seconds_behind=max((now - written_at(unfinished[0])).total_seconds(), 0) if unfinished else 0,
+        seconds_behind=max((now - written_at(outstanding[0])).total_seconds(), 0) if outstanding else 0,
         requests=len(request_ids(output)),
     )
 
@@ -141,13 +135,6 @@ def read_status(output: Folder, now: datetime) -> Status:
 def _recent_reports(output: Folder, now: datetime) -> list[BatchReport]:
     reports = (read_batch_report(output.read(name)) for name in latest_files(output, now))
     return list(islice((report for report in reports if report), _RECENT))
-
-
-def _unfinished(output: Folder) -> list[str]:
-    log = manifest_ids(output)
-    days = {table_file(FEATURES_TABLE, manifest).rpartition("/")[0] for manifest in log}
-    done = {name for day in days for name in output.names(day)}
-    return [manifest for manifest in log if table_file(FEATURES_TABLE, manifest) not in done]
 
 
 def _size(output: Folder, manifest: str) -> tuple[int, int]:

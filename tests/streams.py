@@ -18,6 +18,9 @@ from streaming.__main__ import main
 from streaming.features import bundle
 from streaming.features.registry import Registry
 from streaming.features.storage import open_folder
+from streaming.features.stored import Folder
+from streaming.manifests import prepare_log
+from streaming.sink import ParquetSink
 from tests.models import promote_model
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -86,6 +89,12 @@ class Place:
         registry = Registry(open_folder(str(self.models)))
         backbone = backbone or registry.open(registry.current()).file(bundle.BACKBONE)
         return promote_model(self.models, backbone, k=4, seed=seed, held_back=held_back)
+
+
+def begin(output: Folder) -> None:
+    """What a stream does first with its output."""
+    ParquetSink(output).prepare()
+    prepare_log(output)
 
 
 def start(program: str, arguments: Sequence[str], **environment: str) -> subprocess.Popen[str]:

@@ -43,7 +43,7 @@ from streaming.snapshots import (
 )
 from tests.buckets import Bucket
 from tests.servers import versitygw
-from tests.streams import run, start
+from tests.streams import begin, run, start
 
 DAY = datetime(2026, 1, 30, 12, tzinfo=UTC)
 LONG = timedelta(minutes=1)
@@ -75,7 +75,7 @@ def _commit(output: Folder, day: int, paths: Sequence[str], model: str = "one", 
 def output(tmp_path: Path) -> Folder:
     """A table of three days, the last with two models of different k, a manifest without rows, and the first file."""
     folder = open_folder(str(tmp_path / "out 100%25 [é]"))
-    ParquetSink(folder).prepare()
+    begin(folder)
     _fill(folder)
     return folder
 

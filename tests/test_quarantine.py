@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
+from streaming import known
 from streaming.__main__ import main as stream
 from streaming.features.storage import open_folder
 from streaming.features.stored import StoredPicture
+from streaming.manifests import manifest_ids
 from streaming.requests import create_request
 from streaming.retries import retry_ids
 from tests.buckets import Bucket
@@ -82,6 +84,11 @@ def test_what_passes_leaves_quarantine_whatever_is_killed(
     assert replaced["modification_time"].timestamp() == pytest.approx(Path(bad[0]).stat().st_mtime, abs=1e-5)
     listed = ask("list")
     assert (sum(listed["reasons"].values()), listed["retries"]) == (1, 0)
+    output = open_folder(str(place.output))
+    known.fold(output, manifest_ids(output))
+    for name in [*output.names("features")]:  # as a lifecycle rule does with what is old
+        output.delete(name)
+    assert ask("list") == listed
 
 
 @pytest.mark.parametrize(

@@ -24,9 +24,8 @@ from streaming.features.stored import Folder
 from streaming.known import KnownPictures
 from streaming.listing import divide
 from streaming.manifest_writer import ManifestWriter
-from streaming.sink import ParquetSink
 from tests.buckets import Bucket
-from tests.streams import Place, run
+from tests.streams import Place, begin, run
 
 ODD = ["a b/é/1%20.jpg", "a b/é/2+.jpg", "a b/#?.jpg", "c/d/e/f/g.jpg", "_x/.y.jpg", "top=.jpg"]
 
@@ -39,7 +38,7 @@ def _put(folder: Path, *names: str) -> None:
 
 def _look(source: str, output: Folder, connection: S3Connection = AWS_DEFAULTS) -> None:
     """What a stream does before it featurizes: each picture in a manifest, two a manifest."""
-    ParquetSink(output).prepare()
+    begin(output)
     lister = partial(list_pictures, source, connection=connection)
     ListingDiscoverer(source, lister, ManifestWriter(output, KnownPictures(output), lambda: None), timedelta(0)).look(2)
 
@@ -184,7 +183,7 @@ def test_an_output_that_has_seen_nothing_has_missed_all(tmp_path: Path, capsys: 
     """Neither a log nor a record need be there."""
     _put(tmp_path / "in", *ODD)
     output = open_folder(str(tmp_path / "out"))
-    ParquetSink(output).prepare()
+    begin(output)
     (tmp_path / "out" / known.FOLDER).mkdir()
     assert _counts(_Asked(tmp_path / "in", output.root, capsys)()) == {"listed": 6, "missed": 6}
 
@@ -204,7 +203,7 @@ def test_a_wrong_place_is_one_line(
     """Before Spark starts."""
     _put(tmp_path / "in", *ODD)
     (tmp_path / "empty").mkdir()
-    ParquetSink(open_folder(str(tmp_path / "out"))).prepare()
+    begin(open_folder(str(tmp_path / "out")))
     assert stream(_arguments(tmp_path / source, str(tmp_path / output))) == code
     [line] = capsys.readouterr().err.splitlines()
     assert said in line
