@@ -23,6 +23,7 @@ from streaming.compaction import Compacted, Target, compact
 from streaming.derivatives import Derivative, record
 from streaming.export_plan import Places, Plan, make_plan, nothing_new
 from streaming.features.storage import is_on_s3
+from streaming.lease import Lease
 from streaming.sink import FEATURES_TABLE
 from streaming.snapshots import (
     Snapshot,
@@ -58,7 +59,7 @@ class Exported:
         snapshot, plan = self.snapshot, self.plan
         if plan.up_to_date:
             return nothing_new(plan.places, snapshot)
-        kept = sum(len(day.files) for day in plan.keep)
+        kept = len(plan.kept)
         over = f", {kept:,} of them taken over from {plan.base.snapshot}" if plan.base and kept else ""
         return "\n".join(
             (
@@ -88,27 +89,34 @@ def export(settings: Settings, progress: Progress) -> Exported:
         drop_incomplete(places.to)
         plan = make_plan(places, settings.export)
         if plan.up_to_date:
-            promote(places.to, plan.up_to_date)
-            return Exported(plan.up_to_date, plan, time.monotonic() - started)
-        now = datetime.now(UTC)
-        snapshot = new_id(now, "".join(day.fingerprint for day in plan.write))
-        compacted = _compact(settings, plan, snapshot, progress)
-        _take_over(plan, snapshot)
-        made = Snapshot(
-            snapshot=snapshot,
-            output=places.output.root,
-            created_at=now,
-            format=settings.export.format,
-            since=settings.export.since,
-            target_mb=settings.export.target_mb,
-            days=_days(plan, compacted),
-        )
-        check_written(places, made, compacted)
-        lease.check()
-        complete(places.to, made)
+            newest = plan.up_to_date
+            promote(places.to, newest)
+        else:
+            newest = _make(settings, plan, lease, progress)
         if settings.export.keep:
             drop_older(places.to, settings.export.keep)
-    return Exported(made, plan, time.monotonic() - started)
+    return Exported(newest, plan, time.monotonic() - started)
+
+
+def _make(settings: Settings, plan: Plan, lease: Lease, progress: Progress) -> Snapshot:
+    """Write a snapshot, look at what was written, and make it the latest."""
+    now, places = datetime.now(UTC), plan.places
+    snapshot = new_id(now, "".join(day.fingerprint for day in plan.write))
+    compacted = _compact(settings, plan, snapshot, progress)
+    _take_over(plan, snapshot)
+    made = Snapshot(
+        snapshot=snapshot,
+        output=places.output.root,
+        created_at=now,
+        format=settings.export.format,
+        since=settings.export.since,
+        target_mb=settings.export.target_mb,
+        days=_days(plan, compacted),
+    )
+    check_written(places, made, compacted)
+    lease.check()
+    complete(places.to, made)
+    return made
 
 
 def dry_run(settings: Settings) -> Plan:
@@ -138,7 +146,7 @@ def _take_over(plan: Plan, snapshot: str) -> None:
         plan.places.to.copy(f"{plan.base.snapshot}/{name}", f"{snapshot}/{name}")
 
     with ThreadPoolExecutor(_COPIES_AT_ONCE) as pool:
-        for _ in pool.map(copy, [file.name for day in plan.keep for file in day.files]):
+        for _ in pool.map(copy, plan.kept):
             pass
 
 

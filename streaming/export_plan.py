@@ -101,6 +101,11 @@ class Plan:
         return pa.concat_tables([SOURCES.empty_table(), *(day.files for day in self.write)])
 
     @property
+    def kept(self) -> list[str]:
+        """The names of the files that are taken over, in `base`."""
+        return [file.name for day in self.keep for file in day.files]
+
+    @property
     def up_to_date(self) -> Snapshot | None:
         """`base`, if it is what the snapshot would be."""
         return self.base if self.base and not self.write and len(self.keep) == len(self.base.days) else None
@@ -111,7 +116,7 @@ class Plan:
             return nothing_new(self.places, self.up_to_date)
         files = self.sources
         size = pc.sum(files.column("length")).as_py() or 0
-        kept = sum(len(day.files) for day in self.keep)
+        kept = len(self.kept)
         of = f" of {self.base.snapshot}" if self.base and kept else ""
         return "\n".join(
             (

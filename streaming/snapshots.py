@@ -283,8 +283,10 @@ def drop(to: Folder, snapshot: str) -> None:
 
 def drop_older(to: Folder, keep: int) -> None:
     """Delete all complete snapshots but the latest `keep`."""
+    present = latest(to)  # older by its name where a clock was set back
     for one in [one for one in snapshots(to) if one.complete][:-keep]:
-        drop(to, one.id)
+        if present is None or one.id != present.snapshot:
+            drop(to, one.id)
 
 
 def drop_incomplete(to: Folder) -> None:

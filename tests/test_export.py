@@ -36,8 +36,11 @@ from streaming.snapshots import (
     SnapshotDay,
     SnapshotFile,
     drop,
+    drop_older,
     latest,
     new_id,
+    promote,
+    read_snapshot,
     snapshots,
     working_on,
 )
@@ -339,6 +342,18 @@ def test_a_snapshot_can_be_dropped_unless_it_is_the_latest(
     assert "nothing new" in ask()
     ask("--since", "2026-01-31", "--keep", "1")
     assert [one.id for one in snapshots(to)] == [_named(to).name]
+
+
+def test_older_snapshots_go_but_never_the_latest(to: Folder, ask: _Asked) -> None:
+    """Although nothing is new; and although a clock was set back, so that others seem to be younger."""
+    for since in ("2026-01-30", "2026-01-31", "2026-02-01"):
+        ask("--since", since)
+    _, second, third = (one.id for one in snapshots(to))
+    assert "nothing new" in ask("--since", "2026-02-01", "--keep", "2")
+    assert [one.id for one in snapshots(to)] == [second, third]
+    promote(to, read_snapshot(to, second))
+    drop_older(to, 1)
+    assert [one.id for one in snapshots(to)] == [second, third]
 
 
 @pytest.mark.parametrize("store", [versitygw], ids=["versitygw"], indirect=True)
