@@ -140,12 +140,13 @@ def list_quarantine(settings: Settings, reason: Reason | None) -> Listed:
     """
     with _opened(settings, reason) as (_, output, rows):
         counted = rows.groupBy("reason").count().orderBy(F.desc("count"), "reason").collect()
-        columns = ("path", "reason", "detail", F.unix_micros("processed_at").alias("micros"))
-        newest = rows.orderBy(F.desc("processed_at"), "path").limit(_EXAMPLES).select(*columns).collect()
+        columns = ("path", "reason", "detail", F.col("processed_at").alias("when"))
+        # Through Arrow, because `collect` would give times without a zone, in that of this process.
+        newest = rows.orderBy(F.desc("processed_at"), "path").limit(_EXAMPLES).select(*columns).toArrow().to_pylist()
         return Listed(
             output=output.root,
             reasons={row["reason"]: row["count"] for row in counted},
-            newest=[Example(row["path"], row["reason"], row["detail"], _time(row["micros"])) for row in newest],
+            newest=[Example(**row) for row in newest],
             retries=len(retry_ids(output)),
         )
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 from pyspark import StorageLevel
-from pyspark.sql import Column, DataFrame, Row, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as everybody calls it
 
 from conf.errors import InputError
@@ -36,7 +36,7 @@ _ATTEMPTS = 3
 _ROWS_PER_PARTITION = 250_000
 _S3_TOLERANCE = timedelta(seconds=60)  # the time of an event is not quite the object's
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_KNOWN_SCHEMA = "manifest STRING, path STRING, length LONG, modification_time TIMESTAMP, etag STRING, identity BINARY"
+_KNOWN_SCHEMA = f"{manifests.SPARK_SCHEMA}, identity BINARY"
 _RECORD_SCHEMA = _KNOWN_SCHEMA.replace("identity", "hash")
 
 _logger = logging.getLogger(__name__)
@@ -143,13 +143,9 @@ _FINGERPRINT = ("length", "modification_time", "etag")
 def _has_changed(on_s3: bool) -> Column:  # noqa: FBT001 - the only argument
     tolerance = _S3_TOLERANCE if on_s3 else timedelta(0)
     apart = F.abs(F.unix_micros("modification_time") - F.unix_micros("seen.modification_time"))
-    # An event brings the tag without the quotes that a listing has. No tag on either side says nothing.
-    tags_differ = F.replace(F.col("etag"), F.lit('"'), F.lit("")) != F.replace(
-        F.col("seen.etag"), F.lit('"'), F.lit("")
-    )
     return (
         (F.col("length") != F.col("seen.length"))
-        | F.coalesce(tags_differ, F.lit(False))
+        | F.coalesce(F.col("etag") != F.col("seen.etag"), F.lit(False))  # no tag on either side says nothing
         | (apart > tolerance // timedelta(microseconds=1))
     )
 
@@ -191,22 +187,20 @@ def _summarize(places: _Places, differences: DataFrame, listed: int, left_out: i
             Changed(
                 path=row["path"],
                 length=row["length"],
-                modification_time=_time(row["micros"]),
+                modification_time=row["modification_time"],
                 known_length=row["known_length"],
-                known_modification_time=_time(row["known_micros"]),
+                known_modification_time=row["known_modification_time"],
             )
             for row in _first(differences, "changed")
         ],
     )
 
 
-def _first(differences: DataFrame, what: str) -> list[Row]:
-    columns = (
-        *("path", "length", "known_length"),
-        F.unix_micros("modification_time").alias("micros"),
-        F.unix_micros("known_modification_time").alias("known_micros"),
-    )
-    return differences.where(F.col("what") == what).orderBy("path").limit(_EXAMPLES).select(*columns).collect()
+def _first(differences: DataFrame, what: str) -> list[dict[str, Any]]:
+    """The first rows, through Arrow, because `collect` would give times without a zone, in that of this process."""
+    first = differences.where(F.col("what") == what).orderBy("path").limit(_EXAMPLES)
+    rows: list[dict[str, Any]] = first.toArrow().to_pylist()
+    return rows
 
 
 def _time(micros: int) -> datetime:
