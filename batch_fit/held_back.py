@@ -23,6 +23,7 @@ from batch_fit.pca import fit_pca
 from batch_fit.statistics import Statistics
 from conf.errors import BundleError, InputError, SettingsError
 from streaming.features.bundle import HELD_BACK, STATISTICS, Bundle, HeldBackFigures
+from streaming.features.parquet import as_parquet
 from streaming.features.projection import Projection
 from streaming.features.schema import FEATURE_COUNT
 from streaming.features.stored import IDENTITY_BYTES
@@ -76,10 +77,7 @@ class HeldBack:
     def to_bytes(self) -> bytes:
         """As a Parquet file."""
         features = pa.FixedSizeListArray.from_arrays(pa.array(self.features.ravel()), type=_SCHEMA.field(1).type)
-        buffer = pa.BufferOutputStream()
-        identities = pa.array(self.identities, _SCHEMA.field(0).type)
-        pq.write_table(pa.table([identities, features], _SCHEMA), buffer, compression="zstd")
-        return bytes(buffer.getvalue().to_pybytes())
+        return as_parquet(pa.table([pa.array(self.identities, _SCHEMA.field(0).type), features], _SCHEMA))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> HeldBack:

@@ -35,6 +35,7 @@ from conf.settings import Settings
 from streaming.features import bundle
 from streaming.features.denylist import NOTHING, Denylist
 from streaming.features.featurizer import Recipe
+from streaming.features.parquet import as_parquet
 from streaming.features.projection import Projection
 from streaming.features.registry import Registry
 from streaming.features.storage import (
@@ -238,10 +239,7 @@ def choose(
 
 def write_identities(identities: Collection[bytes]) -> bytes:
     """The content of a bundle's `pictures.parquet`."""
-    column = pa.array(sorted(identities), pa.binary(IDENTITY_BYTES))
-    buffer = pa.BufferOutputStream()
-    pq.write_table(pa.table({"identity": column}), buffer)
-    return bytes(buffer.getvalue().to_pybytes())
+    return as_parquet(pa.table({"identity": pa.array(sorted(identities), pa.binary(IDENTITY_BYTES))}))
 
 
 def read_identities(base: bundle.Bundle) -> set[bytes]:

@@ -7,9 +7,7 @@ are for. No worker holds more than one file and its successor. Running it again 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
-from itertools import chain
 
 import pyarrow as pa
 from pyspark.accumulators import Accumulator
@@ -137,8 +135,8 @@ def erase_in(folder: Folder, name: str, denylist: Denylist) -> None:
 
 def drop_checksum(folder: Folder, name: str) -> None:
     """Delete what Hadoop keeps beside a local file that Spark wrote, and would call the new one damaged for."""
-    parent, _, file = name.rpartition("/")
-    with suppress(NotFoundError):
+    if not is_on_s3(folder.root):
+        parent, _, file = name.rpartition("/")
         folder.delete(f"{parent}/.{file}.crc".lstrip("/"))
 
 
@@ -149,10 +147,8 @@ def _run(
         return []
     table = pa.table({name: [getattr(file, name) for file in files] for name in _FILES.names}, schema=_FILES)
     tasks = spark.sparkContext.defaultParallelism * _TASKS_PER_SLOT
-    each = -(-len(files) // tasks)
     # Each chunk becomes a Spark partition.
-    chunks = chain.from_iterable(table.slice(start, each).to_batches() for start in range(0, len(files), each))
-    frame = spark.createDataFrame(pa.Table.from_batches(chunks))
+    frame = spark.createDataFrame(pa.Table.from_batches(table.to_batches(-(-len(files) // tasks))))
     if any(is_on_s3(file.root) for file in files):
         connection = connection.resolved()  # the environment of a worker may be another
     found = frame.mapInArrow(_for_each(work, connection, done), from_arrow_schema(_FOUND)).toArrow()

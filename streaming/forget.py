@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -211,9 +211,7 @@ class _Erasure:
 
     def _with_bar(self, total: int, unit: str, work: Callable[[Accumulator[int]], _Result]) -> _Result:
         done = self._counter()
-        with ExitStack() as stack:
-            if total:
-                stack.enter_context(self._progress(total, unit, done))
+        with self._progress(total, unit, done) if total else nullcontext():
             return work(done)
 
     def _counter(self) -> Accumulator[int]:

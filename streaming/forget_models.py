@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from conf.errors import BundleError, ConflictError, NotFoundError
 from streaming.features.bundle import HELD_BACK, MANIFEST, PICTURES, REPORT, BundleManifest, reseal
 from streaming.features.denylist import Denylist
+from streaming.features.parquet import as_parquet
 from streaming.features.registry import Registry
 from streaming.features.stored import Folder
 
@@ -94,6 +95,4 @@ def _without(data: bytes | None, is_found: Callable[[bytes], bool]) -> tuple[byt
     keep = [not is_found(identity) for identity in table.column("identity").to_pylist()]
     if all(keep):
         return data, 0
-    buffer = pa.BufferOutputStream()
-    pq.write_table(table.filter(pa.array(keep, pa.bool_())), buffer, compression="zstd")
-    return bytes(buffer.getvalue().to_pybytes()), keep.count(False)
+    return as_parquet(table.filter(pa.array(keep, pa.bool_()))), keep.count(False)

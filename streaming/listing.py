@@ -89,8 +89,7 @@ def list_with_spark(
     shares = divide(source, slots * _SHARES_PER_SLOT, connection)
     table = pa.table({"folder": [share.folder for share in shares], "deep": [share.deep for share in shares]})
     # Each chunk becomes a Spark partition.
-    chunks = [table.slice(place, 1).to_batches()[0] for place in range(len(table))]
-    frame = spark.createDataFrame(pa.Table.from_batches(chunks))
+    frame = spark.createDataFrame(pa.Table.from_batches(table.to_batches(1)))
     return frame.mapInArrow(
         _list_with(connection, settle.total_seconds(), denylist, skipped), from_arrow_schema(LISTED)
     )

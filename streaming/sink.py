@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from conf.errors import AlreadyExistsError
 from streaming.batch_report import BatchReport
+from streaming.features.parquet import as_parquet as as_parquet  # noqa: PLC0414 # retries.py takes it from here
 from streaming.features.schema import FEATURES, QUARANTINE, label_of
 from streaming.features.stored import Folder
 from streaming.manifests import manifest_ids, table_file
@@ -140,11 +141,3 @@ def _stamped(rows: pa.Table, result: Result, schema: pa.Schema) -> pa.Table:
     for name, value in stamps.items():
         rows = rows.append_column(name, pa.array([value] * len(rows), schema.field(name).type))
     return rows.select(schema.names).cast(schema)
-
-
-def as_parquet(table: pa.Table) -> bytes:
-    """The content of a file of a table."""
-    buffer = pa.BufferOutputStream()
-    pq.write_table(table, buffer, compression="zstd")
-    data: bytes = buffer.getvalue().to_pybytes()
-    return data

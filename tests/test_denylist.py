@@ -25,6 +25,7 @@ from streaming import known, manifests, notice, requests
 from streaming.erasure import File, _for_each, erase_in
 from streaming.features import bundle
 from streaming.features.denylist import Denylist, Entry, add_entry, add_missing, hash_path, make_salt, read_entries
+from streaming.features.parquet import as_parquet
 from streaming.features.registry import Registry
 from streaming.features.storage import open_folder, resolve_key
 from streaming.features.stored import Folder, StoredPicture
@@ -35,7 +36,7 @@ from streaming.manifest_writer import ManifestWriter, withdraw_repeating
 from streaming.notice import Notice, wait_until_noticed
 from streaming.receipts import Ledger
 from streaming.rows import count_rows, forgotten_paths, without_forgotten
-from streaming.sink import ParquetSink, as_parquet
+from streaming.sink import ParquetSink
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 LEASE = timedelta(seconds=30)

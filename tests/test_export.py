@@ -27,10 +27,11 @@ from streaming.compaction import Compacted, _rows_of
 from streaming.derivatives import Derivative, derivatives
 from streaming.export import check_written
 from streaming.export_plan import Places, make_plan
+from streaming.features.parquet import as_parquet
 from streaming.features.schema import FEATURES, OUTCOMES
 from streaming.features.storage import open_folder
 from streaming.features.stored import Folder
-from streaming.sink import ParquetSink, Result, as_parquet
+from streaming.sink import ParquetSink, Result
 from streaming.snapshots import (
     Snapshot,
     SnapshotDay,

@@ -27,7 +27,7 @@ from typing import Literal
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from conf.errors import AlreadyExistsError, OutputError
+from conf.errors import AlreadyExistsError, NotFoundError, OutputError
 from streaming.features.stored import Folder, identity_of
 
 FOLDER = "_forgotten"
@@ -153,14 +153,16 @@ NOTHING = Denylist()
 
 def read_salt(folder: Folder) -> bytes | None:
     """The salt of an output, if it has one yet."""
-    return folder.read(_SALT) if folder.exists(_SALT) else None
+    try:
+        return folder.read(_SALT)
+    except NotFoundError:
+        return None
 
 
 def make_salt(folder: Folder) -> bytes:
     """The salt of an output, which is made with the first that it forgets."""
-    if not folder.exists(_SALT):
-        with suppress(AlreadyExistsError):  # another run, at the same moment
-            folder.create(_SALT, new_salt())
+    with suppress(AlreadyExistsError):
+        folder.create(_SALT, new_salt())
     return folder.read(_SALT)
 
 
