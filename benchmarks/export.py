@@ -10,13 +10,11 @@ counted once in proportion (PSS).
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.common import CORES, Figure, PeakMemory, print_figures, wait_for_quiet
+from benchmarks.common import CORES, Figure, print_figures, run_measured
 from benchmarks.tables import write_manifest, write_output
-from tests.streams import start
 
 _ROWS = 1_000_000
 _FILES = 10_000
@@ -35,16 +33,9 @@ def measure(rows: int = _ROWS, files: int = _FILES) -> Iterator[Figure]:
 
 def _export(folder: str, what: str, *more: str) -> Iterator[Figure]:
     places = ["--output", f"{folder}/out", "--to", f"{folder}/to", "--log-folder", f"{folder}/log"]
-    wait_for_quiet()
-    started = time.monotonic()
-    program = start("streaming", ["export", *places, "--master", f"local[{CORES},4]", *more])
-    memory = PeakMemory(program)
-    said, _ = program.communicate()
-    seconds = time.monotonic() - started
-    if program.returncode:
-        raise RuntimeError(f"the export ended with {program.returncode}:\n{said}")
+    seconds, memory, _ = run_measured("streaming", ["export", *places, "--master", f"local[{CORES},4]", *more])
     yield Figure(what, f"{seconds:.1f} s")
-    yield Figure(f"{what}: memory of all processes, most", f"{memory.stop() / 2**20:,.0f} MiB")
+    yield Figure(f"{what}: memory of all processes, most", f"{memory / 2**20:,.0f} MiB")
 
 
 if __name__ == "__main__":

@@ -13,16 +13,14 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow.dataset as ds
 
-from benchmarks.common import CORES, Figure, PeakMemory, print_figures, wait_for_quiet
+from benchmarks.common import CORES, Figure, print_figures, run_measured
 from benchmarks.tables import path_of, write_output
-from tests.streams import start
 
 _ROWS = 1_000_000
 _FILES = 10_000
@@ -52,17 +50,10 @@ def measure() -> Iterator[Figure]:
 
 def _run(output: Path, listed: Path) -> tuple[float, int, str]:
     """Seconds, peak bytes, and the receipts of a run."""
-    wait_for_quiet()
     log = output.with_name("log")
     arguments = ["forget", "--output", str(output), "--from-file", str(listed), "--json", "--log-folder", str(log)]
-    started = time.monotonic()
-    process = start("streaming", [*arguments, "--master", f"local[{CORES},4]"])
-    peak = PeakMemory(process)
-    said, _ = process.communicate()
-    took = time.monotonic() - started
-    if process.returncode:
-        raise RuntimeError(f"forget ended with {process.returncode}:\n{said}")
-    return took, peak.stop(), said.splitlines()[-1]
+    seconds, memory, said = run_measured("streaming", [*arguments, "--master", f"local[{CORES},4]"])
+    return seconds, memory, said.splitlines()[-1]
 
 
 if __name__ == "__main__":
