@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
@@ -185,7 +185,7 @@ def _ahead(
     pool: ThreadPoolExecutor, read: Callable[[str], bytes], files: Iterable[dict[str, str]], ahead: int
 ) -> Iterator[tuple[dict[str, str], bytes]]:
     """Each file with its content, while so many others are being read."""
-    waiting = deque()  # type: ignore[var-annotated]
+    waiting: deque[tuple[dict[str, str], Future[bytes]]] = deque()
     for file in files:
         waiting.append((file, pool.submit(read, file["name"])))
         if len(waiting) > ahead:

@@ -339,14 +339,14 @@ def test_a_bundle_is_whole_while_it_is_sealed_anew(
     left = writes
     replace = models.replace
 
-    def count(*arguments: object) -> str:
+    def count(name: str, data: bytes, tag: str) -> str:
         nonlocal left
         if not left:
             raise KeyboardInterrupt
         left -= 1
-        tag = replace(*arguments)  # type: ignore[arg-type]
+        following = replace(name, data, tag)
         Registry(models).open(version)
-        return tag
+        return following
 
     with monkeypatch.context() as context:
         context.setattr(models, "replace", count)

@@ -20,13 +20,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from conf.errors import LeaseHeldError, OutputError
-from conf.settings import load_settings
+from conf.settings import ExportSettings, load_settings
 from streaming.__main__ import main as stream
 from streaming.batch_report import BatchReport
 from streaming.compaction import Compacted, _rows_of
 from streaming.derivatives import Derivative, derivatives
 from streaming.export import check_written
-from streaming.export_plan import Places, make_plan
+from streaming.export_plan import Places, Plan, make_plan
 from streaming.features.parquet import as_parquet
 from streaming.features.schema import FEATURES, OUTCOMES
 from streaming.features.storage import open_folder
@@ -179,9 +179,9 @@ def test_a_snapshot_is_the_table_and_the_next_one_writes_only_what_changed(
     manifest = _commit(output, 2, ["/q/05.jpg"])
     real = make_plan
 
-    def plan_and_go_on(*arguments: object) -> object:
+    def plan_and_go_on(places: Places, options: ExportSettings) -> Plan:
         """The stream commits another manifest while the export works."""
-        made = real(*arguments)  # type: ignore[arg-type]
+        made = real(places, options)
         _commit(output, 2, ["/q/late.jpg"])
         return made
 
