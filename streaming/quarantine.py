@@ -22,6 +22,7 @@ from pyspark.sql import functions as F  # noqa: N812 - as everybody calls it
 from pyspark.sql.pandas.types import from_arrow_schema
 from tqdm import tqdm
 
+from conf.progress import task_bar
 from conf.s3 import S3Connection
 from conf.session import start_session
 from conf.settings import Settings
@@ -138,7 +139,7 @@ def list_quarantine(settings: Settings, reason: Reason | None) -> Listed:
     Raises:
         OutputError: the output is none.
     """
-    with _opened(settings, reason) as (_, output, rows):
+    with _opened(settings, reason) as (_, output, rows), task_bar(rows.sparkSession):
         counted = rows.groupBy("reason").count().orderBy(F.desc("count"), "reason").collect()
         columns = ("path", "reason", "detail", F.col("processed_at").alias("when"))
         # Through Arrow, because `collect` would give times without a zone, in that of this process.

@@ -19,6 +19,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - as everybody calls it
 
 from conf.errors import InputError
+from conf.progress import task_bar
 from conf.s3 import S3Connection
 from conf.session import start_session
 from conf.settings import Settings
@@ -74,22 +75,27 @@ def reconcile(settings: Settings, *, enqueue: bool) -> Findings:
     places = _Places.of(settings)
     spark = start_session("picture-features reconcile", settings, places.spark_properties())
     try:
-        started = datetime.now(UTC)
-        skipped = spark.sparkContext.accumulator(0)
-        reached = places.connection.resolved() if is_on_s3(places.source) else places.connection
-        denylist = Denylist.load(places.output)
-        listing = list_with_spark(spark, places.source, reached, settings.stream.settle, denylist, skipped)
-        # Listed once, and before the log is read: what the stream finds meanwhile is in both.
-        listing = listing.persist(StorageLevel.DISK_ONLY)
-        listed, left_out = listing.count(), skipped.value
-        partitions = max(spark.sparkContext.defaultParallelism, listed // _ROWS_PER_PARTITION)
-        differences = _compare_at_rest(spark, places, listing, started, partitions)
-        findings = _summarize(places, differences, listed, left_out)
-        if enqueue:
-            missed = differences.where("what = 'missed'")
-            findings = replace(findings, requests=_enqueue(places.output, missed))
+        with task_bar(spark):
+            return _reconcile(spark, places, settings.stream.settle, enqueue=enqueue)
     finally:
         spark.stop()
+
+
+def _reconcile(spark: SparkSession, places: _Places, settle: timedelta, *, enqueue: bool) -> Findings:
+    started = datetime.now(UTC)
+    skipped = spark.sparkContext.accumulator(0)
+    reached = places.connection.resolved() if is_on_s3(places.source) else places.connection
+    denylist = Denylist.load(places.output)
+    listing = list_with_spark(spark, places.source, reached, settle, denylist, skipped)
+    # Listed once, and before the log is read: what the stream finds meanwhile is in both.
+    listing = listing.persist(StorageLevel.DISK_ONLY)
+    listed, left_out = listing.count(), skipped.value
+    partitions = max(spark.sparkContext.defaultParallelism, listed // _ROWS_PER_PARTITION)
+    differences = _compare_at_rest(spark, places, listing, started, partitions)
+    findings = _summarize(places, differences, listed, left_out)
+    if enqueue:
+        missed = differences.where("what = 'missed'")
+        findings = replace(findings, requests=_enqueue(places.output, missed))
     return findings
 
 
