@@ -34,7 +34,7 @@ from conf.s3 import S3Connection
 from streaming.features.schema import FEATURES
 from streaming.features.storage import is_on_s3, open_folder
 from streaming.formats import LAYOUTS, ROWS, File
-from streaming.snapshots import Format, SnapshotFile
+from streaming.snapshot_record import Format, SnapshotFile
 
 _TASKS_PER_SLOT = 4
 _FILES_PER_TASK = 250

@@ -25,16 +25,8 @@ from streaming.export_plan import Places, Plan, make_plan, nothing_new
 from streaming.features.storage import is_on_s3
 from streaming.lease import Lease
 from streaming.sink import FEATURES_TABLE
-from streaming.snapshots import (
-    Snapshot,
-    SnapshotDay,
-    complete,
-    drop_incomplete,
-    drop_older,
-    new_id,
-    promote,
-    working_on,
-)
+from streaming.snapshot_record import Snapshot, SnapshotDay
+from streaming.snapshots import complete, drop_incomplete, drop_older, new_id, promote, working_on
 
 _COPIES_AT_ONCE = 16
 _MIB = 2**20

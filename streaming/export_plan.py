@@ -25,7 +25,8 @@ from streaming.features.storage import is_inside, list_folder, open_folder
 from streaming.features.stored import Folder, StoredPicture
 from streaming.places import open_output
 from streaming.sink import FEATURES_TABLE
-from streaming.snapshots import Snapshot, SnapshotDay, read_snapshot, snapshots
+from streaming.snapshot_record import Snapshot, SnapshotDay
+from streaming.snapshots import read_snapshot, snapshots
 
 _SOURCE = re.compile(rf"{FEATURES_TABLE}/date=(\d{{4}}-\d\d-\d\d)/(?!empty\.parquet)([^/]+)\.parquet")
 

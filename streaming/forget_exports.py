@@ -15,7 +15,8 @@ from conf.errors import LeaseHeldError
 from streaming.erasure import File, Found
 from streaming.features.stored import Folder
 from streaming.lease import Holder, read_holder
-from streaming.snapshots import SnapshotDay, SnapshotFile, read_snapshot, revise, snapshots, working_on
+from streaming.snapshot_record import SnapshotDay, SnapshotFile
+from streaming.snapshots import read_snapshot, revise, snapshots, working_on
 
 PLACE = "exports"
 _WAIT_SECONDS = 0.5

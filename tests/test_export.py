@@ -32,10 +32,8 @@ from streaming.features.schema import FEATURES, OUTCOMES
 from streaming.features.storage import open_folder
 from streaming.features.stored import Folder
 from streaming.sink import ParquetSink, Result
+from streaming.snapshot_record import Snapshot, SnapshotDay, SnapshotFile
 from streaming.snapshots import (
-    Snapshot,
-    SnapshotDay,
-    SnapshotFile,
     drop,
     drop_older,
     latest,
