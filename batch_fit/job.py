@@ -5,7 +5,6 @@ It owns what happens in which order; it must not know how any part does its work
 
 from __future__ import annotations
 
-import heapq
 import logging
 import time
 from collections import Counter
@@ -14,39 +13,31 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 
 from batch_fit import forgotten
 from batch_fit.backbone import load_backbone
-from batch_fit.comparison import Contender, compare
+from batch_fit.comparison import Contender
 from batch_fit.describe import describe
 from batch_fit.featurize import Featurized, featurize
 from batch_fit.held_back import Evidence
 from batch_fit.pca import fit_pca
 from batch_fit.pipeline import build_pipeline
+from batch_fit.promotion import compare_with_current, promote_if_asked
 from batch_fit.report import render
-from conf.errors import InputError, ModelError, SettingsError
+from batch_fit.sample import choose, read_identities, write_identities
+from conf.errors import SettingsError
 from conf.progress import Progress
 from conf.s3 import S3Connection
 from conf.session import start_session
 from conf.settings import Settings
 from streaming.features import bundle
-from streaming.features.denylist import NOTHING, Denylist
+from streaming.features.denylist import Denylist
 from streaming.features.featurizer import Recipe
-from streaming.features.parquet import as_parquet
 from streaming.features.projection import Projection
 from streaming.features.registry import Registry
-from streaming.features.storage import (
-    check_outside,
-    is_on_s3,
-    list_pictures,
-    open_folder,
-    resolve,
-    spark_uri,
-)
-from streaming.features.stored import IDENTITY_BYTES, Folder, StoredPicture, identity_of
+from streaming.features.storage import check_outside, is_on_s3, open_folder, resolve, spark_uri
+from streaming.features.stored import Folder, StoredPicture, identity_of
 
 _logger = logging.getLogger(__name__)
 
@@ -131,7 +122,7 @@ def fit(settings: Settings, progress: Progress) -> Fitted:
         spark.stop()
     with stages("measure on pictures held back"):
         held_back = evidence.figures(projection.k)
-        comparison = _compare(registry, Contender(version, weights, projection.k, evidence, identities))
+        comparison = compare_with_current(registry, Contender(version, weights, projection.k, evidence, identities))
     rejected = Counter(featurized.rejected.column("reason").to_pylist())
     manifest = bundle.BundleManifest(
         version=version,
@@ -156,7 +147,7 @@ def fit(settings: Settings, progress: Progress) -> Fitted:
     forgotten.check_none(read, base, models, version, save_to, connection)
     sealed = _seal(models, manifest)
     forgotten.check_none(read, base, models, version, save_to, connection)
-    promoted = _promote(registry, sealed, settings.fit.promote)
+    promoted = promote_if_asked(registry, sealed, settings.fit.promote)
     return Fitted(sealed, models.path(f"{version}/{bundle.REPORT}"), promoted, rejected)
 
 
@@ -189,62 +180,9 @@ def _open_base(registry: Registry, version: str | None) -> bundle.Bundle | None:
     return base
 
 
-def _compare(registry: Registry, new: Contender) -> bundle.Comparison | None:
-    """How the new model stands against the current one; None if there is none."""
-    version = registry.current_or_none()
-    if version is None:
-        return None
-    try:
-        model = registry.open(version)
-        current = Contender(
-            version, model.manifest.weights, model.manifest.k, Evidence.of_bundle(model), read_identities(model)
-        )
-    except ModelError as error:
-        return bundle.Comparison(current=version, reason=f"it cannot be compared with {version}: {error}")
-    comparison = compare(new, current)
-    _logger.info("model %s: %s", new.version, comparison.reason, extra={"data": comparison.model_dump()})
-    return comparison
-
-
-def _promote(registry: Registry, model: bundle.BundleManifest, when: str) -> bool:
-    """Make a model the current one if the setting `fit.promote` says so; returns whether it did."""
-    is_not_worse = model.comparison is None or model.comparison.not_worse
-    promoted = when == "always" or (when == "if-not-worse" and is_not_worse)
-    if promoted:
-        registry.promote(model.version)
-    return promoted
-
-
 def _spark_properties(connection: S3Connection, *places: str | None) -> dict[str, str]:
     on_s3 = any(place and is_on_s3(place) for place in places)
     return _SPARK_PROPERTIES | (connection.spark_properties() if on_s3 else {})
-
-
-def choose(
-    source: str, limit: int | None, connection: S3Connection, denylist: Denylist = NOTHING
-) -> list[StoredPicture]:
-    """The pictures to fit on: all, or a sample of `limit` over the whole input, the same each time.
-
-    Raises:
-        InputError: there is none.
-    """
-    there = list_pictures(source, lambda path, why: _logger.warning("left out: %r %s", path, why), connection)
-    listed = forgotten.leave_out(there, denylist)
-    # The hash of a path has nothing to do with its place in the input.
-    pictures = list(listed) if limit is None else heapq.nsmallest(limit, listed, key=lambda one: one.identity)
-    if not pictures:
-        raise InputError(f"{source}: there are no pictures in this folder; check --input")
-    return pictures
-
-
-def write_identities(identities: Collection[bytes]) -> bytes:
-    """The content of a bundle's `pictures.parquet`."""
-    return as_parquet(pa.table({"identity": pa.array(sorted(identities), pa.binary(IDENTITY_BYTES))}))
-
-
-def read_identities(base: bundle.Bundle) -> set[bytes]:
-    """The identities of the pictures that a bundle's statistics hold."""
-    return set(pq.read_table(pa.BufferReader(base.file(bundle.PICTURES))).column("identity").to_pylist())
 
 
 def _check_places(source: str, models: Folder, save_to: str | None, connection: S3Connection) -> None:

@@ -18,7 +18,7 @@ import pytest
 from pyspark.accumulators import INT_ACCUMULATOR_PARAM, Accumulator
 
 from batch_fit.forgotten import check_none
-from batch_fit.job import choose
+from batch_fit.sample import choose
 from conf.errors import BundleError, ConflictError, InputError, OutputError
 from conf.s3 import AWS_DEFAULTS
 from streaming import known, manifests, notice, requests

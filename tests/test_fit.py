@@ -21,7 +21,7 @@ from batch_fit import job
 from batch_fit.__main__ import main
 from batch_fit.backbone import Backbone
 from batch_fit.held_back import Evidence, is_held_back
-from batch_fit.job import choose, read_identities
+from batch_fit.sample import choose, read_identities
 from conf.errors import InputError, ModelError
 from conf.s3 import AWS_DEFAULTS
 from streaming.__main__ import main as stream

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batch_fit.held_back import HeldBack
-from batch_fit.job import read_identities, write_identities
+from batch_fit.sample import read_identities, write_identities
 from streaming import forget, requests
 from streaming.__main__ import main as stream
 from streaming.erasure import erase
