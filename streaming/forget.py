@@ -160,7 +160,9 @@ class _Erasure:
         # rows to take.
         for to in self._places.exports():
             if next(to.names(""), None):  # otherwise it was deleted by a hand
-                with working_alone(to, self._lease, partial(_logger.info, "%s: waiting for %s", to.root)):
+                with working_alone(
+                    to, self._lease, partial(_logger.info, "%s: waiting until %s has finished", to.root)
+                ):
                     self._erase_in_export(to)
         for models in self._places.registries():
             Registry(models).remove_incomplete(datetime.now(UTC))

@@ -356,7 +356,7 @@ def test_it_waits_for_an_export_that_is_under_way(
 
     monkeypatch.setattr("streaming.forget_exports.read_holder", look_and_end)
     assert stream(_forget(full, gone)) == 0
-    assert f"{exports.root}: waiting for process" in capsys.readouterr().err
+    assert f"{exports.root}: waiting until process" in capsys.readouterr().err
     assert _mentions(full.root, gone, but=full.source) == []
 
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from conf.errors import AlreadyExistsError, ConflictError, ModelError, NoModelError, NotFoundError
+from conf.errors import AlreadyExistsError, BundleError, ConflictError, ModelError, NoModelError, NotFoundError
 from streaming.features.bundle import MANIFEST, Bundle, BundleManifest, is_version, made_at, read_manifest
 from streaming.features.stored import Folder
 
@@ -63,7 +63,11 @@ class Registry:
         for name in self._models.names(""):
             version, _, file = name.partition("/")
             if file == MANIFEST and is_version(version):
-                found.append(read_manifest(self._models, version))
+                try:
+                    found.append(read_manifest(self._models, version))
+                except BundleError:
+                    if self._models.exists(name):
+                        raise  # else its fit has given it up meanwhile
         return found
 
     def remove_incomplete(self, now: datetime) -> None:
