@@ -58,7 +58,7 @@ class _Stream:
         self._sink = ParquetSink(self._output)
         self._sink.prepare()
         prepare_log(self._output)
-        self._epochs = Epochs(open_folder(str(place.checkpoint)), self._output, self._sink.is_committed)
+        self._epochs = Epochs(open_folder(str(place.checkpoint)), self._output, self._sink)
         self._models = ModelSource(spark.sparkContext, Registry(open_folder(str(place.models))), load_settings({}))
         self._appended = 0
         self.durations: list[Counter[str]] = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 
 from conf.errors import AlreadyExistsError, NotFoundError, OutputError
@@ -18,6 +18,7 @@ from streaming.features.storage import spark_uri
 from streaming.features.stored import Folder
 from streaming.manifests import FOLDER, SUFFIX, forget_withdrawn, is_withdrawn, manifest_ids
 from streaming.notice import Holding, hold_nothing
+from streaming.sink import Sink
 
 _OWNER = "output"
 _BEGUN = "_begun"
@@ -31,19 +32,17 @@ class Epochs:
     Args:
         checkpoint: holds one folder per epoch, as a rule just one.
         output: the output that it belongs to.
-        is_committed: whether the result of a manifest is in the tables.
+        sink: knows which manifests are finished.
         hold: gives the denylist while the log is folded.
 
     Raises:
         OutputError: the checkpoint belongs to another output.
     """
 
-    def __init__(
-        self, checkpoint: Folder, output: Folder, is_committed: Callable[[str], bool], hold: Holding = hold_nothing
-    ) -> None:
+    def __init__(self, checkpoint: Folder, output: Folder, sink: Sink, hold: Holding = hold_nothing) -> None:
         self._checkpoint = checkpoint
         self._output = output
-        self._is_committed = is_committed
+        self._sink = sink
         self._hold = hold
         owner = output.root.encode()
         if not checkpoint.exists(_OWNER):
@@ -86,14 +85,15 @@ class Epochs:
         _logger.info("folded %d manifests; checkpoint epoch %s follows %s", len(finished), self._name, former)
 
     def _finished(self) -> list[str]:
-        return [manifest for manifest in manifest_ids(self._output) if self._is_committed(manifest)]
+        waiting = {*self._sink.unfinished()}
+        return [manifest for manifest in manifest_ids(self._output) if manifest not in waiting]
 
     def lost(self) -> list[str]:
         """Manifests in the log whose features file is gone though Spark knows them for done: deleted by a hand."""
         commits = [name.rpartition("/")[2] for name in self._checkpoint.names(f"{self._name}/commits")]
         end = self._end_of(max((int(commit) for commit in commits if commit.isdigit()), default=-1))
         done = {manifest for number, manifest in self._log_of_source() if number <= end}
-        return [one for one in manifest_ids(self._output) if one in done and not self._is_committed(one)]
+        return [manifest for manifest in self._sink.unfinished() if manifest in done]
 
     def check_missing(self, batch_id: int) -> None:
         """Tell whether a micro-batch may be without rows: its manifests were folded after they were finished.
@@ -108,7 +108,7 @@ class Epochs:
                 "nothing is lost or repeated"
             )
         for manifest in planned:
-            if self._is_committed(manifest) or known.is_folded(self._output, manifest):
+            if self._sink.is_committed(manifest) or known.is_folded(self._output, manifest):
                 _logger.info("manifest %s is done already, and was folded", manifest)
             elif not is_withdrawn(self._output, manifest):
                 raise OutputError(

@@ -70,9 +70,9 @@ class StreamJob:
         self._sink.prepare()
         derivatives.record(places.output, Derivative("models", places.models.root))
         manifests.prepare_log(places.output)
-        self._epochs = Epochs(places.checkpoint, places.output, self._sink.is_committed, notice.hold)
+        self._epochs = Epochs(places.checkpoint, places.output, self._sink, notice.hold)
         check_log(places.output)
-        known = withdraw_repeating(places.output, self._sink.is_committed, notice.hold)
+        known = withdraw_repeating(places.output, self._sink.unfinished(), notice.hold)
         self._writer = ManifestWriter(places.output, known, lease.check, notice.hold, self.stop)
         self._listing = ListingDiscoverer(places.source, places.list_input, self._writer, settings.stream.settle)
 
@@ -82,7 +82,7 @@ class StreamJob:
         Raises:
             InputError: the input has no pictures, or cannot be listed.
         """
-        return not self._unfinished() and not self._listing.has_new()
+        return not self._sink.unfinished() and not self._listing.has_new()
 
     def explain_idle(self) -> str:
         """Why there is nothing to do, and how to featurize the same pictures anew."""
@@ -116,7 +116,7 @@ class StreamJob:
         """Featurize what is there now."""
         with self._session() as spark:
             look = self._listing.look_until_settled(self._max_pictures(spark))
-            pictures = sum(len(manifests.read_manifest(self._places.output, one)) for one in self._unfinished())
+            pictures = sum(len(manifests.read_manifest(self._places.output, one)) for one in self._sink.unfinished())
             on_backlog(Backlog(pictures, look.unsettled))
             self._run_queries(spark, None, available_now=True)
 
@@ -183,10 +183,6 @@ class StreamJob:
             loop.run(spark, discovery, available_now=available_now)
         finally:
             ahead.close()
-
-    def _unfinished(self) -> list[str]:
-        log = manifests.manifest_ids(self._places.output)
-        return [manifest for manifest in log if not self._sink.is_committed(manifest)]
 
     def _max_pictures(self, spark: SparkSession) -> int:
         return self._settings.stream.max_pictures or _PICTURES_PER_SLOT * spark.sparkContext.defaultParallelism

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from conf.errors import AlreadyExistsError, OutputError
 from streaming.features.denylist import NOTHING, Denylist
+from streaming.features.parquet import as_parquet
 from streaming.features.schema import PICTURES, as_table
 from streaming.features.stored import IDENTITY_BYTES, Folder, StoredPicture
 from streaming.manifests import FOLDER as LOG
@@ -112,9 +113,7 @@ def fold(output: Folder, manifests: Sequence[str], denylist: Denylist = NOTHING)
         if len(last) < _MERGE_BELOW_ROWS:
             former = names[-1]
             tables.insert(0, last.filter(pc.invert(pc.is_in(last.column("manifest"), pa.array(manifests)))))
-    buffer = pa.BufferOutputStream()
-    pq.write_table(denylist.without(pa.concat_tables(tables)), buffer, compression="zstd")
-    data = buffer.getvalue().to_pybytes()
+    data = as_parquet(denylist.without(pa.concat_tables(tables)))
     latest = max(*manifests, _latest_in(former))  # a clock may have been set back
     name = f"{FOLDER}/{latest}-{hashlib.sha256(data).hexdigest()[:8]}.parquet"
     with suppress(AlreadyExistsError):  # a killed run came this far: the same name means the same content

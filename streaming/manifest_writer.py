@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
@@ -31,46 +32,37 @@ _ATTEMPTS = 100
 _logger = logging.getLogger(__name__)
 
 
-def withdraw_repeating(
-    output: Folder, is_committed: Callable[[str], bool], hold: Holding = hold_nothing
-) -> KnownPictures:
-    """Read what is known, and withdraw unfinished manifests that repeat a picture of another; for the start."""
+def withdraw_repeating(output: Folder, unfinished: Sequence[str], hold: Holding = hold_nothing) -> KnownPictures:
+    """Read what is known, and withdraw manifests of `unfinished` that repeat a picture of another; for the start."""
     known = KnownPictures(output)
+    finished_again = (manifest for manifest in known.repeating if manifest not in unfinished)
+    repeated = {picture.identity for manifest in finished_again for picture in read_manifest(output, manifest)}
     withdrawn = False
-    for manifest in known.repeating:
-        for unfinished in _repeating(output, manifest, is_committed):
+    for manifest in unfinished:
+        if manifest in known.repeating or (repeated and _holds_one_of(output, manifest, repeated)):
             with hold() as denylist:
-                _withdraw(output, unfinished, denylist)
+                _withdraw(output, manifest, denylist)
             withdrawn = True
-    for repeated in _repeated_retries(output, is_committed):
-        withdraw(output, repeated)
+    for repeated_retry in _repeated_retries(output, unfinished):
+        withdraw(output, repeated_retry)
     return KnownPictures(output) if withdrawn else known
 
 
-def _repeating(output: Folder, manifest: str, is_committed: Callable[[str], bool]) -> list[str]:
-    """What to withdraw because of a manifest that repeats others: itself, or if it is finished, the unfinished ones."""
-    if not is_committed(manifest):
-        return [manifest]
-    pictures = {picture.identity for picture in read_manifest(output, manifest)}
-    return [
-        other
-        for other in manifest_ids(output)
-        if other != manifest
-        and not other.endswith(RETRY)
-        and not is_committed(other)
-        and any(picture.identity in pictures for picture in read_manifest(output, other))
-    ]
+def _holds_one_of(output: Folder, manifest: str, identities: AbstractSet[bytes]) -> bool:
+    """Whether a manifest lists one of these pictures; not asked of a retry, whose purpose it is."""
+    return not manifest.endswith(RETRY) and any(
+        picture.identity in identities for picture in read_manifest(output, manifest)
+    )
 
 
-def _repeated_retries(output: Folder, is_committed: Callable[[str], bool]) -> list[str]:
+def _repeated_retries(output: Folder, unfinished: Sequence[str]) -> list[str]:
     """Unfinished manifests of retries that are done, or that have another manifest: they are a former holder's."""
     manifests = [manifest for manifest in manifest_ids(output) if manifest.endswith(RETRY)]
-    finished = {manifest for manifest in manifests if is_committed(manifest)}
     waiting = {*retry_ids(output)} if manifests else set()
     repeated = []
-    for manifest in sorted(manifests, key=lambda one: (one not in finished, one)):
+    for manifest in sorted(manifests, key=lambda one: (one in unfinished, one)):
         retry = manifest.partition("-")[2]
-        if manifest not in finished and retry not in waiting:
+        if manifest in unfinished and retry not in waiting:
             repeated.append(manifest)
         waiting.discard(retry)
     return repeated

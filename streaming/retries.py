@@ -29,11 +29,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from conf.errors import AlreadyExistsError, ConflictError, NotFoundError, OutputError
+from streaming.features.parquet import as_parquet
 from streaming.features.stored import Folder, StoredPicture
 from streaming.manifests import RETRY, decode, encode, table_file
 from streaming.notice import Holding
 from streaming.requests import FOLDER, SUFFIX, all_ids
-from streaming.sink import FEATURES_TABLE, QUARANTINE_TABLE, as_parquet
+from streaming.sink import FEATURES_TABLE, QUARANTINE_TABLE
 
 _AT_ONCE = 16  # each is a request of 30 ms on S3, and new pictures wait meanwhile
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from conf.errors import AlreadyExistsError
 from streaming.batch_report import BatchReport
-from streaming.features.parquet import as_parquet as as_parquet  # noqa: PLC0414 # retries.py takes it from here
+from streaming.features.parquet import as_parquet
 from streaming.features.schema import FEATURES, QUARANTINE, label_of
 from streaming.features.stored import Folder
 from streaming.manifests import manifest_ids, table_file
@@ -54,6 +54,9 @@ class Sink(Protocol):
     def is_committed(self, manifest: str) -> bool:
         """Whether the result of a manifest is there."""
 
+    def unfinished(self) -> list[str]:
+        """The manifests in the log whose result is not there, oldest first."""
+
     def commit(self, manifest: str, result: Result) -> bool:
         """Publish a result; False if another process did so first, whose result stands."""
 
@@ -81,6 +84,9 @@ class ParquetSink:
 
     def is_committed(self, manifest: str) -> bool:
         return self._output.exists(table_file(FEATURES_TABLE, manifest))
+
+    def unfinished(self) -> list[str]:
+        return unfinished(self._output)
 
     def commit(self, manifest: str, result: Result) -> bool:
         quarantine = quarantine_rows(result)

@@ -210,7 +210,7 @@ def test_the_holder_takes_nothing_in_and_folds_nothing(output: Folder) -> None:
     _deny(output, PATHS[0], PATHS[2], PATHS[3])
     with Lease(output, LEASE) as lease, Notice(output, lease.holder.id) as held:
         writer = ManifestWriter(
-            output, withdraw_repeating(output, lambda manifest: False, held.hold), lease.check, held.hold
+            output, withdraw_repeating(output, manifests.manifest_ids(output), held.hold), lease.check, held.hold
         )
         assert writer.unknown(PICTURES) == [PICTURES[4]]
         writer.requests.take_in(10)

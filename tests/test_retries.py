@@ -90,7 +90,7 @@ def _tenure(output: Folder, reasons: dict[str, str]) -> None:
 
 def _writer(output: Folder) -> ManifestWriter:
     """As at the start of a stream."""
-    return ManifestWriter(output, withdraw_repeating(output, ParquetSink(output).is_committed), lambda: None)
+    return ManifestWriter(output, withdraw_repeating(output, ParquetSink(output).unfinished()), lambda: None)
 
 
 def _rows(output: Folder, table: str) -> list[tuple[str, str, str | None]]:
