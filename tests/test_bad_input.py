@@ -16,7 +16,7 @@ from streaming.__main__ import main as stream
 from streaming.features.schema import Reason
 from tests.data import shared_data
 from tests.streams import PROJECT, Place
-from tests.test_imaging import ODDITIES
+from tests.test_odd_files import ODDITIES
 
 
 def _one_line(capsys: pytest.CaptureFixture[str]) -> str:
