@@ -25,8 +25,8 @@ from pyspark.sql.functions import col
 from batch_fit.pca import fit_pca
 from batch_fit.statistics import Statistics, fold_batch, merge_all
 from benchmarks.common import COMPONENTS, CORES, Figure, print_figures
+from conf.loading import load_settings
 from conf.session import start_session
-from conf.settings import load_settings
 from streaming.features.projection import Projection
 from streaming.features.schema import FEATURE_COUNT, OUTCOMES
 

@@ -21,8 +21,9 @@ from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
 from benchmarks.common import CORES, Figure, at_most, new_place, print_figures, wait_for_quiet
+from conf.loading import load_settings
 from conf.session import start_session
-from conf.settings import StreamSettings, load_settings
+from conf.settings import StreamSettings
 from streaming.ahead import Ahead
 from streaming.batch_report import BatchReport
 from streaming.drift import DriftMonitor

@@ -31,8 +31,8 @@ from benchmarks.common import (
     run_program,
     wait_for_quiet,
 )
+from conf.loading import load_settings
 from conf.session import start_session
-from conf.settings import load_settings
 from tests.models import random_projection
 from tests.samples import KINDS, draw, write_samples
 from tests.streams import Place

@@ -20,8 +20,8 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
 from conf.errors import AppError
+from conf.loading import load_settings
 from conf.session import CLASS_ARCHIVE, local_java_options, start_session
-from conf.settings import load_settings
 
 
 def _unchanged(batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from conf.errors import AppError, SettingsError
+from conf.loading import load_settings
 from conf.logs import logging_to
-from conf.settings import ENV_PREFIX, Settings, field_of, load_settings
+from conf.settings import ENV_PREFIX, Settings, field_of
 
 _logger = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from pyspark.sql import SparkSession
 
 from batch_fit.backbone import load_backbone
 from conf.emr.package import Package, Platform, build
+from conf.loading import load_settings
 from conf.session import start_session
-from conf.settings import load_settings
 from streaming.features.storage import open_folder
 from streaming.features.stored import Folder
 from tests.buckets import Bucket, new_bucket

@@ -19,7 +19,7 @@ from conf.emr.application import SETTINGS
 from conf.emr.arguments import PROGRAMS, Locations, spark_submit_arguments
 from conf.emr.permissions import PERMISSIONS
 from conf.errors import SettingsError
-from conf.settings import load_settings
+from conf.loading import load_settings
 
 ROOT = Path(__file__).parents[1]
 PLACES = Locations("s3://a/x86_64", "s3://in/pictures", "s3://m/models", "s3://out/table", "eu-west-3", "https://sqs/q")

@@ -17,7 +17,7 @@ from cfnlint.decode import decode
 from conf.emr import arguments, cluster, cost
 from conf.emr.application import SETTINGS
 from conf.emr.stack import EU_REGIONS, TEMPLATE
-from conf.settings import load_settings
+from conf.loading import load_settings
 from streaming import metrics
 from streaming.features.schema import FEATURES, QUARANTINE
 

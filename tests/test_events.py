@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from conf.errors import SettingsError
+from conf.loading import load_settings
 from conf.s3 import S3Connection, forget_clients
-from conf.settings import load_settings
 from streaming import manifests
 from streaming.__main__ import main as stream
 from streaming.discovery import ListingDiscoverer

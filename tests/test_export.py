@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from conf.errors import LeaseHeldError, OutputError
-from conf.settings import ExportSettings, load_settings
+from conf.loading import load_settings
+from conf.settings import ExportSettings
 from streaming.__main__ import main as stream
 from streaming.batch_report import BatchReport
 from streaming.compaction import Compacted, _rows_of

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from conf.errors import SettingsError
-from conf.settings import Settings, load_settings, parse_duration
+from conf.loading import load_settings
+from conf.settings import Settings, parse_duration
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 

@@ -246,7 +246,7 @@ def test_spark_starts_in_silence_with_an_archive_of_classes_that_does_not_fit(
     archive = tmp_path / "with space.jsa"
     archive.write_bytes(b"of another Java")
     script = (
-        "import sys, pathlib; from conf import session; from conf.settings import load_settings;"
+        "import sys, pathlib; from conf import session; from conf.loading import load_settings;"
         "session.CLASS_ARCHIVE = pathlib.Path(sys.argv[1]);"
         "session.start_session('test', load_settings({'log.folder': sys.argv[2]}), {}).stop()"
     )

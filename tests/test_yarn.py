@@ -12,7 +12,7 @@ import pytest
 
 from conf.emr.arguments import CONFIG, LAUNCHER, LOG4J, Locations, spark_submit_arguments
 from conf.emr.package import Package
-from conf.settings import load_settings
+from conf.loading import load_settings
 from streaming.__main__ import main
 from streaming.features.storage import open_folder
 from streaming.lease import read_holder

@@ -16,7 +16,8 @@ from conf.emr.arguments import BACKBONE, CONFIG, LAUNCHER, LOG4J, Locations
 from conf.emr.package import CODE, DEPENDENCIES, Platform
 from conf.emr.stack import Stack
 from conf.errors import NotFoundError, SettingsError
-from conf.settings import Settings, load_settings
+from conf.loading import load_settings
+from conf.settings import Settings
 
 PLATFORMS: tuple[Platform, ...] = get_args(Platform)
 SETTINGS = Path(__file__).parents[1] / "emr.yaml"

@@ -27,8 +27,8 @@ def step(verb: str, more: list[str]) -> dict[str, Any]:
     from conf.emr.arguments import spark_submit_arguments  # noqa: PLC0415 - as above
     from conf.emr.cluster import step_of  # noqa: PLC0415 - as above
     from conf.emr.stack import Stack  # noqa: PLC0415 - as above
+    from conf.loading import load_settings  # noqa: PLC0415 - as above
     from conf.s3 import AWS_DEFAULTS  # noqa: PLC0415 - as above
-    from conf.settings import load_settings  # noqa: PLC0415 - as above
 
     stack = Stack.of(STACK, REGION, AWS_DEFAULTS)
     outputs = stack.outputs()
