@@ -177,24 +177,24 @@ def test_a_large_csv_is_not_held_as_text(output: Folder) -> None:
     assert gzip.decompress(kept).decode().count("\n") == 10_000
 
 
-@pytest.mark.parametrize(
-    ("name", "data"),
-    [
-        ("truncated.csv.gz", gzip.compress(b"path\na\n")[:-12]),
-        ("none.csv.gz", b"path\na\n"),
-        ("wrong.csv.gz", gzip.compress(b"")[:10] + b"\xff" * 20),
-        ("quotes.csv.gz", gzip.compress(b'path\n"a"b\n')),
-        ("of another table.parquet", as_parquet(pa.table({"n": [1]}))),
-        ("half a line.json", b'{"path": "a"}\n{"pa'),
-    ],
-)
-def test_a_damaged_file_is_named(output: Folder, name: str, data: bytes) -> None:
+_DAMAGED = {
+    "truncated.csv.gz": gzip.compress(b"path\na\n")[:-12],
+    "none.csv.gz": b"path\na\n",
+    "wrong.csv.gz": gzip.compress(b"")[:10] + b"\xff" * 20,
+    "quotes.csv.gz": gzip.compress(b'path\n"a"b\n'),
+    "of another table.parquet": as_parquet(pa.table({"n": [1]})),
+    "half a line.json": b'{"path": "a"}\n{"pa',
+}
+
+
+@pytest.mark.parametrize("name", _DAMAGED)
+def test_a_damaged_file_is_named(output: Folder, name: str) -> None:
     """Whatever its reader says of it."""
 
     def look(folder: Folder, file: File) -> None:
         erase_in(folder, file.name, Denylist())
 
-    output.create(name, data)
+    output.create(name, _DAMAGED[name])
     files = pa.RecordBatch.from_pylist([{"place": "features", "root": output.root, "name": name}])
     work = _for_each(look, AWS_DEFAULTS, Accumulator(0, 0, INT_ACCUMULATOR_PARAM))
     with pytest.raises(OutputError, match=f"/{name} cannot be read: .* restore or delete it, and forget again"):
