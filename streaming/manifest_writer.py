@@ -22,10 +22,11 @@ from streaming.features.denylist import Denylist
 from streaming.features.schema import as_table
 from streaming.features.stored import Folder, StoredPicture
 from streaming.known import KnownPictures
-from streaming.manifests import RETRY, append_manifest, manifest_ids, read_manifest, withdraw
+from streaming.manifests import RETRY, append_manifest, manifest_ids, read_manifest, table_file, withdraw
 from streaming.notice import Holding, hold_nothing
 from streaming.requests import Requests, create_request
 from streaming.retries import Retries, retry_ids
+from streaming.sink import QUARANTINE_TABLE
 
 _ATTEMPTS = 100
 
@@ -44,7 +45,7 @@ def withdraw_repeating(output: Folder, unfinished: Sequence[str], hold: Holding 
                 _withdraw(output, manifest, denylist)
             withdrawn = True
     for repeated_retry in _repeated_retries(output, unfinished):
-        withdraw(output, repeated_retry)
+        _drop(output, repeated_retry)
     return KnownPictures(output) if withdrawn else known
 
 
@@ -72,6 +73,12 @@ def _withdraw(output: Folder, manifest: str, denylist: Denylist) -> None:
     _logger.warning("manifest %s repeats pictures of others: withdrawn, and what only it has is requested", manifest)
     if pictures := _allowed(read_manifest(output, manifest), denylist):
         create_request(output, pictures)
+    _drop(output, manifest)
+
+
+def _drop(output: Folder, manifest: str) -> None:
+    """Withdraw an unfinished manifest, with what an attempt at it has perhaps left in quarantine."""
+    output.delete(table_file(QUARANTINE_TABLE, manifest))
     withdraw(output, manifest)
 
 
@@ -143,7 +150,7 @@ class ManifestWriter:
         with self._lock, self._hold() as denylist:
             if manifest not in self._expected:
                 if manifest.endswith(RETRY):  # ours has the same pictures, or will
-                    withdraw(self._output, manifest)
+                    _drop(self._output, manifest)
                     return False
                 pictures = read_manifest(self._output, manifest)
                 unknown = self._known.unknown(pictures)

@@ -12,8 +12,9 @@ from conf.errors import StorageError, TransientError
 from streaming.features.stored import Folder, StoredPicture
 from streaming.known import KnownPictures
 from streaming.manifest_writer import ManifestWriter, withdraw_repeating
-from streaming.manifests import append_manifest, is_withdrawn, manifest_ids, read_manifest
+from streaming.manifests import append_manifest, is_withdrawn, manifest_ids, read_manifest, table_file
 from streaming.requests import read_request, request_ids
+from streaming.sink import QUARANTINE_TABLE
 
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
 EARLIER = datetime(2026, 1, 30, tzinfo=UTC)
@@ -37,9 +38,12 @@ def test_a_manifest_of_a_former_holder_is_withdrawn_if_it_repeats_a_picture(outp
     writer.append(_pictures("abc"))
     [ours] = manifest_ids(output)
     foreign = append_manifest(output, _pictures("cde"), EARLIER)
+    left = table_file(QUARANTINE_TABLE, foreign)
+    output.create(left, b"of a killed attempt")
     assert writer.admit(ours)
     assert not writer.admit(foreign)
     assert is_withdrawn(output, foreign)
+    assert not output.exists(left)
     writer.requests.take_in(10)
     assert [_names(read_manifest(output, manifest)) for manifest in manifest_ids(output)] == ["abc", "de"]
 
