@@ -111,8 +111,9 @@ def made(tmp_path_factory: pytest.TempPathFactory, fitted: Path, _samples: tuple
     shutil.copytree(fitted, place.models)
     log = ("--log-folder", str(place.root.parent / "log"))
     place.put(*pictures[:12])
-    place.put(*broken[:2], folder="pear é")
     assert stream(place.arguments("replay", "--max-pictures", "4", "--epoch-manifests", "3", *log)) == 0
+    place.put(*broken[:2], folder="pear é")
+    assert stream(place.arguments("replay", *log)) == 0
     exports = ["export", "--output", str(place.output), *LOCAL, *log]
     assert stream([*exports, "--to", str(place.root / "exports")]) == 0
     place.put(*pictures[12:20], folder="fig")

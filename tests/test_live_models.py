@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Callable
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 from streaming.features.registry import Registry
@@ -26,25 +28,27 @@ def test_a_stream_changes_its_model_between_micro_batches_and_goes_back(
     run_with_metrics = place.arguments("run", "--interval", "100ms", "--log-format", "json")
     process = start("streaming", run_with_metrics, PICTURE_FEATURES_LOG__METRICS="emf")
     place.put(*pictures[:5])
-    wait_for(lambda: place.committed() == 1)
+    wait_for(lambda: place.committed() > 0 and len(place.rows()) == 5)
     second = place.promote_another(2)
     place.put(*pictures[5:10])
-    wait_for(lambda: place.committed() == 2)
+    wait_for(lambda: len(place.rows()) == 10)
     registry.rollback()
     place.put(*pictures[10:15])
-    wait_for(lambda: place.committed() == 3)
+    wait_for(lambda: len(place.rows()) == 15)
     process.send_signal(signal.SIGTERM)
     said = end(process)
     assert process.returncode == 0, said
     rows = place.rows().to_pandas()
-    used = rows.groupby("processed_at")["model_version"].agg(["nunique", "first"]).sort_index()
-    assert used["nunique"].tolist() == [1, 1, 1]
-    assert used["first"].tolist() == [first, second, first]
+    assert rows.groupby("processed_at")["model_version"].nunique().max() == 1
     assert {len(features) for features in rows[rows.model_version == second].features} == {4}
     documents = [json.loads(line) for line in said.splitlines() if '"_aws"' in line]
-    assert [(one["output"], one["model_version"], one["Pictures"]) for one in documents] == [
-        (str(place.output), version, 5) for version in (first, second, first)
+    assert {one["output"] for one in documents} == {str(place.output)}
+    # Five pictures that arrive one after the other may be more than one micro-batch.
+    in_turn = [
+        (version, sum(one["Pictures"] for one in of_version))
+        for version, of_version in groupby(documents, key=itemgetter("model_version"))
     ]
+    assert in_turn == [(version, 5) for version in (first, second, first)]
 
 
 def test_a_changed_bundle_keeps_the_last_good_model_in_service(
