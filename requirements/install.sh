@@ -36,7 +36,7 @@ make_venv() {
 install_packages() {
     echo "setup: installing requirements/dev.txt into .venv (1.5 GB to download, some minutes)"
     [ -t 1 ] || quiet=--quiet
-    .venv/bin/python -m pip --disable-pip-version-check ${quiet-} install --require-hashes -r requirements/dev.txt \
+    .venv/bin/python -m pip --disable-pip-version-check ${quiet-} install --no-compile --require-hashes -r requirements/dev.txt \
         2>.venv/pip.log || fail "$(explain_pip .venv/pip.log)"
     cp requirements/dev.txt .venv/installed.txt
 }
