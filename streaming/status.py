@@ -80,6 +80,7 @@ class Status:
     def as_text(self) -> str:
         """For people."""
         reasons = ", ".join(f"{reason} {count}" for reason, count in self.quarantined.items())
+        batches = "micro-batch" if self.recent == 1 else "micro-batches"
         last = f"{self.last_batch_at:%Y-%m-%d %H:%M:%S} UTC" if self.last_batch_at else "none yet"
         lines = [
             f"stream       {self.stream or (f'died: {self.died}' if self.died else 'none runs')}",
@@ -89,7 +90,7 @@ class Status:
         ]
         if self.recent:
             lines += [
-                f"recently     {self.pictures:,} pictures in {self.recent} micro-batches",
+                f"recently     {self.pictures:,} pictures in {self.recent} {batches}",
                 f"rate         {self.arrived_per_second:,.1f}/s arrived, {self.featurized_per_second:,.1f}/s at work",
                 f"quarantined  {sum(self.quarantined.values()):,} of them{f' ({reasons})' if reasons else ''}",
                 f"model        {self.model_version}{self._refusal}",

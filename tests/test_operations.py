@@ -32,7 +32,7 @@ def test_the_runbook_does_what_it_says(
     assert stream.returncode == 0
     status, stop, replay, quarantine, reconcile, rollback, export, forget = said
     assert "stream       process" in status
-    assert re.search(r"recently +29 pictures in 1 micro-batches", status)
+    assert re.search(r"recently +29 pictures in 1 micro-batch\n", status)
     assert "stopped" in stop
     assert "nothing new" in replay
     assert "corrupt" in quarantine
