@@ -7,8 +7,6 @@ import platform
 import shutil
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast
@@ -27,6 +25,7 @@ from tests.models import promote_model
 from tests.samples import write_samples
 from tests.servers import moto, versitygw
 from tests.streams import Place
+from tests.waiting import wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -52,14 +51,7 @@ def output(tmp_path: Path) -> Folder:
 @pytest.fixture(scope="session")
 def wait_for() -> Callable[..., None]:
     """Waits until a condition holds, and fails if it does not within so many seconds."""
-
-    def wait(condition: Callable[[], bool], seconds: float = 60) -> None:
-        give_up = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < give_up, "waited in vain"
-            threading.Event().wait(0.02)
-
-    return wait
+    return wait_until
 
 
 @pytest.fixture

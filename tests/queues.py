@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from conf.s3 import S3Connection, forget_clients
-from tests.servers import CREDENTIALS
+from conf.s3 import S3Connection
+from tests.buckets import new_bucket
 
 CONNECTION = S3Connection()
 
@@ -59,18 +58,13 @@ class NotifyingBucket:
 @contextmanager
 def new_notifying_bucket(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[NotifyingBucket]:
     """With a queue whose messages come again after two seconds."""
-    for name, value in {**CREDENTIALS, "AWS_ENDPOINT_URL": server}.items():
-        monkeypatch.setenv(name, value)
-    forget_clients()
-    name = f"pictures-{uuid.uuid4().hex[:12]}"
-    s3, sqs = CONNECTION.client(), CONNECTION.client("sqs")
-    s3.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": CREDENTIALS["AWS_REGION"]})
-    url = sqs.create_queue(QueueName=name, Attributes={"VisibilityTimeout": "2"})["QueueUrl"]
-    arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
-    notify = {"QueueConfigurations": [{"QueueArn": arn, "Events": ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"]}]}
-    s3.put_bucket_notification_configuration(Bucket=name, NotificationConfiguration=notify)
-    yield NotifyingBucket(name, url, s3, sqs)
-    forget_clients()
+    with new_bucket(server, monkeypatch) as made:
+        sqs = CONNECTION.client("sqs")
+        url = sqs.create_queue(QueueName=made.name, Attributes={"VisibilityTimeout": "2"})["QueueUrl"]
+        arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+        notify = {"QueueConfigurations": [{"QueueArn": arn, "Events": ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"]}]}
+        made.s3.put_bucket_notification_configuration(Bucket=made.name, NotificationConfiguration=notify)
+        yield NotifyingBucket(made.name, url, made.s3, sqs)
 
 
 def record(bucket: str, key: str, /, name: str = "ObjectCreated:Put", **more: Any) -> dict[str, Any]:

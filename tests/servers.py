@@ -25,6 +25,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from tests.waiting import wait_until
+
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "testtest", "AWS_REGION": "eu-west-3"}
 
 
@@ -50,11 +52,11 @@ def _serving(command: list[str], port: int, probe: str = "") -> Iterator[str]:
 
 
 def _wait(process: subprocess.Popen[bytes], address: str) -> None:
-    give_up = time.monotonic() + 60
-    while not answers(address):
-        if process.poll() is not None or time.monotonic() > give_up:
-            raise RuntimeError(f"{process.args!r} does not answer at {address}")
-        time.sleep(0.05)
+    def is_up() -> bool:
+        assert process.poll() is None, f"{process.args!r} has ended"
+        return answers(address)
+
+    wait_until(is_up, said=lambda: f"for {process.args!r} at {address}")
 
 
 def answers(address: str) -> bool:
@@ -190,7 +192,7 @@ class FaultyStore:
     def _answer(self, request: BaseHTTPRequestHandler) -> None:
         request.close_connection = True
         body = request.rfile.read(int(request.headers.get("Content-Length", 0)))
-        time.sleep(self.delay)
+        time.sleep(self.delay)  # the fault that was asked for
         lot = self._random.random()
         if self.out:
             self.faults += 1

@@ -24,7 +24,8 @@ from tests.yarn_cluster import yarn
 pytestmark = [pytest.mark.yarn, pytest.mark.timeout(1200)]
 CONF = PROJECT / "conf"
 PATIENCE = 300  # seconds; all of it takes less than half as long on two idle cores
-Wait = Callable[[Callable[[], bool], float], None]
+SELDOM = 0.5  # each look reads the whole table, on cores that the cluster needs
+Wait = Callable[..., None]
 
 
 def _application(package: Package) -> str:
@@ -65,19 +66,18 @@ def test_a_killed_master_loses_and_repeats_nothing(
             submitted = cluster.submit(spark_submit_arguments("run", settings, locations, more))
 
             def arrived(rows: int) -> bool:
-                time.sleep(0.5)  # each look reads the whole table, on cores that the cluster needs
                 assert submitted.poll() is None, cluster.said()
                 return bucket.committed() > 0 and bucket.counted().total() >= rows
 
-            wait_for(lambda: arrived(1), PATIENCE)
+            wait_for(lambda: arrived(1), PATIENCE, SELDOM)
             seconds_to_first_row = time.monotonic() - began
             paths += bucket.put(pictures[10:50])
-            wait_for(lambda: arrived(20), PATIENCE)
+            wait_for(lambda: arrived(20), PATIENCE, SELDOM)
             cluster.kill_master()
             killed = time.monotonic()
             left = len(paths) - bucket.counted().total()
             assert left > 0
-            wait_for(lambda: arrived(len(paths)), PATIENCE)
+            wait_for(lambda: arrived(len(paths)), PATIENCE, SELDOM)
             seconds_to_resume = time.monotonic() - killed
             assert bucket.counted() == dict.fromkeys(paths, 1)
             assert cluster.attempts() == 2

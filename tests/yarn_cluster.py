@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -25,6 +24,7 @@ from pyspark.java_gateway import launch_gateway
 from conf.java import find_java
 from conf.s3 import LOCAL_JARS
 from tests.servers import free_port
+from tests.waiting import wait_until
 
 SPARK_HOME = Path(pyspark.__file__).parent
 _JARS = ",".join(
@@ -217,13 +217,12 @@ def _daemon(java: Path, classes: str, main: str, folder: Path, environment: Mapp
 
 
 def _wait_for_node(cluster: Yarn) -> None:
-    give_up = time.monotonic() + 60
-    while True:
+    def is_there() -> bool:
         with suppress(OSError):
-            if cluster._ask("metrics")["clusterMetrics"]["activeNodes"] == 1:
-                return
-        assert time.monotonic() < give_up, cluster.said()
-        time.sleep(0.2)
+            return bool(cluster._ask("metrics")["clusterMetrics"]["activeNodes"] == 1)
+        return False
+
+    wait_until(is_there, every=0.2, said=cluster.said)
 
 
 def _kill(processes: Sequence[psutil.Process]) -> None:
