@@ -1,6 +1,12 @@
 # What to do with a checkout. Each target sets up what it needs, with nothing but Python, make and Java on the machine.
 
-.PHONY: help setup demo test test-yarn soak check bench clean
+# Without the files that Python keeps of what it compiles, each start of a program compiles TensorFlow once more.
+unexport PYTHONDONTWRITEBYTECODE
+
+# Tests share the cores, and threads of OpenBLAS that wait for one another spin: a fit would take several times as long.
+test-fast test test-yarn: export OPENBLAS_NUM_THREADS = 1
+
+.PHONY: help setup demo test-fast test test-yarn soak check bench clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -9,22 +15,26 @@ setup: ## install what is locked into .venv, and a Java into .java/ if there is 
 	@requirements/install.sh
 
 demo: setup ## generate pictures, fit a model on them and replay them into a table, all in demo/
-	@tests/demo.sh
+	@tests/system/demo.sh
+
+test-fast: setup ## run the tests that need neither Spark, nor a store, nor whole programs
+	.venv/bin/python -m pytest -n 2 -m "not yarn and not spark and not store and not programs"
 
 test: setup ## run the test suite
-	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 15
+	.venv/bin/python -m pytest -n 3 --dist worksteal --durations 15
 
 test-yarn: setup ## package the application, and run it on a YARN on this machine
-	.venv/bin/python -m pytest -m yarn tests/test_package.py tests/test_yarn.py
+	.venv/bin/python -m pytest -m yarn tests/emr/test_package.py tests/system/test_yarn.py
 
 soak: setup ## kill a stream 60 times, at every point where it writes, and count
-	.venv/bin/python -m tests.soak
+	.venv/bin/python -m tests.system.soak
 
-check: setup ## check style, formatting, types and the direction of imports
+check: setup ## check style, formatting, types, the direction of imports and spelling
 	.venv/bin/python -m ruff check
 	.venv/bin/python -m ruff format --check
 	.venv/bin/python -m mypy
 	.venv/bin/lint-imports
+	.venv/bin/codespell
 
 bench: setup ## measure what the README states about speed
 	.venv/bin/python -m benchmarks

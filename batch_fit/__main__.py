@@ -1,26 +1,33 @@
-"""The command line of the fit: fit, convert, models.
-
-It owns what a person sees of the fit and of the registry; it must not know how either works.
-"""
+"""The command line of the fit: fit, convert, models."""
 
 from __future__ import annotations
 
-import argparse
 import sys
+
+from conf import interrupts
+
+if __name__ == "__main__":  # the imports below take seconds, in which a signal has nothing to end
+    interrupts.exit_at_once(interrupts.EXIT_CODE)
+
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from batch_fit.backbone import CONVERTED, load_backbone
+from batch_fit.classes import FEWEST
 from batch_fit.job import fit
+from batch_fit.listing import list_models
+from conf.aws.connection import S3Connection
 from conf.cli import Flag, Verb, make_parser, run_program
 from conf.errors import SettingsError
-from conf.progress import bar
-from conf.s3 import S3Connection
-from conf.session import explain_failure
 from conf.settings import Settings
-from streaming.features.bundle import BundleManifest
-from streaming.features.registry import Registry
-from streaming.features.storage import open_folder
+from conf.spark.progress import bar
+from conf.spark.session import explain_failure
+from streaming.registry.bundle import ENOUGH_HELD_BACK, ClassifierFigures, HeldBackFigures
+from streaming.registry.registry import Registry
+from streaming.storage.locations import open_folder
+
+_NAMED = 10
 
 
 def _fit(settings: Settings, _arguments: argparse.Namespace) -> str:
@@ -34,10 +41,36 @@ def _fit(settings: Settings, _arguments: argparse.Namespace) -> str:
             f"components   {manifest.k}, which keep {manifest.variance_kept:.1%} of the variance",
             f"weights      {manifest.weights}",
             f"pictures     {manifest.pictures:,}",
+            f"held out     {describe_held_out(manifest.held_back)}",
+            *_describe_classes(manifest.classifier),
             f"quarantined  {manifest.quarantined:,}{f' ({reasons})' if reasons else ''}",
             f"report       {fitted.report}",
         )
     )
+
+
+def describe_held_out(figures: HeldBackFigures | None) -> str:
+    """What the pictures that a fit held out say of its model, and whether they are enough to tell drift."""
+    if figures is None:
+        return f"too few to tell drift ({ENOUGH_HELD_BACK} are needed)"
+    if figures.pictures < ENOUGH_HELD_BACK:
+        return f"{figures.pictures} of them, too few to tell drift ({ENOUGH_HELD_BACK} are needed)"
+    return f"{figures.pictures:,} of them; a fit without them keeps {figures.variance_kept:.1%} of their variance"
+
+
+def _describe_classes(figures: ClassifierFigures | None) -> list[str]:
+    if figures is None:
+        return []
+    if figures.accuracy is None:
+        measured = "too few pictures were held out to tell their accuracy"
+    else:
+        measured = f"accuracy {figures.accuracy:.1%} on {figures.pictures:,} held-out pictures"
+    lines = [f"classes      {figures.classes:,}, {measured} (--holdout {figures.holdout})"]
+    if figures.left_out:
+        named, more = figures.left_out[:_NAMED], len(figures.left_out) - _NAMED
+        names = ", ".join(named) + (f" and {more:,} more; the report has all" if more > 0 else "")
+        lines.append(f"left out     {len(figures.left_out):,} with fewer than {FEWEST} pictures: {names}")
+    return lines
 
 
 def _models(settings: Settings, arguments: argparse.Namespace) -> str:
@@ -48,37 +81,13 @@ def _models(settings: Settings, arguments: argparse.Namespace) -> str:
     if version is not None and action in ("list", "rollback"):
         raise SettingsError(f"models {action}: takes no VERSION, but was given {version!r}")
     if action == "list":
-        return _table(registry)
+        return list_models(settings)
     if action == "show":
         return registry.open(version or registry.current()).manifest.model_dump_json(indent=2)
     if action == "promote":
         registry.promote(version)
         return f"current: {version}"
     return f"current: {registry.rollback()}"
-
-
-def _table(registry: Registry) -> str:
-    versions = registry.versions()
-    if not versions:
-        return "no models yet"
-    current = registry.current_or_none()
-    rows: list[tuple[str, ...]] = [("", "version", "k", "variance", "pictures", "weights")]
-    rows += [_row(manifest, current) for manifest in versions]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
-
-
-def _row(manifest: BundleManifest, current: str | None) -> tuple[str, ...]:
-    return (
-        "*" if manifest.version == current else "",
-        manifest.version,
-        str(manifest.k),
-        f"{manifest.variance_kept:.1%}",
-        f"{manifest.pictures:,}",
-        manifest.weights,
-    )
 
 
 def _action(parser: argparse.ArgumentParser) -> None:
@@ -103,14 +112,19 @@ def _to(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", metavar="FILE", type=Path, required=True, help=f"Where to write it: *{CONVERTED}.")
 
 
-_VERBS = (
+VERBS = (
     Verb(
         "fit",
-        "Fit a model on the pictures of a folder.",
+        "Fit a model on the pictures of a folder, or on the embeddings that a stream has kept.",
         "Featurize the pictures, fit StandardScaler and PCA to the features, save everything as a new version in the\n"
-        "registry, with a report for people, and make it the current model.",
+        "registry, with a report for people, and make it the current model. With --embeddings OUTPUT in place of\n"
+        "--input it reads what the stream has kept of its pictures, which takes seconds.",
         (
             Flag("input", "URI"),
+            Flag("fit.embeddings", "OUTPUT"),
+            Flag("fit.since", "DATE"),
+            Flag("fit.until", "DATE"),
+            Flag("fit.backbone", "ID"),
             Flag("models", "URI"),
             Flag("fit.k", "N"),
             Flag("fit.variance", "F"),
@@ -119,13 +133,18 @@ _VERBS = (
             Flag("fit.limit", "N"),
             Flag("fit.from_version", "VERSION", "from"),
             Flag("fit.promote", "WHEN"),
+            Flag("fit.classify"),
+            Flag("fit.holdout", "WHAT"),
+            Flag("stream.ignore", "NAMES"),
+            Flag("stream.include", "NAMES"),
             Flag("imaging.max_bytes", "SIZE"),
             Flag("imaging.max_pixels", "N"),
             Flag("imaging.timeout", "TIME"),
             Flag("imaging.fetch_ahead", "N"),
         ),
-        ("input", "models"),
+        ("models",),
         _fit,
+        waits=True,
     ),
     Verb(
         "convert",
@@ -141,11 +160,11 @@ _VERBS = (
     Verb(
         "models",
         "List, show, promote or roll back the models of a registry.",
-        "list      all versions, the current one marked\n"
-        "show      what a version is, after checking that nothing in it was changed\n"
+        "list      all versions, the current one marked; with --output, how many of its pictures are in which model\n"
+        "show      the manifest of a version, after checking that nothing in it was changed\n"
         "promote   make a version the current one; running streams use it from their next micro-batch on\n"
         "rollback  go back to the version that was current before, step by step through history",
-        (Flag("models", "URI"),),
+        (Flag("models", "URI"), Flag("output", "URI")),
         ("models",),
         _models,
         _action,
@@ -154,9 +173,9 @@ _VERBS = (
 )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program; returns its exit code."""
-    parser = make_parser("batch_fit", "Fit a StandardScaler and PCA to the features of pictures.", _VERBS)
+def main(argv: Sequence[str] | None = None, command: str = "python -m batch_fit") -> int:
+    """Run the program, which was started by typing `command`; returns its exit code."""
+    parser = make_parser(command, "Fit a StandardScaler and PCA to the features of pictures.", VERBS)
     return run_program("batch_fit", parser, argv, explain_failure)
 
 

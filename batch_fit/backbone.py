@@ -1,14 +1,13 @@
-"""Keras MobileNetV2 to a LiteRT flatbuffer: the only module that imports TensorFlow.
+"""Converts Keras's MobileNetV2 to a LiteRT flatbuffer; the only module that imports TensorFlow.
 
-It owns the backbone's architecture and weights; it must not know who runs the flatbuffer.
-
-TensorFlow works in a child process. So its 740 MB do not stay in the Spark driver, what it prints from C++ can be
-silenced as a whole, and it cannot take the fit down with it.
+TensorFlow runs in an isolated process, so that its 740 MB do not stay in the Spark driver, its output from C++ can be
+silenced as a whole, and a crash does not end the fit.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import socket
@@ -18,18 +17,23 @@ from dataclasses import dataclass, field
 from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
+from batch_fit import converted
 from conf.errors import ModelError, PlatformError, SettingsError
+from conf.uris import resolve
 from streaming.features.imaging import SIDE
-from streaming.features.storage import resolve
 
 if TYPE_CHECKING:
     import keras
 
 CONVERTED = ".tflite"
-"""How the name of a converted backbone ends."""
+"""The ending of the name of a converted backbone."""
 
+_ARCHITECTURE = f"MobileNetV2 1.0 {SIDE} avg"
+_IMAGENET = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"  # as Keras names it
 _MAX_SEED = 2**32 - 1  # NumPy's, one of the generators that Keras seeds
 _NETWORK_TIMEOUT = 20  # seconds
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Backbone:
 
     Attributes:
         flatbuffer: LiteRT model, (1, 224, 224, 3) float32 in [-1, 1] to (1, 1280) float32.
-        weights: what was loaded: `imagenet`, `random:SEED`, or a file's name and the beginning of its SHA-256.
+        weights: their name: `imagenet`, `random:SEED`, or a file's name and the beginning of its SHA-256.
     """
 
     flatbuffer: bytes = field(repr=False)
@@ -46,25 +50,53 @@ class Backbone:
 
 
 def load_backbone(weights: str) -> Backbone:
-    """Build MobileNetV2 (width 1.0, no top, average-pooled) with these weights and convert it; takes 10 s.
+    """MobileNetV2 (width 1.0, no top, average-pooled) with these weights, converted now or for an earlier fit.
+
+    A conversion takes 10 s, or a minute on a busy machine.
 
     Args:
         weights: `imagenet`, from Keras's cache (`KERAS_HOME`, by default `~/.keras`) or else downloaded; the path of a
-            Keras weights file; `random:SEED`, which gives the same flatbuffer for the same seed; or the path of what
-            was converted before, which is taken as it is and needs no TensorFlow.
+            Keras weights file; `random:SEED`, which gives the same flatbuffer for the same seed; or the path of a
+            converted backbone, which is taken as it is and needs no TensorFlow.
 
     Raises:
-        SettingsError: if `weights` is none of these.
-        ModelError: if the weights cannot be had or do not fit.
-        PlatformError: if TensorFlow is needed, and is not installed or does not run.
+        SettingsError: `weights` is none of these.
+        ModelError: the weights cannot be loaded or do not fit.
+        PlatformError: TensorFlow is needed, and is not installed or does not run.
     """
     described = _describe(weights)
     if weights.endswith(CONVERTED):
         return Backbone(_read(weights), described)
+    identity = _identity(weights)
+    kept_as = identity and converted.name_of(identity)
+    if kept_as and (kept := converted.read(kept_as)):
+        return Backbone(kept, described)
+    _logger.info("converting the backbone; this takes a while, and the result is kept for the next fit")
+    flatbuffer = _convert_in_child(weights)
+    if kept_as:
+        converted.keep(kept_as, flatbuffer)
+    return Backbone(flatbuffer, described)
+
+
+def _identity(weights: str) -> str | None:
+    """A text of all that the flatbuffer depends on; None while Keras has not downloaded the weights yet."""
+    if weights.startswith("random:"):
+        return f"{_ARCHITECTURE} random:{_seed(weights)}"
+    if weights != "imagenet":
+        return f"{_ARCHITECTURE} {hashlib.sha256(_read(weights)).hexdigest()}"
+    keras_home = os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras")
+    try:
+        with open(os.path.join(keras_home, "models", _IMAGENET), "rb") as file:
+            return f"{_ARCHITECTURE} {hashlib.sha256(file.read()).hexdigest()}"
+    except OSError:
+        return None
+
+
+def _convert_in_child(weights: str) -> bytes:
     try:
         # Spawned, because a fork of a process with threads, as PySpark has them, may hang.
         with ProcessPoolExecutor(1, get_context("spawn"), initializer=_isolate) as child:
-            return Backbone(child.submit(_convert, weights).result(), described)
+            return child.submit(_convert, weights).result()
     except BrokenProcessPool as error:
         raise PlatformError(
             "TensorFlow crashed while it converted the backbone; it needs 1 GB of free memory and a CPU with AVX"
@@ -72,7 +104,7 @@ def load_backbone(weights: str) -> Backbone:
 
 
 def _describe(weights: str) -> str:
-    """`weights` as it is recorded, after a check of all that can be checked without TensorFlow."""
+    """The name by which `weights` is recorded, after all checks that need no TensorFlow."""
     if weights == "imagenet":
         return weights
     if weights.startswith("random:"):

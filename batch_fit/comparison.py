@@ -1,7 +1,4 @@
-"""A new model against the current one, on pictures that neither has seen.
-
-It owns the yardstick and the verdict; it must not know what is done about it.
-"""
+"""Compares a new model with the current one, on pictures that neither has seen."""
 
 from __future__ import annotations
 
@@ -13,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batch_fit.held_back import Evidence, HeldBack
-from streaming.features.bundle import ENOUGH_HELD_BACK, Comparison
 from streaming.features.projection import Projection
+from streaming.registry.bundle import ENOUGH_HELD_BACK, Comparison
 
 TOLERANCE = 0.02
-"""So much less of the variance still counts as not worse; fits on samples of the same pictures differ by as much."""
+"""The loss of variance that still counts as not worse; fits on samples of the same pictures differ by as much."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +25,7 @@ class Contender:
         version: of the model.
         weights: of its backbone.
         k: its number of components.
-        evidence: what it was fitted to.
+        evidence: the statistics and held-out pictures that it was fitted to.
         identities: of all its pictures.
     """
 
@@ -39,7 +36,7 @@ class Contender:
     identities: AbstractSet[bytes]
 
     def was_fitted_to(self, identity: bytes) -> bool:
-        """Whether it has learnt from a picture, rather than held it back or not seen it at all."""
+        """Whether it was fitted to a picture, which was then neither held out nor unknown."""
         return identity in self.identities and identity not in self._held_back
 
     @cached_property
@@ -48,10 +45,10 @@ class Contender:
 
 
 def compare(new: Contender, current: Contender) -> Comparison:
-    """Measure both models on the pictures that at least one of them held back and neither was fitted to.
+    """Measure both models on the pictures that at least one of them held out and neither was fitted to.
 
-    Each is fitted anew without them, with as many components as it has. Both are measured with the same yardstick: the
-    features, each scaled to variance 1 over the pictures of both, and how much of the variance the model restores.
+    Each is fitted again without them, with as many components as it has. Both are measured with the same yardstick:
+    the share of the variance that a model restores, of features scaled to variance 1 over the pictures of both.
     """
     if new.weights != current.weights:
         return _cannot_tell(current, 0, f"its features are those of another backbone ({current.weights})")
@@ -65,10 +62,11 @@ def compare(new: Contender, current: Contender) -> Comparison:
     )
     count = len(unseen.identities)
     if count < ENOUGH_HELD_BACK:
-        return _cannot_tell(current, count, f"{count} pictures were held back from both, and {ENOUGH_HELD_BACK} needed")
+        why = f"only {count} held-out pictures are unknown to both, and {ENOUGH_HELD_BACK} are needed"
+        return _cannot_tell(current, count, why)
     candidate, present = (one.evidence.without_held_back(one.k) for one in (new, current))
     if candidate is None or present is None:
-        return _cannot_tell(current, count, "without the pictures held back there are too few to fit both anew")
+        return _cannot_tell(current, count, "too few pictures are left to fit both again without the held-out ones")
     yardstick = new.evidence.others.merge(current.evidence.others)
     scale = np.sqrt(yardstick.scatter.diagonal() / yardstick.count)
     factor = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale != 0)

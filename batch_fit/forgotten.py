@@ -1,25 +1,21 @@
-"""What a fit does about pictures that must be forgotten: none is read, and no model is made with one.
-
-It owns the fit's side of the registry's denylist; it must not know how a picture comes onto it.
-"""
+"""Keeps forgotten pictures out of a fit, by the registry's denylist: none is read, and no model is made with one."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from conf.errors import BundleError, InputError
-from conf.s3 import S3Connection
-from streaming.features.bundle import MANIFEST, Bundle, read_manifest
-from streaming.features.denylist import Denylist
-from streaming.features.storage import open_folder
-from streaming.features.stored import Folder, StoredPicture
+from streaming.lease.denylist import Denylist
+from streaming.registry.bundle import MANIFEST, Bundle, read_bundle_manifest
+from streaming.storage.folder import Folder, StoredPicture
 
 _logger = logging.getLogger(__name__)
 
 
 def leave_out(pictures: Iterable[StoredPicture], denylist: Denylist) -> Iterator[StoredPicture]:
-    """The pictures that may be read; the log says how many may not."""
+    """The pictures that are not on the denylist; logs how many are."""
     forgotten = 0
     for picture in pictures:
         if denylist.is_forgotten(picture.path):
@@ -31,53 +27,62 @@ def leave_out(pictures: Iterable[StoredPicture], denylist: Denylist) -> Iterator
 
 
 def warn_of(base: Bundle) -> None:
-    """Say so if what is added to a model stays with what forgotten pictures gave."""
+    """Warn if a model to be added to has statistics of pictures that were forgotten since."""
     if base.manifest.forgotten:
         _logger.warning(
-            "%s was fitted with %d pictures that had to be forgotten, and what adds to it keeps what they gave; "
-            "fit without --from to be rid of them",
+            "%s was fitted with %d pictures that had to be forgotten, and a fit that adds to it keeps them in its "
+            "statistics; fit without --from to remove them",
             base.version,
             base.manifest.forgotten,
         )
 
 
-def check_none(
-    paths: Iterable[str],
-    base: Bundle | None,
-    models: Folder,
-    version: str,
-    save_to: str | None,
-    connection: S3Connection,
-) -> None:
-    """Give up a model with pictures that had to be forgotten while it was fitted, and what was saved of it.
+@dataclass(frozen=True)
+class Draft:
+    """The model that a fit has written, sealed or not.
 
-    It has to be called once the model is sealed, too. `forget` adds to the denylist first, and then looks for models
-    with the pictures until it finds none: it meets a model that is sealed before its last look, and of one that is
-    sealed later, it has dealt with the base by then.
+    Attributes:
+        models: the registry.
+        version: of the model.
+        features: has the features of the pictures, if they are saved.
+    """
+
+    models: Folder
+    version: str
+    features: Folder | None
+
+    def delete(self) -> None:
+        """Delete the manifest first, so that the rest is not taken for a model, and then the rest."""
+        self.models.delete(f"{self.version}/{MANIFEST}")
+        self.models.delete_tree(self.version)
+        if self.features:
+            self.features.delete_tree("")
+
+
+def delete_if_forgotten(draft: Draft, paths: Iterable[str], base: Bundle | None) -> None:
+    """Delete a model with pictures that had to be forgotten while it was fitted.
+
+    Call it again once the model is sealed. `forget` adds to the denylist first, and then looks for models with the
+    pictures until it finds none: it finds a model that is sealed before its last look; before one that is sealed later,
+    it has changed the base.
 
     Args:
+        draft: the model.
         paths: of the pictures that were read.
         base: the model that was added to, as it was read.
-        models: the registry.
-        version: of the model, sealed or not.
-        save_to: where features were saved.
-        connection: to S3.
 
     Raises:
         InputError: there are such pictures.
     """
-    forgotten = sum(map(Denylist.load(models).is_forgotten, paths))
-    if forgotten or (base and _has_changed(models, base)):
-        models.delete(f"{version}/{MANIFEST}")  # first, so that nobody takes the rest for a model
-        models.delete_tree(version)
-        if save_to:
-            open_folder(save_to, connection).delete_tree("")
+    forgotten = sum(map(Denylist.load(draft.models).is_forgotten, paths))
+    if forgotten or (base and _has_changed(draft.models, base)):
+        draft.delete()
         whose = f"{forgotten} of the pictures" if forgotten or not base else f"pictures of {base.version}"
         raise InputError(f"{whose} had to be forgotten while the model was fitted; fit again")
 
 
 def _has_changed(models: Folder, base: Bundle) -> bool:
     try:
-        return read_manifest(models, base.version) != base.manifest
-    except BundleError:  # it was deleted, as it should be once there is a model without them
+        return read_bundle_manifest(models, base.version) != base.manifest
+    except BundleError:  # it was deleted, as is right once there is a model without the pictures
         return True

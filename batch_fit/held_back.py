@@ -1,10 +1,8 @@
-"""The pictures that a fit holds back: a tenth, on which a model is measured that has not seen them.
+"""The held-out pictures of a fit: a tenth, on which a model that has not seen them is measured.
 
-It owns which pictures these are, how they are kept for the next fit, and what is measured on them; it must not know
-what follows from the figures.
-
-Nothing is lost by holding back. What is measured is a model fitted without them; the model that is served is then
-fitted on all. Whether a picture is held back depends on its path alone, so it is held back in every fit.
+The measured model is fitted without them; the model that is served is then fitted on all pictures, so holding out
+costs nothing. Whether a picture is held out depends on its path alone, so it is held out in every fit. The bundle keeps
+the held-out features for the next fit.
 """
 
 from __future__ import annotations
@@ -22,14 +20,14 @@ from numpy.typing import NDArray
 from batch_fit.pca import fit_pca
 from batch_fit.statistics import Statistics
 from conf.errors import BundleError, InputError, SettingsError
-from streaming.features.bundle import HELD_BACK, STATISTICS, Bundle, HeldBackFigures
-from streaming.features.parquet import as_parquet
 from streaming.features.projection import Projection
 from streaming.features.schema import FEATURE_COUNT
-from streaming.features.stored import IDENTITY_BYTES
+from streaming.registry.bundle import HELD_BACK, STATISTICS, Bundle, HeldBackFigures
+from streaming.storage.folder import IDENTITY_BYTES
+from streaming.storage.parquet import as_parquet
 
 MOST = 2000
-"""No more are held back, those whose identities are the smallest: 10 MB of features."""
+"""The most pictures that are held out, those with the smallest identities: 10 MB of features."""
 
 _ONE_IN = 10
 _SCHEMA = pa.schema(
@@ -41,19 +39,19 @@ _SCHEMA = pa.schema(
 
 
 def is_held_back(identity: bytes) -> bool:
-    """Whether a picture is one of the tenth."""
+    """Whether a picture is held out, unless there are too many."""
     # By the last bytes, because the first ones decide which pictures a sample of the input has.
     return int.from_bytes(identity[-4:]) % _ONE_IN == 0
 
 
 def last_held_back(identities: Collection[bytes]) -> bytes:
-    """The largest identity that is held back of these; empty if there is none."""
+    """The largest of the identities that are held out; empty if there is none."""
     return max(sorted(filter(is_held_back, identities))[:MOST], default=b"")
 
 
 @dataclass(frozen=True, eq=False)
 class HeldBack:
-    """Pictures that are held back.
+    """Held-out pictures.
 
     Attributes:
         identities: (m,) in ascending order.
@@ -65,7 +63,7 @@ class HeldBack:
 
     @classmethod
     def of(cls, features: dict[bytes, NDArray[np.float32]]) -> HeldBack:
-        """From features by identity."""
+        """Held-out pictures from features by identity."""
         identities = sorted(features)
         rows = [features[identity] for identity in identities]
         return cls(identities, np.array(rows, np.float32).reshape(len(rows), FEATURE_COUNT))
@@ -75,7 +73,7 @@ class HeldBack:
         return dict(zip(self.identities, self.features, strict=True))
 
     def to_bytes(self) -> bytes:
-        """As a Parquet file."""
+        """The bytes of a Parquet file."""
         features = pa.FixedSizeListArray.from_arrays(pa.array(self.features.ravel()), type=_SCHEMA.field(1).type)
         return as_parquet(pa.table([pa.array(self.identities, _SCHEMA.field(0).type), features], _SCHEMA))
 
@@ -84,23 +82,23 @@ class HeldBack:
         """The inverse of `to_bytes`, bit for bit.
 
         Raises:
-            BundleError: if `data` is no such file.
+            BundleError: `data` was not written by `to_bytes`.
         """
         try:
             table = pq.read_table(pa.BufferReader(data), schema=_SCHEMA).combine_chunks()
         except pa.ArrowException as error:
-            raise BundleError(f"the pictures that were held back cannot be read: {error}") from error
+            raise BundleError(f"the held-out pictures cannot be read: {error}") from error
         features = pc.list_flatten(table.column("features")).to_numpy().reshape(len(table), FEATURE_COUNT)
         return cls(table.column("identity").to_pylist(), features)
 
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What a fit knows of its pictures.
+    """The statistics and the held-out pictures of a fit.
 
     Attributes:
-        others: the statistics of those that are not held back.
-        held_back: those that are.
+        others: the statistics of the pictures that are not held out.
+        held_back: the held-out pictures.
     """
 
     others: Statistics
@@ -108,22 +106,22 @@ class Evidence:
 
     @classmethod
     def nothing(cls) -> Evidence:
-        """Of no pictures."""
+        """The evidence of no pictures."""
         return cls(Statistics.empty(), HeldBack.of({}))
 
     @classmethod
     def of_bundle(cls, model: Bundle) -> Evidence:
-        """What a model was fitted to."""
+        """The evidence that a model was fitted to."""
         held_back = HeldBack.from_bytes(model.file(HELD_BACK)) if HELD_BACK in model.manifest.files else HeldBack.of({})
         return cls(Statistics.from_bytes(model.file(STATISTICS)), held_back)
 
     @cached_property
     def statistics(self) -> Statistics:
-        """Of all pictures."""
+        """The statistics of all pictures."""
         return self.others.merge(Statistics.of(self.held_back.features))
 
     def merge(self, other: Evidence) -> Evidence:
-        """Of the pictures of both, which have none in common; what is too many to hold back joins the others."""
+        """The evidence of the pictures of both, which must be disjoint; held-out ones beyond `MOST` join the others."""
         features = self.held_back.by_identity() | other.held_back.by_identity()
         both = HeldBack.of(features)
         kept = HeldBack(both.identities[:MOST], both.features[:MOST])
@@ -131,7 +129,7 @@ class Evidence:
         return Evidence(others, kept)
 
     def figures(self, k: int) -> HeldBackFigures | None:
-        """What a model of `k` components that is fitted to the others makes of the pictures held back.
+        """The figures of a model of `k` components, fitted to the others, on the held-out pictures.
 
         None if there are too few pictures for that.
         """
@@ -170,5 +168,5 @@ def measure(projection: Projection, features: NDArray[np.float32]) -> tuple[NDAr
 
 
 def kept_share(errors: NDArray[np.float64], lengths: NDArray[np.float64]) -> float:
-    """How much of the variance of pictures their components keep: at most 1."""
+    """The share of the pictures' variance that their components keep, at most 1."""
     return float(1 - errors.sum() / lengths.sum())

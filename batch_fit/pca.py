@@ -1,8 +1,4 @@
-"""From statistics to a fitted StandardScaler and PCA.
-
-It owns the choice of components: their number, their order and their sign; it must not know how the statistics came
-together or how the result is applied.
-"""
+"""Fits StandardScaler and PCA to statistics, and chooses the number, the order and the sign of the components."""
 
 from __future__ import annotations
 
@@ -32,9 +28,9 @@ def fit_pca(statistics: Statistics, k: int | None, variance: float | None) -> Pr
         The projection with `explained_variance` of all d components, descending, of sum 1.
 
     Raises:
-        InputError: if the pictures are too few or all the same.
-        SettingsError: if `k` is larger than the number of directions in which the pictures vary, or if not exactly
-            one of `k` and `variance` is given.
+        InputError: the pictures are too few or all the same.
+        SettingsError: `k` is larger than the number of directions in which the pictures vary, or not exactly one of
+            `k` and `variance` is given.
     """
     if (k is None) == (variance is None):
         raise SettingsError(f"fit.k: {k} and fit.variance: {variance}: one of them decides; give either")
@@ -67,7 +63,7 @@ def _correlation(scatter: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _rank(eigenvalues: NDArray[np.float64], count: int) -> int:
-    """In how many directions the pictures vary, rounding aside (the tolerance of numpy.linalg.matrix_rank)."""
+    """The number of directions in which the pictures vary, with the tolerance of numpy.linalg.matrix_rank."""
     tolerance = eigenvalues[0] * len(eigenvalues) * np.finfo(np.float64).eps
     return min(int((eigenvalues > tolerance).sum()), count - 1)
 

@@ -1,7 +1,4 @@
-"""Whether a new model becomes the current one.
-
-It owns what is asked of the registry for that; it must not know how two models are compared.
-"""
+"""Decides whether a new model becomes the current one."""
 
 from __future__ import annotations
 
@@ -11,14 +8,14 @@ from batch_fit.comparison import Contender, compare
 from batch_fit.held_back import Evidence
 from batch_fit.sample import read_identities
 from conf.errors import ModelError
-from streaming.features import bundle
-from streaming.features.registry import Registry
+from streaming.registry import bundle
+from streaming.registry.registry import Registry
 
 _logger = logging.getLogger(__name__)
 
 
 def compare_with_current(registry: Registry, new: Contender) -> bundle.Comparison | None:
-    """How the new model stands against the current one; None if there is none."""
+    """A comparison of the new model with the current one; None if there is none."""
     version = registry.current_or_none()
     if version is None:
         return None

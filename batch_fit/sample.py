@@ -1,43 +1,60 @@
-"""The pictures that a fit reads, and the record of them that a bundle keeps for the next fit.
-
-It owns the choice, and the form of `pictures.parquet`; it must not know what is made of the pictures.
-"""
+"""Chooses the pictures that a fit reads, and records them in the bundle's `pictures.parquet` for the next fit."""
 
 from __future__ import annotations
 
 import heapq
 import logging
+from collections import Counter
 from collections.abc import Collection
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batch_fit import forgotten
+from conf.aws.connection import S3Connection
 from conf.errors import InputError
-from conf.s3 import S3Connection
-from streaming.features import bundle
-from streaming.features.denylist import NOTHING, Denylist
-from streaming.features.parquet import as_parquet
-from streaming.features.storage import list_pictures
-from streaming.features.stored import IDENTITY_BYTES, StoredPicture
+from streaming.lease.denylist import NOTHING, Denylist
+from streaming.registry import bundle
+from streaming.storage.folder import IDENTITY_BYTES, StoredPicture
+from streaming.storage.locations import list_pictures
+from streaming.storage.names import ALL_NAMES, IGNORED, Names, explain_ignored
+from streaming.storage.parquet import as_parquet
 
 _logger = logging.getLogger(__name__)
 
 
 def choose(
-    source: str, limit: int | None, connection: S3Connection, denylist: Denylist = NOTHING
+    source: str,
+    limit: int | None,
+    connection: S3Connection,
+    denylist: Denylist = NOTHING,
+    names: Names = ALL_NAMES,
 ) -> list[StoredPicture]:
     """The pictures to fit on: all, or a sample of `limit` over the whole input, the same each time.
 
+    Files that are still being written are among them: reading them waits, and pictures that are rejected are in no
+    statistics, and new to the next fit.
+
     Raises:
-        InputError: there is none.
+        InputError: there are no pictures.
     """
-    there = list_pictures(source, lambda path, why: _logger.warning("left out: %r %s", path, why), connection)
+    ignored = Counter[str]()
+
+    def skip(path: str, why: str) -> None:
+        if why == IGNORED:
+            ignored[why] += 1
+        else:
+            _logger.warning("left out: %r %s", path, why)
+
+    there = list_pictures(source, skip, connection, names)
     listed = forgotten.leave_out(there, denylist)
     # The hash of a path has nothing to do with its place in the input.
     pictures = list(listed) if limit is None else heapq.nsmallest(limit, listed, key=lambda one: one.identity)
     if not pictures:
-        raise InputError(f"{source}: there are no pictures in this folder; check --input")
+        told = explain_ignored(ignored.total())
+        raise InputError(f"{source}: there are no pictures in this folder; check --input{told}")
+    if ignored:
+        _logger.info("ignored by name: %d files or folders (stream.ignore, stream.include)", ignored.total())
     return pictures
 
 
@@ -48,4 +65,4 @@ def write_identities(identities: Collection[bytes]) -> bytes:
 
 def read_identities(base: bundle.Bundle) -> set[bytes]:
     """The identities of the pictures that a bundle's statistics hold."""
-    return set(pq.read_table(pa.BufferReader(base.file(bundle.PICTURES))).column("identity").to_pylist())
+    return set(pq.read_table(pa.BufferReader(base.file(bundle.IDENTITIES))).column("identity").to_pylist())

@@ -1,10 +1,7 @@
-"""Mergeable statistics of features: how many, their mean, and how they vary together.
-
-It owns the numerics of one pass over the features, in pieces and in any order; it must not know what is fitted to the
-result, nor who brings the pieces together.
+"""Mergeable statistics of features: their number, mean and scatter, in one pass over pieces in any order.
 
 BLAS does the work. In a worker process it should have one thread, because Spark runs as many workers as there are
-cores (conf.session sets OPENBLAS_NUM_THREADS=1 for executors).
+cores (conf.spark.session sets OPENBLAS_NUM_THREADS=1 for executors).
 """
 
 from __future__ import annotations
@@ -21,12 +18,12 @@ from conf.errors import InputError
 from streaming.features.arrays import pack, unpack
 
 _BLOCK = 512
-"""Rows that are widened to float64 at a time: 5 MB of 1280 features, enough for BLAS to run at full speed."""
+"""Rows that are converted to float64 at a time: 5 MB of 1280 features, enough for BLAS to run at full speed."""
 
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """What StandardScaler and PCA have to know of n pictures with d features each.
+    """The statistics of n pictures with d features each that StandardScaler and PCA need.
 
     Merging is commutative and associative up to rounding. A feature that is constant over all pictures has a scatter
     of exactly 0, however it was split into pieces, so that it can be told from one that varies a little.
@@ -43,12 +40,12 @@ class Statistics:
 
     @classmethod
     def empty(cls) -> Statistics:
-        """Of no pictures: d is 0, and it merges with statistics of any d."""
+        """The statistics of no pictures: d is 0, and they merge with statistics of any d."""
         return cls(0, np.zeros(0), np.zeros((0, 0)))
 
     @classmethod
     def of(cls, features: NDArray[np.float32]) -> Statistics:
-        """The statistics of one piece, in two passes: the mean, then what is centred by it.
+        """The statistics of one piece, in two passes: the mean, then the scatter around it.
 
         float64 holds sums of 2^29 equal float32 values without rounding, hence the exact 0 of a constant feature.
 
@@ -88,7 +85,7 @@ class Statistics:
         return Statistics(count, mean, scatter)
 
     def to_bytes(self) -> bytes:
-        """As a file."""
+        """The bytes of an npz file."""
         return pack(count=self.count, mean=self.mean, scatter=self.scatter)
 
     @classmethod
@@ -96,7 +93,7 @@ class Statistics:
         """The inverse of `to_bytes`, bit for bit.
 
         Raises:
-            BundleError: if `data` is no such file.
+            BundleError: `data` was not written by `to_bytes`.
         """
         count, mean, scatter = unpack(data, "count", "mean", "scatter")
         return cls(int(count), mean, scatter)

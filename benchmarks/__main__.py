@@ -5,10 +5,13 @@ from __future__ import annotations
 from itertools import chain
 
 from benchmarks import (
+    classifier,
     discovery,
     drift,
+    embeddings,
     endurance,
     export,
+    export_model,
     forget,
     latency,
     memory,
@@ -19,9 +22,9 @@ from benchmarks import (
     s3,
     throughput,
 )
-from benchmarks.common import print_figures
+from benchmarks.support.common import print_figures
 
 if __name__ == "__main__":
     the_stream = (throughput, overhead, latency, memory, planning, discovery, s3, endurance)
-    modules = (*the_stream, reconcile, export, forget, pca, drift)
+    modules = (*the_stream, embeddings, reconcile, export, export_model, forget, pca, drift, classifier)
     print_figures(chain.from_iterable(module.measure() for module in modules))

@@ -1,10 +1,10 @@
-"""What discovery costs at a million keys: seconds, and memory of the driver.
+"""Measures discovery at a million keys: seconds, and memory of the driver.
 
     python -m benchmarks.discovery
 
-Store and queue are synthetic (see `benchmarks.synthetic`); discoverers, boto3, the manifest log and the memory of known
-pictures are real, in a process without Spark. First a million pictures are new, then all of them are known, then events
-of more pictures come through a queue while the million is known.
+Store and queue are synthetic (see `benchmarks.support.synthetic`); discoverers, boto3, the manifest log and the memory
+of known pictures are real, in a process without Spark. First a million pictures are new, then all of them are known,
+then events of more pictures come through a queue while the million is known.
 """
 
 from __future__ import annotations
@@ -18,21 +18,23 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from datetime import timedelta
-from functools import partial
 
 import psutil
 
-from benchmarks.common import CORES, Figure, at_least, print_figures, wait_for_quiet
-from benchmarks.synthetic import BUCKET, PREFIX, QUEUE_URL, deleted, serving
-from conf.s3 import S3Connection
+from benchmarks.support.common import CORES, Figure, at_least, print_figures, wait_for_quiet
+from benchmarks.support.synthetic import BUCKET, PREFIX, QUEUE_URL, deleted, serving
+from conf.aws.connection import S3Connection
 from conf.settings import StreamSettings
-from streaming import manifests
-from streaming.discovery import ListingDiscoverer
-from streaming.events import EventsDiscoverer
-from streaming.features.storage import list_pictures, open_folder
-from streaming.known import KnownPictures
-from streaming.manifest_writer import ManifestWriter
-from streaming.sqs import Queue
+from streaming.discovery.by_events import EventsDiscoverer
+from streaming.discovery.by_listing import ListingDiscoverer
+from streaming.discovery.sqs import Queue
+from streaming.output import manifests
+from streaming.output.inbox import Inbox
+from streaming.output.known import KnownPictures
+from streaming.output.manifest_log import ManifestLog
+from streaming.output.places import Input
+from streaming.storage.locations import open_folder
+from tests.support.tenures import LooseTenure
 
 _OBJECTS = 1_000_000
 _EVENTS = 50_000
@@ -56,12 +58,11 @@ def _discover(address: str) -> list[Figure]:
         connection, output = S3Connection(), open_folder(folder)
         manifests.prepare_log(output)
         known = KnownPictures(output)
-        writer = ManifestWriter(output, known, lambda: None)
-        listing = ListingDiscoverer(
-            _SOURCE, partial(list_pictures, _SOURCE, connection=connection), writer, timedelta(0)
-        )
+        log = ManifestLog(LooseTenure(output), known)
+        source, inbox = Input(_SOURCE, connection), Inbox(log)
+        listing = ListingDiscoverer(source, log, inbox, timedelta(0))
         queue = Queue(QUEUE_URL, connection)
-        events = EventsDiscoverer(_SOURCE, queue, listing, writer, output)
+        events = EventsDiscoverer(source, queue, listing, log, inbox)
         before = _resident()
         first = _seconds_of_list_once(events)
         after_first = _resident()

@@ -1,4 +1,4 @@
-"""What decoding a large JPEG at reduced scale saves in time, and how far it moves the features.
+"""Measures the time that decoding a large JPEG at reduced scale saves, and how far it moves the features.
 
     python -m benchmarks.draft_mode BACKBONE.tflite [--pictures FOLDER]
 
@@ -51,7 +51,7 @@ def cropped(data: bytes, share: float) -> Array:
 
 
 def accepted(data: bytes) -> Array:
-    """What the application does."""
+    """Decode as the application does."""
     return decode(data, Limits(max_bytes=2**30, max_pixels=2**30)).pixels
 
 

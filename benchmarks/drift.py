@@ -23,15 +23,15 @@ from batch_fit.comparison import TOLERANCE, Contender, compare
 from batch_fit.held_back import Evidence, HeldBack, is_held_back
 from batch_fit.pca import fit_pca
 from batch_fit.statistics import Statistics
-from benchmarks.common import CORES, Figure, print_figures, run_program
+from benchmarks.support.common import CORES, Figure, print_figures, run_program
 from conf.settings import StreamSettings
-from streaming.drift import DriftMonitor
-from streaming.features.bundle import HeldBackFigures
-from streaming.features.registry import Registry
-from streaming.features.storage import open_folder
-from streaming.features.stored import identity_of
-from tests.data import SHARED
-from tests.streams import Place
+from streaming.engine.drift import DriftMonitor
+from streaming.registry.bundle import HeldBackFigures
+from streaming.registry.registry import Registry
+from streaming.storage.folder import identity_of
+from streaming.storage.locations import open_folder
+from tests.support.data import SHARED
+from tests.support.streams import Place
 
 _VARIANCE = 0.9
 _PAIRS = 5

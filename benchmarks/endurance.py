@@ -19,18 +19,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from benchmarks.common import (
-    Figure,
-    arguments,
-    at_most,
-    java_of,
-    link_pictures,
-    new_place,
-    print_figures,
-    workers_of,
-)
-from tests.samples import write_samples
-from tests.streams import Place, start
+from benchmarks.support.common import Figure, arguments, at_most, java_of, link_pictures, print_figures, workers_of
+from tests.support.samples import write_samples
+from tests.support.scratch import new_place
+from tests.support.streams import Place, start
 
 _MICRO_BATCHES = 1200
 _PER_BATCH = 2

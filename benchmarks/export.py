@@ -13,8 +13,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.common import CORES, Figure, print_figures, run_measured
-from benchmarks.tables import write_manifest, write_output
+from benchmarks.support.common import CORES, Figure, print_figures, run_measured
+from benchmarks.support.tables import write_manifest, write_output
 
 _ROWS = 1_000_000
 _FILES = 10_000

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.dataset as ds
 
-from benchmarks.common import CORES, Figure, print_figures, run_measured
-from benchmarks.tables import path_of, write_output
+from benchmarks.support.common import CORES, Figure, print_figures, run_measured
+from benchmarks.support.tables import path_of, write_output
 
 _ROWS = 1_000_000
 _FILES = 10_000

@@ -1,4 +1,4 @@
-"""How long after a picture has landed its row can be read, in a running stream with the shortest sensible interval.
+"""Measures the time from a picture's arrival to its readable row, in a stream with the shortest sensible interval.
 
     python -m benchmarks.latency
 
@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from benchmarks.common import INTERVAL, Figure, at_most, new_place, print_figures, running
-from tests.samples import write_samples
-from tests.streams import Place
+from benchmarks.support.common import INTERVAL, Figure, at_most, print_figures, running
+from tests.support.samples import write_samples
+from tests.support.scratch import new_place
+from tests.support.streams import Place
 
 _WARM_UP = 15
 _PICTURES = 100

@@ -1,4 +1,4 @@
-"""How much memory the stream's processes hold: with small pictures, and with pictures at the limit of pixels.
+"""Measures the memory of the stream's processes, with small pictures and with pictures at the limit of pixels.
 
     python -m benchmarks.memory
 
@@ -19,20 +19,11 @@ import psutil
 import pyarrow.parquet as pq
 from PIL import Image
 
-from benchmarks.common import (
-    Figure,
-    at_most,
-    java_of,
-    link_pictures,
-    new_place,
-    peak,
-    print_figures,
-    running,
-    workers_of,
-)
+from benchmarks.support.common import Figure, at_most, java_of, link_pictures, peak, print_figures, running, workers_of
 from conf.settings import ImagingSettings
-from tests.samples import write_samples
-from tests.streams import Place
+from tests.support.samples import write_samples
+from tests.support.scratch import new_place
+from tests.support.streams import Place
 
 _PICTURES = 6000
 _SIDE = math.isqrt(ImagingSettings().max_pixels)
@@ -82,7 +73,7 @@ def _peak_at(place: Place, stream: subprocess.Popen[str], picture: Path) -> floa
     """The peak of the worker that decodes `picture`, in MB."""
     committed = place.committed()
     for worker in workers_of(stream):
-        Path(f"/proc/{worker.pid}/clear_refs").write_text("5")  # the peak begins anew
+        Path(f"/proc/{worker.pid}/clear_refs").write_text("5")  # resets the peak
     picture.rename(place.source / picture.name)
     while place.committed() == committed and stream.poll() is None:
         time.sleep(0.1)

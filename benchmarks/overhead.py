@@ -1,4 +1,4 @@
-"""What a micro-batch spends outside featurizing, with 1, 100 and 1,000 pictures in it.
+"""Measures the time that a micro-batch of 1, 100 and 1,000 pictures spends outside featurizing.
 
     python -m benchmarks.overhead
 
@@ -13,9 +13,10 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
-from benchmarks.bare import bare_rate
-from benchmarks.common import Figure, arguments, link_pictures, new_place, print_figures, run_program, wait_for_quiet
-from tests.samples import write_samples
+from benchmarks.support.bare import bare_rate
+from benchmarks.support.common import Figure, arguments, link_pictures, print_figures, run_program, wait_for_quiet
+from tests.support.samples import write_samples
+from tests.support.scratch import new_place
 
 _SIZES = (1, 100, 1000)
 _MICRO_BATCHES = 10

@@ -24,11 +24,12 @@ from pyspark.sql.functions import col
 
 from batch_fit.pca import fit_pca
 from batch_fit.statistics import Statistics, fold_batch, merge_all
-from benchmarks.common import COMPONENTS, CORES, Figure, print_figures
+from benchmarks.support.common import CORES, Figure, print_figures
 from conf.loading import load_settings
-from conf.session import start_session
+from conf.spark.session import start_session
 from streaming.features.projection import Projection
 from streaming.features.schema import FEATURE_COUNT, OUTCOMES
+from tests.support.scratch import COMPONENTS
 
 PICTURES = 24_000
 FILES = 8

@@ -1,4 +1,4 @@
-"""What Spark spends on a micro-batch beside the work in it, with few and with many manifests behind it.
+"""Measures Spark's overhead for a micro-batch, with few and with many finished manifests.
 
     python -m benchmarks.planning
 
@@ -20,25 +20,29 @@ from statistics import mean
 from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
-from benchmarks.common import CORES, Figure, at_most, new_place, print_figures, wait_for_quiet
+from benchmarks.support.common import CORES, Figure, at_most, print_figures, wait_for_quiet
 from conf.loading import load_settings
-from conf.session import start_session
 from conf.settings import StreamSettings
-from streaming.ahead import Ahead
-from streaming.batch_report import BatchReport
-from streaming.drift import DriftMonitor
-from streaming.epochs import Epochs
-from streaming.executors import Executors
-from streaming.features.registry import Registry
+from conf.spark.session import start_session
+from streaming.engine.checkpoint import Epochs
+from streaming.engine.drift import DriftMonitor
+from streaming.engine.executors import Executors
+from streaming.engine.microbatch import MicroBatches
+from streaming.engine.prefetch import Prefetch
+from streaming.engine.query import raise_failure, running_query
+from streaming.engine.serving import ModelSource
 from streaming.features.schema import OUTCOMES
-from streaming.features.storage import open_folder
-from streaming.features.stored import StoredPicture
-from streaming.manifests import append_manifest, prepare_log
-from streaming.microbatch import MicroBatches
-from streaming.models import ModelSource
-from streaming.query import raise_failure, running_query
-from streaming.sink import ParquetSink, Result
-from tests.streams import Place
+from streaming.output.batch_report import BatchReport
+from streaming.output.known import KnownPictures
+from streaming.output.manifest_log import ManifestLog
+from streaming.output.manifests import append_manifest, prepare_log
+from streaming.output.tables import Result, Tables
+from streaming.registry.registry import Registry
+from streaming.storage.folder import StoredPicture
+from streaming.storage.locations import open_folder
+from tests.support.scratch import new_place
+from tests.support.streams import Place
+from tests.support.tenures import LooseTenure
 
 _HISTORIES = (10, 1_000, 20_000)
 _ROUNDS = 3
@@ -56,10 +60,12 @@ class _Stream:
         self._spark = spark
         self._place = place
         self._output = open_folder(str(place.output))
-        self._sink = ParquetSink(self._output)
+        self._sink = Tables(self._output)
         self._sink.prepare()
         prepare_log(self._output)
-        self._epochs = Epochs(open_folder(str(place.checkpoint)), self._output, self._sink)
+        self._tenure = LooseTenure(self._output)
+        self._epochs = Epochs(self._tenure, open_folder(str(place.checkpoint)))
+        self._epochs.open()
         self._models = ModelSource(spark.sparkContext, Registry(open_folder(str(place.models))), load_settings({}))
         self._appended = 0
         self.durations: list[Counter[str]] = []
@@ -71,7 +77,7 @@ class _Stream:
             for _ in range(_EPOCH):
                 manifest = self._append()
                 report = BatchReport(manifest, 0, Counter(), 0, 0, "none", None)
-                self._sink.commit(manifest, Result(OUTCOMES.empty_table(), datetime.now(UTC), report))
+                self._sink.commit(manifest, Result(OUTCOMES.empty_table(), "", datetime.now(UTC), report))
             started = time.monotonic()
             self._epochs.turn()
             self.turn_seconds.append(time.monotonic() - started)
@@ -102,13 +108,11 @@ class _Stream:
 
     def _batches(self) -> MicroBatches:
         return MicroBatches(
-            Ahead(Executors(self._spark), lambda manifest: None),
-            self._models,
+            self._tenure,
+            ManifestLog(self._tenure, KnownPictures(self._output)),
+            self._epochs,
+            Prefetch(Executors(self._spark), self._models, lambda manifest: None),
             DriftMonitor(1, "refit"),
-            self._sink,
-            lambda: None,
-            lambda manifest: True,
-            self._epochs.check_missing,
             lambda report: None,
         )
 

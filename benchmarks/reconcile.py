@@ -12,17 +12,14 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator
-from datetime import timedelta
-from functools import partial
 from pathlib import Path
 
-from benchmarks.common import CORES, Figure, print_figures, run_measured
-from streaming import known, manifests
-from streaming.discovery import ListingDiscoverer
-from streaming.features.storage import list_pictures, open_folder
-from streaming.known import KnownPictures
-from streaming.manifest_writer import ManifestWriter
-from tests.streams import begin
+from benchmarks.support.common import CORES, Figure, print_figures, run_measured
+from streaming.output import known, manifests
+from streaming.output.places import Input
+from streaming.storage.locations import open_folder
+from tests.support.streams import begin
+from tests.support.tenures import new_listing
 
 _PICTURES = 1_000_000
 _MISSED = 1_000
@@ -58,9 +55,7 @@ def _make_files(source: Path, first: int, count: int) -> None:
 def _see(source: Path, output: Path) -> None:
     folder = open_folder(str(output))
     begin(folder)
-    writer = ManifestWriter(folder, KnownPictures(folder), lambda: None)
-    listing = partial(list_pictures, str(source))
-    ListingDiscoverer(str(source), listing, writer, timedelta(0)).look(_PER_MANIFEST)
+    new_listing(Input(str(source)), folder).look(_PER_MANIFEST)
     known.fold(folder, manifests.manifest_ids(folder))
 
 

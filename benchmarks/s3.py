@@ -27,12 +27,13 @@ import boto3
 import numpy as np
 import pyarrow.parquet as pq
 
-from benchmarks.common import CORES, INTERVAL, Figure, at_least, at_most, new_place, print_figures, run_program
-from conf.s3 import S3Connection
-from tests.buckets import Bucket
-from tests.samples import write_samples
-from tests.servers import CREDENTIALS, FaultyStore, moto, toxiproxy, versitygw_on
-from tests.streams import Place, start
+from benchmarks.support.common import CORES, INTERVAL, Figure, at_least, at_most, print_figures, run_program
+from conf.aws.connection import S3Connection
+from tests.support.buckets import Bucket
+from tests.support.samples import write_samples
+from tests.support.scratch import new_place
+from tests.support.servers import CREDENTIALS, FaultyStore, moto, toxiproxy, versitygw_on
+from tests.support.streams import Place, start
 
 _ROUNDS = 2
 _STEADY_PICTURES = 6000

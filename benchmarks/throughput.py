@@ -3,7 +3,7 @@
     python -m benchmarks.throughput
 
 Steady state leaves start-up out: for the replay it is counted from the first commit to the last, so with all that
-happens between micro-batches; for the notebook it is what 1,500 more pictures cost. What is compared runs in turn, and
+happens between micro-batches; for the notebook it is the cost of 1,500 more pictures. The programs run in turn, and
 each ratio is the median over the rounds: a shared machine is never twice the same.
 """
 
@@ -15,27 +15,26 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-import pyarrow.parquet as pq
 from PIL import Image
 
 from batch_fit.pipeline import build_pipeline
-from benchmarks.bare import bare_rate
-from benchmarks.common import (
-    COMPONENTS,
+from benchmarks.support.bare import bare_rate
+from benchmarks.support.common import (
     Figure,
     arguments,
     at_least,
     link_pictures,
-    new_place,
     print_figures,
     run_program,
+    steady_rate,
     wait_for_quiet,
 )
 from conf.loading import load_settings
-from conf.session import start_session
-from tests.models import random_projection
-from tests.samples import KINDS, draw, write_samples
-from tests.streams import Place
+from conf.spark.session import start_session
+from tests.support.models import random_projection
+from tests.support.samples import KINDS, draw, write_samples
+from tests.support.scratch import COMPONENTS, new_place
+from tests.support.streams import Place
 
 _ROUNDS = 3
 _PICTURES = 2000
@@ -133,9 +132,7 @@ def _replay_rate(pictures: Sequence[Path], count: int) -> float:
     with new_place() as place:
         link_pictures(place.source, pictures, count)
         run_program("streaming", arguments(place, "replay"))
-        first, *others = sorted(place.output.glob("features/date=*/2*.parquet"))
-        seconds = others[-1].stat().st_mtime - first.stat().st_mtime
-        return float(sum(pq.read_metadata(file).num_rows for file in others) / seconds)
+        return steady_rate(place)
 
 
 def _replay_seconds(pictures: Sequence[Path], count: int) -> float:
@@ -146,7 +143,7 @@ def _replay_seconds(pictures: Sequence[Path], count: int) -> float:
 
 def _notebook_seconds(pictures: Path, pipeline: Path) -> float:
     with new_place() as place:
-        return run_program("benchmarks.notebook", [str(pictures), str(pipeline), str(place.output)])
+        return run_program("benchmarks.support.notebook", [str(pictures), str(pipeline), str(place.output)])
 
 
 if __name__ == "__main__":

@@ -1,1 +1,3 @@
-"""Settings, errors, logging and the Spark session: what both programs share and what knows nothing of pictures."""
+"""Settings, errors, logging and the Spark session: the code that both programs share and that is not about pictures."""
+
+__version__ = "0.2.0.dev0"

@@ -1,14 +1,13 @@
-"""What the command lines of both programs share: flags made from settings, one-line errors, exit codes.
-
-It owns how a program talks to the person who starts it; it must not know what the verbs do.
-"""
+"""What the command lines of both programs share: flags made from settings, one-line errors, exit codes, signals."""
 
 from __future__ import annotations
 
 import argparse
 import logging
+import os
 import re
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,21 +16,24 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, NoReturn
 
-from conf.errors import AppError, SettingsError
-from conf.loading import load_settings
-from conf.logs import logging_to
+from conf import __version__, interrupts
+from conf.backoff import pauses
+from conf.errors import AppError, SettingsError, TransientError
+from conf.loading import load_settings, variable_of
+from conf.logs import Log, is_text, logging_to, write_last
 from conf.settings import ENV_PREFIX, Settings, field_of
+from conf.uris import resolve
 
 _logger = logging.getLogger(__name__)
 
-_INTERRUPTED = 130
 LOG_KEYS = ("log.level", "log.format", "log.folder")
 COMMON_KEYS = ("spark.master", *LOG_KEYS)
 
 EXIT_CODES = """\
 exit codes:
   0 done   1 unexpected failure   2 wrong option or setting   3 input   4 model   5 output
-  6 storage refused (permission, full disk)   7 platform (Java, packages)   130 stopped by a second signal
+  6 storage refused (permission, full disk)   7 platform (Java, packages)   8 status --check: not healthy
+  130 ended by a signal
 """
 EPILOG = f"""\
 Every option is also a key of the YAML file of --config (see conf/local.yaml) and an environment variable
@@ -47,11 +49,11 @@ class Flag:
     Attributes:
         key: dotted key of the setting.
         name: the flag; by default the last part of the key.
-        metavar: how help names the value.
+        metavar: how help names the value; a switch has none.
     """
 
     key: str
-    metavar: str
+    metavar: str = ""
     name: str = ""
 
     def add_to(self, parser: argparse.ArgumentParser) -> None:
@@ -60,9 +62,12 @@ class Flag:
         stem = self.name or _stem(self.key)
         text = (field.description or "").replace("%", "%%")
         default = "" if field.default is None or "efault" in text else f" Default: {_shown(field.default)}."
-        parser.add_argument(
-            f"--{stem}", dest=self.key, metavar=self.metavar, default=argparse.SUPPRESS, help=text + default
-        )
+        if field.annotation is bool:
+            parser.add_argument(f"--{stem}", dest=self.key, action="store_true", default=argparse.SUPPRESS, help=text)
+        else:
+            parser.add_argument(
+                f"--{stem}", dest=self.key, metavar=self.metavar, default=argparse.SUPPRESS, help=text + default
+            )
 
 
 def _stem(key: str) -> str:
@@ -88,6 +93,8 @@ class Verb:
         run: called with the settings and the positional arguments; returns what to print on stdout, if anything.
         arguments: declares positional arguments.
         positional: how help shows them.
+        waits: whether a store that fails is waited for: the verb is run again, which must harm nothing.
+        drains: whether a signal asks it to end in order, which is exit code 0.
     """
 
     name: str
@@ -98,6 +105,8 @@ class Verb:
     run: Callable[[Settings, argparse.Namespace], str | None]
     arguments: Callable[[argparse.ArgumentParser], None] = lambda parser: None
     positional: str = ""
+    waits: bool = False
+    drains: bool = False
 
     @property
     def usage(self) -> str:
@@ -109,11 +118,11 @@ class _Parser(argparse.ArgumentParser):
     """Answers a wrong command line in one line, as every other error is answered."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(SettingsError.exit_code, f"error: {message}; see {self.prog} --help\n")
+        raise SettingsError(f"{message}; see {self.prog} --help")
 
 
 def make_parser(
-    program: str,
+    command: str,
     description: str,
     verbs: Sequence[Verb],
     epilog: str = EPILOG,
@@ -122,37 +131,42 @@ def make_parser(
     """The parser of a program with its verbs.
 
     Args:
-        program: `python -m PROGRAM`.
+        command: what is typed to start it, like `python -m streaming`.
         description: one line for its help.
         verbs: what it does.
         epilog: what stands below each help.
         common: keys of settings that each verb takes.
     """
     raw = argparse.RawDescriptionHelpFormatter
-    parser = _Parser(prog=f"python -m {program}", description=description, epilog=epilog, formatter_class=raw)
+    parser = _Parser(prog=command, description=description, epilog=epilog, formatter_class=raw)
+    parser.add_argument("--version", action="version", version=f"picture-features {__version__}")
     commands = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for verb in verbs:
-        command = commands.add_parser(
+        own = commands.add_parser(
             verb.name,
-            usage=" ".join((f"python -m {program}", verb.name, verb.usage, "[options]")),
+            usage=f"{command} {verb.name} {verb.usage} [options]",
             help=verb.summary,
             description=verb.description,
             epilog=epilog,
             formatter_class=raw,
         )
-        verb.arguments(command)
+        verb.arguments(own)
         for flag in verb.flags:
-            flag.add_to(command)
-        general = command.add_argument_group("general options")
+            flag.add_to(own)
+        general = own.add_argument_group("general options")
         general.add_argument("--config", metavar="FILE", type=Path, help="A YAML file with settings.")
         general.add_argument(
             "--debug", action="store_true", help="Show every detail and the full traceback of an error."
         )
+        if verb.waits:
+            general.add_argument(
+                "--no-wait", action="store_true", help="Fail at once where the store does not answer, for scripts."
+            )
         for key in common:
             section, _, name = key.partition(".")
             stem = "master" if section == "spark" else f"log-{name}"
             Flag(key, name.upper(), stem).add_to(general)  # type: ignore[arg-type] # a key of the four above
-        command.set_defaults(command=verb)
+        own.set_defaults(command=verb)
     return parser
 
 
@@ -170,25 +184,66 @@ def run_program(
         argv: the command line; None for the process's own.
         explain: turns a failure of a library into an error for people, or None if it cannot.
     """
-    arguments = parser.parse_args(argv)
-    debug = arguments.debug
-    try:
-        settings = _settings(arguments)
-        with logging_to(settings.log, program) as log_file:
-            try:
-                answer = arguments.command.run(settings, arguments)
-            except Exception as error:  # noqa: BLE001 - the last line of defence: people get one line, the log the rest
-                return _report(error, explain(error), log_file, debug=debug)
-        if answer:
-            sys.stdout.write(f"{answer}\n")
-            sys.stdout.flush()
-    except AppError as error:
-        return _report(error, None, None, debug=debug)
-    except KeyboardInterrupt:
-        return _INTERRUPTED
-    except BrokenPipeError:  # the reader of our output, like head, has seen enough
-        sys.stdout = None  # or Python complains when it flushes it at exit
+    words = sys.argv[1:] if argv is None else argv
+    verb = arguments = None
+    with interrupts.handled():
+        try:
+            arguments = parser.parse_args(words)
+            verb = arguments.command
+            return _run(program, verb, arguments, explain)
+        except AppError as error:  # before there was a log
+            return _report(error, None, None, debug=bool(arguments and arguments.debug), as_json=_wants_json(words))
+        except KeyboardInterrupt:  # before there was a log, or after it
+            return _report_end(verb, None, as_json=_wants_json(words))
+        except BrokenPipeError:  # the reader of our output, like head, has seen enough
+            sys.stdout = None  # or Python complains when it flushes it at exit
+            return 0
+
+
+def _run(
+    program: str, verb: Verb, arguments: argparse.Namespace, explain: Callable[[BaseException], AppError | None]
+) -> int:
+    settings = _settings(arguments)
+    output = resolve(settings.output) if settings.output and any(flag.key == "output" for flag in verb.flags) else None
+    with logging_to(settings.log, program if output is None else f"{program}-{verb.name}", output) as log:
+        try:
+            answer = _try(verb, settings, arguments, explain)
+        except KeyboardInterrupt:
+            return _report_end(verb, log)
+        except Exception as error:
+            if interrupts.interrupted_by():
+                _logger.debug("failed while it was interrupted", exc_info=error)
+                return _report_end(verb, log)
+            return _report(error, explain(error), log, debug=arguments.debug)
+    if answer:
+        sys.stdout.write(f"{answer}\n")
+        sys.stdout.flush()
     return 0
+
+
+def _wants_json(words: Sequence[str]) -> bool:
+    """Whether the log is to be JSON, as far as that can be told without the settings."""
+    on_line = re.search(r"--log-format[ =](\S+)", " ".join(words))
+    return not is_text(on_line[1] if on_line else os.environ.get(variable_of("log.format"), "auto"))
+
+
+def _try(
+    verb: Verb, settings: Settings, arguments: argparse.Namespace, explain: Callable[[BaseException], AppError | None]
+) -> str | None:
+    """Run a verb, and run it again while the store fails."""
+    rests = pauses()
+    while True:
+        try:
+            return verb.run(settings, arguments)
+        except Exception as error:
+            failure = explain(error) or error
+            hopeless = not isinstance(failure, TransientError) or interrupts.interrupted_by()
+            if hopeless or not verb.waits or arguments.no_wait:
+                raise
+            rest = next(rests)
+            _logger.warning("%s; nothing is lost, trying again in %.0fs (--no-wait fails at once)", failure, rest)
+            _logger.debug("what failed", exc_info=error)
+        time.sleep(rest)
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:
@@ -200,16 +255,30 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     return settings
 
 
-def _report(error: Exception, explained: AppError | None, log_file: Path | None, *, debug: bool) -> int:
+def _report(
+    error: Exception, explained: AppError | None, log: Log | None, *, debug: bool, as_json: bool = False
+) -> int:
     """Tell people what went wrong in one line, and the log all of it; returns the exit code."""
     known = error if isinstance(error, AppError) else explained
     message = str(known) if known else f"unexpected failure: {type(error).__name__}: {_first_line(error)}"
     _logger.debug("failed: %s", message, exc_info=error)
-    if debug:
+    if debug and (log.as_text if log else not as_json):
         traceback.print_exception(error)
-    hint = f" (details: {log_file})" if log_file and (known is None or known.__cause__) else ""
-    sys.stderr.write(f"error: {message}{hint}\n")
-    return known.exit_code if known else AppError.exit_code
+    hint = f" (details: {log.file})" if log and (known is None or known.__cause__) else ""
+    code = known.exit_code if known else AppError.exit_code
+    write_last(f"{message}{hint}", {"exit_code": code, "error": type(known or error).__name__}, log, as_json=as_json)
+    return code
+
+
+def _report_end(verb: Verb | None, log: Log | None, *, as_json: bool = False) -> int:
+    """Tell people that a signal ended the program; returns the exit code."""
+    name = interrupts.interrupted_by() or "SIGINT"
+    if verb and verb.drains:
+        _logger.info("%s: stopped; no micro-batch was running", name)
+        return 0
+    data = {"exit_code": interrupts.EXIT_CODE, "error": "Interrupted"}
+    write_last(f"interrupted by {name}", data, log, as_json=as_json)
+    return interrupts.EXIT_CODE
 
 
 def _is_setting(destination: str) -> bool:
@@ -222,8 +291,7 @@ def _is_setting(destination: str) -> bool:
 def _require(settings: Settings, keys: Sequence[str]) -> None:
     for key in keys:
         if attrgetter(key)(settings) is None:
-            variable = f"{ENV_PREFIX}{key.replace('.', '__').upper()}"
-            raise SettingsError(f"{key}: is missing; give --{_stem(key)} URI, or set {variable}")
+            raise SettingsError(f"{key}: is missing; give --{_stem(key)} URI, or set {variable_of(key)}")
 
 
 def _first_line(error: BaseException) -> str:

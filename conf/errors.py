@@ -1,8 +1,8 @@
-"""Every error that this project raises on purpose, with the exit code that it ends a program with.
+"""The errors that this project raises on purpose, each with the exit code of a program that it ends.
 
 ::
 
-    AppError                      1   (and every failure that nobody foresaw)
+    AppError                      1   (and every unexpected failure)
     ├── SettingsError             2   an option, environment variable or configuration key is wrong
     ├── InputError                3   the pictures cannot be found or listed
     ├── ModelError                4   no model, or one that cannot be used
@@ -15,12 +15,12 @@
     │   ├── NotFoundError             nothing under this name
     │   ├── AlreadyExistsError        create-if-absent met an existing file
     │   ├── ConflictError             replace-if-unchanged met a changed file
-    │   ├── RefusedError              this one thing may not be read
-    │   ├── ArchivedError             this one thing is in an archive
+    │   ├── RefusedError              access is denied
     │   └── TransientError            the store fails now; the same request may succeed later
-    └── PlatformError             7   Java, Python or a package is missing or of the wrong version
+    ├── PlatformError             7   Java, Python or a package is missing or of the wrong version
+    └── UnhealthyError            8   status --check: the stream is not healthy
 
-A message is one line for the person who reads it: what was wrong, which value, what to do.
+A message is one line for the user: what was wrong, which value, what to do.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class LeaseHeldError(OutputError):
 
 
 class LeaseLostError(OutputError):
-    """This stream's lease ran out and was taken by another."""
+    """This stream's lease expired and was taken by another."""
 
 
 class StorageError(AppError):
@@ -89,15 +89,11 @@ class AlreadyExistsError(StorageError):
 
 
 class ConflictError(StorageError):
-    """Replace-if-unchanged met a file that somebody else has changed."""
+    """Replace-if-unchanged met a file that another process has changed."""
 
 
 class RefusedError(StorageError):
-    """This one thing may not be read."""
-
-
-class ArchivedError(StorageError):
-    """This one thing has to be restored from an archive before it can be read."""
+    """Access is denied."""
 
 
 class TransientError(StorageError):
@@ -108,3 +104,9 @@ class PlatformError(AppError):
     """Java, Python or a package is missing or of the wrong version."""
 
     exit_code = 7
+
+
+class UnhealthyError(AppError):
+    """A stream is dead, does not look for pictures, or is behind."""
+
+    exit_code = 8

@@ -1,34 +1,34 @@
-"""Builds the settings from flags, environment and file, and says what is wrong with them.
-
-It owns the order of the sources and the words of an error; it must not know any setting by name.
-"""
+"""Builds the settings from flags, environment and file, in this order of precedence, and explains wrong values."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from datetime import date
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
-from pydantic_settings import SettingsConfigDict
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource
 
 from conf.errors import SettingsError
-from conf.settings import ENV_PREFIX, Settings
+from conf.settings import ENV_PREFIX, Settings, keys
+from conf.yaml_file import read_yaml
 
 
 def load_settings(flags: Mapping[str, Any], config: Path | None = None) -> Settings:
-    """Build and validate the tree.
+    """Build and validate the tree of settings.
 
     Args:
         flags: values given on the command line, by dotted key (`stream.interval`).
         config: the YAML file of `--config`.
 
     Raises:
-        SettingsError: naming the key, the value, where it came from and what is allowed.
+        SettingsError: a value is wrong; the message names the key, the value, its source and the allowed values.
     """
-    in_file = _read_yaml(config) if config else {}
+    in_file = read_yaml(config) if config else {}
+    _check_variables()
     nested: dict[str, Any] = {}
     for key, value in flags.items():
         *sections, name = key.split(".")
@@ -38,7 +38,15 @@ def load_settings(flags: Mapping[str, Any], config: Path | None = None) -> Setti
         inner[name] = value
 
     class Configured(Settings):
-        model_config = SettingsConfigDict(yaml_file=config)
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            *sources: PydanticBaseSettingsSource,
+            **more: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            given = super().settings_customise_sources(settings_cls, *sources, **more)
+            return *given, InitSettingsSource(settings_cls, in_file)
 
     try:
         return Configured(**nested)
@@ -50,28 +58,50 @@ def load_settings(flags: Mapping[str, Any], config: Path | None = None) -> Setti
         raise SettingsError(f"the environment holds a value that cannot be read: {error}") from error
 
 
-def _read_yaml(config: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        raise SettingsError(f"--config {config}: cannot read it: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = " ".join(str(error).split())
-        raise SettingsError(f"--config {config}: this is not YAML: {where}") from error
-    if not isinstance(content, dict):
-        raise SettingsError(f"--config {config}: must hold settings by name, like conf/local.yaml")
-    return content
+def _check_variables() -> None:
+    """Refuse environment variables that look like settings and are not: pydantic-settings would ignore them.
+
+    Raises:
+        SettingsError: there is such a variable; the message names it and the nearest setting.
+    """
+    for name in os.environ:
+        if name.upper().startswith(ENV_PREFIX) and not _is_variable(name.upper().removeprefix(ENV_PREFIX)):
+            raise SettingsError(f"{name}: there is no such setting (from the environment); {_nearest_variable(name)}")
+
+
+def _is_variable(path: str) -> bool:
+    """Whether the rest of a name is a setting, a section as JSON, or an entry below a setting that has entries."""
+    key = path.lower().replace("__", ".")
+    return any(one == key or one.startswith(f"{key}.") for one in keys()) or key.startswith("spark.conf.")
+
+
+def _nearest_variable(name: str) -> str:
+    """A suggestion; flags have no section in their name, so a variable without it is the likeliest mistake."""
+    key = name.upper().removeprefix(ENV_PREFIX).lower().replace("__", "_")
+    by_spelling = {spelt: one for one in keys() for spelt in (one.replace(".", "_"), one.rpartition(".")[2])}
+    if not (near := get_close_matches(key, by_spelling, n=1)):
+        return "conf/local.yaml lists all settings"
+    return f"is {variable_of(by_spelling[near[0]])} meant?"
+
+
+def variable_of(key: str) -> str:
+    """The environment variable of a setting."""
+    return ENV_PREFIX + key.replace(".", "__").upper()
 
 
 def _explain(
     key: str, kind: str, value: object, message: str, flags: Mapping[str, Any], in_file: Mapping[str, Any]
 ) -> str:
     if kind == "extra_forbidden":
-        return f"{key}: there is no such setting ({_origin(key, flags, in_file)}); conf/local.yaml lists them all"
+        near = get_close_matches(key, keys(), n=1)
+        hint = f"is {near[0]} meant?" if near else "conf/local.yaml lists all settings"
+        return f"{key}: there is no such setting ({_origin(key, flags, in_file)}); {hint}"
     problem = message.removeprefix("Value error, ")
     problem = f"{problem[:1].lower()}{problem[1:]}"
+    if kind == "string_type" and isinstance(value, bool | int | float | date):
+        problem = "it is not a text; write it in quotes"
     origin = _origin(key, flags, in_file)
-    if isinstance(value, dict):  # what is wrong is how its settings go together
+    if isinstance(value, dict):  # its settings are not allowed together
         return f"{key} ({origin}): {problem}"
     return f"{key}: {value!r} ({origin}) is not allowed: {problem}"
 
@@ -79,8 +109,8 @@ def _explain(
 def _origin(key: str, flags: Mapping[str, Any], in_file: Mapping[str, Any]) -> str:
     if any(flag == key or flag.startswith(f"{key}.") for flag in flags):
         return "from the command line"
-    variable = ENV_PREFIX + key.replace(".", "__").upper()
+    variable = variable_of(key)
     for name in map(str.upper, os.environ):
-        if name == variable or name.startswith(f"{variable}__"):
+        if name == variable or name.startswith(f"{variable}__") or variable.startswith(f"{name}__"):
             return f"from the environment variable {name}"
     return "from the file of --config" if in_file else "by default"

@@ -1,4 +1,4 @@
-"""The one tree of settings: what exists, what it means, what is allowed, and where a value came from.
+"""The tree of all settings, with their meanings, defaults and allowed values.
 
 Command-line flags win over environment variables, which win over the YAML file of `--config`, which wins over the
 defaults below. The key `stream.interval` is the flag `--interval`, the variable
@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from conf.patterns import IGNORED_BY_DEFAULT, IgnorePatterns, IncludePatterns
 
 ENV_PREFIX = "PICTURE_FEATURES_"
 
@@ -28,7 +31,7 @@ def parse_duration(value: object) -> timedelta:
     """A duration written as people write it: `500ms`, `5s`, `2min`, `1h`.
 
     Raises:
-        ValueError: if `value` is not a number with one of the units.
+        ValueError: `value` is not a number with one of the units.
     """
     if isinstance(value, timedelta):
         return value
@@ -42,6 +45,16 @@ def parse_duration(value: object) -> timedelta:
 
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
+
+
+def _property_text(value: object) -> object:
+    """A number or a boolean as Spark writes it; in YAML they arrive as text, in JSON they do not."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, int | float) else value
+
+
+SparkProperty = Annotated[str, BeforeValidator(_property_text)]
 
 
 class Section(BaseModel):
@@ -68,18 +81,35 @@ class StreamSettings(Section):
         None,
         ge=1,
         le=100_000,
-        description="The most pictures in one manifest, and so in one micro-batch. Default: 1,000 per Spark task slot.",
+        description="The most pictures in one manifest, and so in one micro-batch. Default: 1,000 per Spark task slot, "
+        "and at most 20,000 where embeddings are kept.",
     )
     settle: Duration = Field(
         timedelta(seconds=2),
-        description="A local file that changed less than this ago may still be being written: it is left for a later "
-        "look. Writers that rename finished files into place can use 0s.",
+        description="A new local file is complete when it had the same length and times in two looks at least this far "
+        "apart, or has not changed for a minute when the stream starts. Writers that rename finished files into place "
+        "can use 0s.",
+    )
+    ignore: IgnorePatterns = Field(
+        IGNORED_BY_DEFAULT,
+        description="Names that are not pictures, in any case, with commas between them: *.tmp is for files, @eaDir/ "
+        "for folders. They replace the default, which conf/patterns.py lists; default,*.xmp adds to it.",
+    )
+    include: IncludePatterns = Field(
+        (),
+        description="Take only files of these names, in any case, with commas between them, like *.jpg,*.jpeg. "
+        "Default: all that stream.ignore leaves.",
+    )
+    embeddings: Literal["keep", "drop"] = Field(
+        "keep",
+        description="Whether the 1280 features of the backbone are kept in OUTPUT/embeddings, some 3 kB a picture: a "
+        "refit then reads no picture, and export can put all rows into one model.",
     )
     lease: Duration = Field(
         timedelta(seconds=30),
         ge=timedelta(seconds=1),
-        description="A stream that was killed on another machine is succeeded after this long. One that was killed "
-        "on the same machine is succeeded at once.",
+        description="A stream that was killed on another machine or in another container is succeeded after this "
+        "long. One that was killed on the same machine is succeeded at once.",
     )
     epoch_manifests: int = Field(
         150,
@@ -91,13 +121,13 @@ class StreamSettings(Section):
         0.2,
         gt=0,
         le=1,
-        description="Warn when more than this share of the last 1,000 pictures is expressed worse than 95% of those "
-        "that the fit held back; 0.05 is what to expect, and 1 never warns.",
+        description="Warn when more than this share of the last 1,000 pictures is expressed worse than 95% of the "
+        "held-out pictures of the fit; 0.05 is to be expected, and 1 never warns.",
     )
 
 
 class ImagingSettings(Section):
-    """What the decoder accepts. Anything else becomes a row in quarantine."""
+    """The limits of the decoder. Pictures beyond them go to quarantine."""
 
     max_bytes: ByteSize = Field(
         ByteSize(64 * 1024**2),
@@ -109,7 +139,8 @@ class ImagingSettings(Section):
         gt=0,
         le=178_956_970,  # beyond, Pillow itself refuses some formats
         description="A picture with more pixels is quarantined as too_many_pixels before it is decoded. Decoding "
-        "takes up to 16 bytes of worker memory per pixel (WebP; a JPEG as cameras write it takes next to none).",
+        "takes up to 21 bytes of worker memory per pixel (WebP 16, AVIF 18, HEIC 21; a JPEG as cameras write it takes "
+        "next to none).",
     )
     timeout: Duration = Field(
         timedelta(seconds=60),
@@ -127,7 +158,7 @@ class ImagingSettings(Section):
 
 
 class S3Settings(Section):
-    """How S3 is reached. What is not set here comes from the AWS environment variables and profile; keys always do."""
+    """The connection to S3. Missing values come from the AWS environment variables and profile; keys always do."""
 
     endpoint: str | None = Field(None, description="The address of a store other than AWS.")
     region: str | None = Field(None, description="The region of the buckets.")
@@ -137,16 +168,16 @@ class S3Settings(Section):
         "IP address or localhost.",
     )
     attempts: int = Field(
-        5, ge=1, description="How often a request is tried in all, with growing random pauses in between."
+        5, ge=1, description="The number of attempts at a request, with exponential backoff between them."
     )
     timeout: Duration = Field(
         timedelta(seconds=20),
-        description="A request is tried again after this long without a sign from the store.",
+        description="A request is retried after this long without a sign from the store.",
     )
 
 
 class FitSettings(Section):
-    """The fit."""
+    """The settings of a fit."""
 
     k: int | None = Field(None, ge=1, description="The number of components.")
     variance: float | None = Field(
@@ -156,10 +187,19 @@ class FitSettings(Section):
         description="Take the fewest components that explain this share of the variance, like 0.9. "
         f"The default, where --k is not given either, is {_DEFAULT_VARIANCE}.",
     )
+    embeddings: str | None = Field(
+        None,
+        description="In place of the input: an output whose embeddings are read, so that no picture need be.",
+    )
+    since: date | None = Field(None, description="Of the embeddings, leave out days before this one (UTC).")
+    until: date | None = Field(None, description="Of the embeddings, leave out days after this one (UTC).")
+    backbone: str | None = Field(
+        None, description="Take the embeddings of this backbone, by its id, where an output has those of several."
+    )
     weights: str = Field(
         "imagenet",
         description="The backbone's weights: imagenet (from Keras's cache, or downloaded), the path of a Keras "
-        "weights file or of what convert made of them, or random:SEED (for trying things out: the features mean "
+        "weights file or of a backbone that convert wrote, or random:SEED (for trying things out: the features mean "
         "nothing).",
     )
     save_features: str | None = Field(
@@ -174,12 +214,25 @@ class FitSettings(Section):
     from_version: str | None = Field(
         None,
         description="Add to the statistics of this model: only pictures that it has not seen are read, and the "
-        "result is what a fit on all of them would give.",
+        "result is the same as that of a fit on all of them.",
     )
     promote: Literal["always", "if-not-worse", "never"] = Field(
         "always",
-        description="Whether to make the new model the current one. if-not-worse is for refits that nobody watches: "
-        "it asks that the model keeps as much of the variance of pictures that neither has seen as the current one.",
+        description="Whether to make the new model the current one. if-not-worse is for unattended refits: the model "
+        "must keep as much of the variance of pictures that neither has seen as the current one.",
+    )
+    classify: bool = Field(
+        False,
+        description="Also fit a classifier of the pictures' labels, the names of their folders; the stream then "
+        "predicts the label of each picture. Labels with fewer than 10 pictures are left out.",
+    )
+    holdout: Literal["picture", "folder", "prefix"] = Field(
+        "picture",
+        description="Where the classifier is measured: on every tenth picture, or on whole series, for pictures of one "
+        "object that look alike. folder: the pictures of a label below one folder, such as DAY of DAY/LABEL/1.jpg, are "
+        "a series; prefix: those of a label whose file names agree up to the trailing numbers, such as r_1_100.jpg and "
+        "r_2_100.jpg, are. A tenth of the series of each label is held out, at least one where there are two. The "
+        "classifier that is served is fitted on all.",
     )
 
     @model_validator(mode="after")
@@ -190,18 +243,23 @@ class FitSettings(Section):
 
     @property
     def variance_target(self) -> float | None:
-        """What decides where `k` does not."""
+        """The share of the variance that decides where `k` does not; None if `k` is given."""
         return None if self.k is not None else self.variance or _DEFAULT_VARIANCE
 
 
 class ExportSettings(Section):
-    """The export."""
+    """The settings of an export."""
 
     to: str | None = Field(None, description="The folder of the snapshots, and of LATEST, which names the latest one.")
     format: Literal["parquet", "csv"] = Field(
         "parquet",
         description="parquet has the columns of OUTPUT/features; csv has gzipped files in a folder for each model, "
         "with a column for each feature.",
+    )
+    model: str | None = Field(
+        None,
+        description="Put all rows into one model, from their embeddings: current, or a VERSION of the registry. "
+        "as-ingested leaves each row in the model that it was made with. Default: current where OUTPUT has embeddings.",
     )
     since: date | None = Field(None, description="Leave out days before this one (UTC), like 2026-01-31.")
     target_mb: int = Field(
@@ -220,11 +278,11 @@ class SparkSettings(Section):
         description="Where Spark runs; null in the file leaves it to spark-submit. The 4 lets a task be tried four "
         "times, as on a cluster.",
     )
-    conf: dict[str, str] = Field({}, description="More Spark properties, as in spark-defaults.conf.")
+    conf: dict[str, SparkProperty] = Field({}, description="More Spark properties, as in spark-defaults.conf.")
 
 
 class LogSettings(Section):
-    """Logging."""
+    """The settings of logging."""
 
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least level that is shown.")
     format: Literal["auto", "text", "json"] = Field(
@@ -238,12 +296,12 @@ class LogSettings(Section):
     folder: Path | None = Field(
         None,
         description="Where the log files with all details go, Spark's own and Java and Python traces included. "
-        "Default: picture-features in $XDG_STATE_HOME or ~/.local/state.",
+        "Default: picture-features in $XDG_STATE_HOME or ~/.local/state; without a home, in the temporary folder.",
     )
 
 
 class Settings(BaseSettings):
-    """The whole tree. Build it with `load_settings`, which answers a wrong value with a `SettingsError`."""
+    """The whole tree. Build it with `load_settings`, which raises a `SettingsError` for a wrong value."""
 
     model_config = SettingsConfigDict(
         extra="forbid", frozen=True, env_prefix=ENV_PREFIX, env_nested_delimiter="__", env_ignore_empty=True
@@ -252,7 +310,7 @@ class Settings(BaseSettings):
     input: str | None = Field(None, description="The folder with the pictures, searched to any depth.")
     models: str | None = Field(None, description="The model registry: a folder of bundles and CURRENT.")
     output: str | None = Field(
-        None, description="The output: the tables features/ and quarantine/, and the stream's own records."
+        None, description="The output: the tables features/, embeddings/ and quarantine/, and the stream's own records."
     )
     checkpoint: str | None = Field(None, description="Spark's checkpoint. Default: OUTPUT/_checkpoint.")
     stream: StreamSettings = StreamSettings()
@@ -272,8 +330,8 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags, environment, YAML, in this order; no .env files and no secrets folder."""
-        return init_settings, env_settings, YamlConfigSettingsSource(settings_cls)
+        """Flags and environment, in this order; no .env files and no secrets folder. `load_settings` adds the file."""
+        return init_settings, env_settings
 
 
 def field_of(key: str) -> FieldInfo:
@@ -286,3 +344,16 @@ def field_of(key: str) -> FieldInfo:
         assert issubclass(annotation, BaseModel)
         model = annotation
     return model.model_fields[name]
+
+
+def keys() -> list[str]:
+    """The dotted keys of all settings, in their order."""
+    return [*_keys(Settings)]
+
+
+def _keys(model: type[BaseModel]) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from (f"{name}.{inner}" for inner in _keys(field.annotation))
+        else:
+            yield name

@@ -29,6 +29,7 @@ make_venv() {
     python=$(find_python)
     "$python" -c 'import ensurepip' 2>/dev/null ||
         fail "$python has no ensurepip, so it cannot make .venv; install it (apt install $python-venv)"
+    [ ! -L .venv ] || fail ".venv is a link, and another checkout's packages would be deleted; remove the link"
     rm -f .venv/installed.txt
     "$python" -m venv --clear .venv
 }
@@ -50,7 +51,7 @@ explain_pip() {
 }
 
 check_java() {
-    .venv/bin/python -m conf.java >/dev/null
+    .venv/bin/python -m conf.spark.java >/dev/null
 }
 
 if is_current; then
@@ -59,5 +60,5 @@ else
     make_venv
     check_java # before the long part
     install_packages
-    .venv/bin/python -m conf.class_archive
+    .venv/bin/python -m conf.spark.class_archive
 fi

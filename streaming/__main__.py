@@ -1,41 +1,53 @@
-"""The command line of the stream: run, replay, reconcile, quarantine, status, export, forget, stop.
-
-It owns what a person sees of the stream; it must not know how the stream works.
-"""
+"""The command line of the stream: run, replay, reconcile, quarantine, status, export, forget, stop."""
 
 from __future__ import annotations
+
+import sys
+
+from conf import interrupts
+
+if __name__ == "__main__":  # the imports below take seconds, in which a signal has nothing to end
+    interrupts.exit_at_once(0 if sys.argv[1:2] in (["run"], ["replay"]) else interrupts.EXIT_CODE)
 
 import argparse
 import json
 import logging
-import sys
+import os
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+# NumPy reads it as it is imported, below. With more threads, the last bit of a projection may not be that of a worker.
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
+from conf.aws.connection import S3Connection
 from conf.cli import Flag, Verb, make_parser, run_program
 from conf.errors import SettingsError
-from conf.progress import bar
-from conf.s3 import S3Connection
-from conf.session import explain_failure
-from conf.settings import Settings
-from streaming import metrics
-from streaming.batch_report import BatchReport
-from streaming.export import dry_run, export
+from conf.settings import Settings, parse_duration
+from conf.spark.progress import bar
+from conf.spark.session import explain_failure
+from conf.uris import resolve
+from streaming.engine import metrics
+from streaming.engine.job import open_job
+from streaming.engine.progress import ReplayProgress, log_batch
+from streaming.export.run import dry_run, export
 from streaming.features.schema import Reason
-from streaming.features.storage import open_folder, resolve
-from streaming.forget import forget, read_wanted
-from streaming.job import open_job
-from streaming.lease import request_drain, wait_until_gone
-from streaming.places import open_output
-from streaming.quarantine import Asked, Listed, list_quarantine, retry_quarantine
-from streaming.reconcile import reconcile
-from streaming.status import read_status
-from streaming.telling import ReplayProgress, log_batch
+from streaming.forget.run import forget
+from streaming.forget.wanted import read_wanted
+from streaming.lease.lease import request_drain, wait_until_gone
+from streaming.operate.health import check_health
+from streaming.operate.quarantine import Asked, Listed, list_quarantine, retry_quarantine
+from streaming.operate.reconcile import reconcile
+from streaming.operate.status import read_status
+from streaming.output.batch_report import BatchReport
+from streaming.output.format_number import check_format
+from streaming.output.places import open_output
+from streaming.storage.locations import open_folder
 
 _logger = logging.getLogger("streaming")
 
+_NAMES = (Flag("stream.ignore", "NAMES"), Flag("stream.include", "NAMES"))
 _FLAGS = (
     Flag("input", "URI"),
     Flag("models", "URI"),
@@ -43,6 +55,8 @@ _FLAGS = (
     Flag("checkpoint", "URI"),
     Flag("stream.max_pictures", "N"),
     Flag("stream.settle", "TIME"),
+    *_NAMES,
+    Flag("stream.embeddings", "keep|drop"),
     Flag("stream.lease", "TIME"),
     Flag("stream.epoch_manifests", "N"),
     Flag("stream.drift_threshold", "F"),
@@ -53,6 +67,8 @@ _FLAGS = (
 )
 _FOLLOWING = (Flag("stream.discovery", "HOW"), Flag("stream.queue", "URL"), Flag("stream.interval", "TIME"))
 _REQUIRED = ("input", "models", "output")
+_STATUS_SECONDS = 5.0  # for the only attempt: in an outage, status should say so soon
+_MAX_BEHIND = timedelta(minutes=10)
 
 
 def _run(settings: Settings, _arguments: argparse.Namespace) -> None:
@@ -75,6 +91,7 @@ def _replay(settings: Settings, _arguments: argparse.Namespace) -> str:
             job.replay(progress.begin)
         finally:
             progress.end()
+        progress.warn()
         return progress.summary(resolve(settings.output or ""))
 
 
@@ -84,7 +101,7 @@ def _reconcile(settings: Settings, arguments: argparse.Namespace) -> str:
 
 
 def _add_reconcile_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--enqueue", action="store_true", help="Request what was missed from the stream.")
+    parser.add_argument("--enqueue", action="store_true", help="Request the missed pictures from the stream.")
     _add_json(parser)
 
 
@@ -111,9 +128,36 @@ def _add_quarantine_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _status(settings: Settings, arguments: argparse.Namespace) -> str:
-    output = open_output(settings, S3Connection.of(settings.s3))
-    status = read_status(output, datetime.now(UTC))
-    return status.as_json() if arguments.json else status.as_text()
+    output = open_output(settings, S3Connection.of(settings.s3).hasty(_STATUS_SECONDS))
+    now = datetime.now(UTC)
+    if arguments.check:
+        return check_health(output, now, arguments.max_behind)
+    status = read_status(output, now)
+    return status.as_json() if arguments.json else status.as_text(now)
+
+
+def _add_status_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="Only say in one line whether the stream is healthy, for monitors. The exit code is 8 if it is not: it "
+        "failed, died, cannot reach the output, does not look for new pictures, or is behind.",
+    )
+    parser.add_argument(
+        "--max-behind",
+        metavar="TIME",
+        type=_duration,
+        default=_MAX_BEHIND,
+        help="With --check: how long a picture may wait after it was found. Default: 10min.",
+    )
+    _add_json(parser)
+
+
+def _duration(value: str) -> timedelta:
+    try:
+        return parse_duration(value)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _export(settings: Settings, arguments: argparse.Namespace) -> str:
@@ -127,15 +171,17 @@ def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _forget(settings: Settings, arguments: argparse.Namespace) -> str:
-    wanted = read_wanted(arguments.paths, arguments.prefix, arguments.from_file)
+    if "wanted" not in arguments:  # standard input can be read only once, and the verb may be retried
+        arguments.wanted = read_wanted(arguments.paths, arguments.prefix, arguments.from_file)
+    wanted = arguments.wanted
     if arguments.dry_run and not wanted:
         raise SettingsError("forget --dry-run: say what to forget: PATH..., --prefix P or --from-file F")
-    receipts = forget(settings, wanted, bar, dry_run=arguments.dry_run)
+    answers = forget(settings, wanted, bar, dry_run=arguments.dry_run)
     if arguments.json:
-        return json.dumps([receipt.model_dump(mode="json") for receipt in receipts])
-    if not receipts:
+        return json.dumps([answer.as_dict() for answer in answers])
+    if not answers:
         return f"nothing was asked for, and nothing is left to finish in {resolve(settings.output or '')}"
-    return "\n\n".join(receipt.as_text(dry_run=arguments.dry_run) for receipt in receipts)
+    return "\n\n".join(answer.as_text(dry_run=arguments.dry_run) for answer in answers)
 
 
 def _add_forget_arguments(parser: argparse.ArgumentParser) -> None:
@@ -147,31 +193,37 @@ def _add_forget_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="All pictures, present and to come, whose path begins with P. End the name of a folder with a slash.",
     )
-    parser.add_argument("--from-file", metavar="F", help="A file with one path a line; - reads standard input.")
-    parser.add_argument("--dry-run", action="store_true", help="Only tell what would be removed.")
+    parser.add_argument(
+        "--from-file", metavar="F", help="A text file with one path a line; - reads it from standard input."
+    )
+    parser.add_argument("--dry-run", action="store_true", help="Only show the rows that would be removed.")
     parser.add_argument("--json", action="store_true", help="Print a JSON list of receipts.")
 
 
 def _stop(settings: Settings, _arguments: argparse.Namespace) -> str:
     output = open_folder(settings.output or "", S3Connection.of(settings.s3))
+    check_format(output)
     holder = request_drain(output)
     if holder is None:
         return f"no stream runs on {output.root}"
     _logger.info("asked %s to finish its micro-batch and stop", holder)
-    wait_until_gone(output, holder)
-    return f"stopped: {holder}"
+    if wait_until_gone(output, holder):
+        return f"stopped: {holder}"
+    return f"{holder} died, or cannot reach the output: its lease ran out; if it comes back, it stops"
 
 
-_VERBS = (
+VERBS = (
     Verb(
         "run",
         "Featurize pictures as they arrive, until it is stopped.",
         "Watch a folder and add each new picture to OUTPUT/features, or to OUTPUT/quarantine with the reason why it\n"
         "cannot be used: exactly once, whatever is killed, restarted or retried. Each micro-batch uses the model that\n"
-        "is current then. Ctrl-C, SIGTERM or the verb stop finish the micro-batch in work and end with exit code 0.",
+        "is current then. Ctrl-C, SIGTERM or the verb stop finish the running micro-batch and end with exit code 0.",
         (*_FLAGS[:4], *_FOLLOWING, *_FLAGS[4:]),
         _REQUIRED,
         _run,
+        waits=True,
+        drains=True,
     ),
     Verb(
         "replay",
@@ -180,6 +232,8 @@ _VERBS = (
         _FLAGS,
         _REQUIRED,
         _replay,
+        waits=True,
+        drains=True,
     ),
     Verb(
         "reconcile",
@@ -187,44 +241,50 @@ _VERBS = (
         "List the whole input and count the pictures that are in no manifest (missed), that were overwritten since\n"
         "they were seen (changed), and that are no longer there (gone). It changes no table, and may run beside the\n"
         "stream. With --enqueue it requests the missed ones: the running stream, or the next run or replay, takes\n"
-        "them in once. The exit code is 0 whatever it finds; --json tells programs what that is.",
-        (Flag("input", "URI"), Flag("output", "URI"), Flag("stream.settle", "TIME")),
+        "them in once. The exit code is 0 whatever it finds; programs use --json.",
+        (Flag("input", "URI"), Flag("output", "URI"), Flag("stream.settle", "TIME"), *_NAMES),
         ("input", "output"),
         _reconcile,
         _add_reconcile_arguments,
+        waits=True,
     ),
     Verb(
         "quarantine",
-        "List what is in quarantine, or have it featurized once more.",
-        "list   how many pictures are there for which reason, and the newest of them\n"
-        "retry  ask for them once more: the running stream, or the next run or replay, reads them as they are now;\n"
-        "       what passes moves from quarantine to features, what fails again stays, once, with the new reason",
+        "List the pictures in quarantine, or retry them.",
+        "list   the number of pictures by reason, and the newest of them\n"
+        "retry  request them again: the running stream, or the next run or replay, reads them as they are now;\n"
+        "       those that succeed move from quarantine to features, the others stay, once, with the new reason",
         (Flag("output", "URI"),),
         ("output",),
         _quarantine,
         _add_quarantine_arguments,
         "{list,retry}",
+        waits=True,
     ),
     Verb(
         "status",
-        "Tell how the stream on an output is doing.",
-        "Who writes to the output, the last micro-batch, what is outstanding, rates, model, drift, and what was\n"
-        "quarantined of late. It reads the output alone, and so answers for a stream that is dead, too.",
+        "Show the status of the stream on an output.",
+        "Show the process that writes to the output, the last micro-batch, outstanding pictures, rows, rates, model,\n"
+        "drift, and recent pictures in quarantine. It reads the output alone, and so answers for a stream that is\n"
+        "dead, too. It asks the store once and waits 5 s for an answer. --check is for monitors.",
         (Flag("output", "URI"),),
         ("output",),
         _status,
-        _add_json,
+        _add_status_arguments,
     ),
     Verb(
         "export",
-        "Write what is in OUTPUT/features into few large files.",
+        "Compact OUTPUT/features into few large files.",
         "Make an immutable snapshot of the features that are committed now: sorted by date and path, in a folder of\n"
-        "its own in TO, which TO/LATEST then names. Days that have not changed since the snapshot before are taken\n"
-        "over from it. It changes no table, and may run beside the stream. If it is killed, run it again.",
+        "its own in TO, which TO/LATEST then names. All rows are of one model, where their embeddings were kept. Days\n"
+        "that have not changed since the snapshot before are taken over from it. It changes no table, and may run\n"
+        "beside the stream. If it is killed, run it again.",
         (
             Flag("output", "URI"),
             Flag("export.to", "URI"),
             Flag("export.format", "FORMAT"),
+            Flag("export.model", "MODEL"),
+            Flag("models", "URI"),
             Flag("export.since", "DATE"),
             Flag("export.target_mb", "N"),
             Flag("export.keep", "N"),
@@ -232,6 +292,7 @@ _VERBS = (
         ("output", "export.to"),
         _export,
         _add_export_arguments,
+        waits=True,
     ),
     Verb(
         "forget",
@@ -239,13 +300,14 @@ _VERBS = (
         "Put pictures on the output's denylist as salted hashes, so that they are never taken in again, and remove\n"
         "their rows from features, quarantine, manifests, the record of known pictures, requests, exports, saved\n"
         "features and the records of models. It may run beside the stream, and again after it was killed: each run\n"
-        "first finishes what others have left, also without a PATH. It names the models to fit anew, and leaves a\n"
-        "receipt. The pictures themselves, and old versions in a bucket that keeps them, are yours to delete.",
+        "first finishes runs that were killed, also without a PATH. It names the models to fit again, and leaves a\n"
+        "receipt. Delete the pictures themselves, and old versions in a bucket that keeps them, yourself.",
         (Flag("output", "URI"), Flag("stream.lease", "TIME")),
         ("output",),
         _forget,
         _add_forget_arguments,
         "[PATH ...]",
+        waits=True,
     ),
     Verb(
         "stop",
@@ -254,13 +316,14 @@ _VERBS = (
         (Flag("output", "URI"),),
         ("output",),
         _stop,
+        waits=True,
     ),
 )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program; returns its exit code."""
-    parser = make_parser("streaming", "New pictures become rows of a Parquet table of features, exactly once.", _VERBS)
+def main(argv: Sequence[str] | None = None, command: str = "python -m streaming") -> int:
+    """Run the program, which was started by typing `command`; returns its exit code."""
+    parser = make_parser(command, "New pictures become rows of a Parquet table of features, exactly once.", VERBS)
     return run_program("streaming", parser, argv, explain_failure)
 
 

@@ -7,9 +7,9 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from pyspark.sql import SparkSession
@@ -17,21 +17,107 @@ from pyspark.sql import SparkSession
 from batch_fit.backbone import load_backbone
 from conf.emr.package import Package, Platform, build
 from conf.loading import load_settings
-from conf.session import start_session
-from streaming.features.storage import open_folder
-from streaming.features.stored import Folder
-from tests.buckets import Bucket, new_bucket
-from tests.models import promote_model
-from tests.samples import write_samples
-from tests.servers import moto, versitygw
-from tests.streams import Place
-from tests.waiting import wait_until
+from conf.spark import java_process
+from conf.spark import jvm as java_environment
+from conf.spark.session import start_session
+from streaming.storage.folder import Folder
+from streaming.storage.locations import open_folder
+from tests.support import streams
+from tests.support.buckets import Bucket, new_bucket
+from tests.support.models import promote_model
+from tests.support.samples import write_samples
+from tests.support.servers import moto, versitygw
+from tests.support.streams import Place
+from tests.support.waiting import locked, wait_until
+
+_NEEDS = {
+    "spark": {"jvm", "tensorflow"},
+    "store": {"store", "versitygw_address", "moto_address"},
+    "programs": {"programs", "package"},
+}
+"""Marks, and the fixtures that say of a test that it needs what a mark stands for."""
+
+
+_SLOWEST_FIRST = ("programs", "spark", "store")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark tests by what they need; `make test-fast` runs those that need nothing.
+
+    Each worker begins with slow tests and ends with fast ones, which even out what is left in the end.
+    """
+    for item in items:
+        fixtures = {*getattr(item, "fixturenames", ())}
+        for mark, names in _NEEDS.items():
+            if fixtures & names:
+                item.add_marker(mark)
+    items.sort(key=_turn)
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    items[:] = [item for first in range(workers) for item in items[first::workers]]  # they get a run of them each
+
+
+def _turn(item: pytest.Item) -> int:
+    """Slow tests before fast ones; pytest's own order decides between equals."""
+    marks = [item.get_closest_marker(mark) is not None for mark in _SLOWEST_FIRST]
+    return marks.index(True) if True in marks else len(marks)
 
 
 @pytest.fixture(autouse=True)
-def _logs_of_this_test(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keeps the programs' log files out of the home of whoever runs the tests."""
+def _needs_no_more_than_is_marked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        pytest.fail("this test needs the fixture `jvm`, which has it marked")
+
+    if not request.node.get_closest_marker("spark"):
+        monkeypatch.setattr(java_process, "start", refuse)
+    if not request.node.get_closest_marker("programs"):
+        monkeypatch.setattr(streams, "_started", None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _java_serves_all_tests() -> Iterator[None]:
+    """The JVM of the tests is started with what S3 takes, and without the properties of the session that came first.
+
+    What it is started with stays for all its sessions. For the whole session of pytest, as a fixture of a module may
+    start it.
+    """
+    environment, start = java_environment.environment, java_process.start
+
+    def start_plain(options: Mapping[str, str], *more: Any) -> Any:
+        plain = {key: value for key, value in options.items() if not key.startswith(("spark.sql.", "spark.hadoop."))}
+        return start(plain, *more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(java_environment, "environment", lambda: {**environment(), **java_environment.s3_environment()})
+        patch.setattr(java_process, "start", start_plain)
+        yield
+
+
+@pytest.fixture
+def jvm() -> None:
+    """Spark in this process; all tests that it runs share one JVM."""
+
+
+@pytest.fixture
+def programs() -> Iterator[None]:
+    """Whole programs, as processes of their own."""
+    yield
+    streams.kill_started()
+
+
+@pytest.fixture(autouse=True)
+def _home_of_this_test(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, all_workers: Path
+) -> None:
+    """Keeps the programs' files out of the home of whoever runs the tests."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.getbasetemp() / "state"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(all_workers / "cache"))
+
+
+@pytest.fixture(scope="session")
+def all_workers(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder that the workers of this run share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder if worker_id == "master" else folder.parent
 
 
 @pytest.fixture
@@ -55,7 +141,7 @@ def wait_for() -> Callable[..., None]:
 
 
 @pytest.fixture
-def new_session(tmp_path: Path) -> Iterator[Callable[[], SparkSession]]:
+def new_session(tmp_path: Path, jvm: None) -> Iterator[Callable[[], SparkSession]]:
     """Makes a real Spark session as the programs make theirs; the JVM beneath it is shared by all tests."""
     settings = load_settings({"spark.master": "local[2,4]", "log.folder": str(tmp_path)})
     sessions: list[SparkSession] = []
@@ -76,9 +162,16 @@ def spark(new_session: Callable[[], SparkSession]) -> SparkSession:
 
 
 @pytest.fixture(scope="session")
-def backbone() -> bytes:
-    """MobileNetV2 with random weights as a LiteRT flatbuffer."""
-    return load_backbone("random:0").flatbuffer
+def tensorflow() -> None:
+    """Conversions of a backbone, each of which takes 10 s."""
+
+
+@pytest.fixture(scope="session")
+def backbone(all_workers: Path, tensorflow: None) -> bytes:
+    """MobileNetV2 with random weights as a LiteRT flatbuffer, which takes TensorFlow to make: once for all workers."""
+    with locked(all_workers / "backbone.lock"), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(all_workers / "cache"))
+        return load_backbone("random:0").flatbuffer
 
 
 @pytest.fixture(scope="session")
@@ -98,11 +191,24 @@ def place(tmp_path: Path, fitted: Path) -> Place:
     return place
 
 
-@pytest.fixture(scope="session", params=[moto, versitygw], ids=["moto", "versitygw"])
-def store(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The address of each of the S3 servers in turn."""
-    with request.param() as address:
+@pytest.fixture(scope="session")
+def moto_address() -> Iterator[str]:
+    """An S3, and an SQS, of one process; each test has buckets and queues of its own."""
+    with moto() as address:
         yield address
+
+
+@pytest.fixture(scope="session")
+def versitygw_address() -> Iterator[str]:
+    """An S3 that keeps its objects in a folder."""
+    with versitygw() as address:
+        yield address
+
+
+@pytest.fixture(params=["moto", "versitygw"])
+def store(request: pytest.FixtureRequest) -> str:
+    """The address of each of the S3 servers in turn."""
+    return str(request.getfixturevalue(f"{request.param}_address"))
 
 
 @pytest.fixture

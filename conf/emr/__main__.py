@@ -1,7 +1,4 @@
-"""The command line of the application on EMR: package, deploy, submit, status, logs, stop, destroy, cost.
-
-It owns what a person sees of AWS; it must not know how the calls are made.
-"""
+"""The command line of the application on EMR: package, deploy, submit, status, logs, stop, destroy, cost."""
 
 from __future__ import annotations
 
@@ -10,7 +7,6 @@ import sys
 from collections.abc import Sequence
 
 from conf.cli import EXIT_CODES, LOG_KEYS, Flag, Verb, make_parser, run_program
-from conf.emr.arguments import PROGRAMS
 from conf.emr.cost import add_cost_arguments, cost
 from conf.emr.deployment import (
     add_deploy_arguments,
@@ -31,6 +27,7 @@ from conf.emr.operation import (
 )
 from conf.emr.options import add_consent, add_stack, options
 from conf.emr.permissions import explain
+from conf.emr.spark_submit import PROGRAMS
 
 _REGION = (Flag("s3.region", "REGION"),)
 
@@ -56,7 +53,7 @@ _VERBS = (
     ),
     Verb(
         "submit",
-        "Run the stream, a fit, an export or a reconcile on the cluster.",
+        "Run the stream, a fit, a refit, an export or a reconcile on the cluster.",
         "Upload the settings, and add a step to the cluster, in cluster deploy mode. With --serverless it is a job on\n"
         "EMR Serverless instead, a stream in streaming mode. What follows -- goes to the program: submit fit --yes --\n"
         "--limit 20000",
@@ -126,7 +123,7 @@ def command_line(argv: Sequence[str]) -> tuple[argparse.ArgumentParser, list[str
     """The parser, and the words for it; those after `--` are for the program on the cluster, and become `more`."""
     words = list(argv)
     end = words.index("--") if "--" in words else len(words)
-    parser = make_parser("conf.emr", "The application on Amazon EMR.", _VERBS, EXIT_CODES, LOG_KEYS)
+    parser = make_parser("python -m conf.emr", "The application on Amazon EMR.", _VERBS, EXIT_CODES, LOG_KEYS)
     parser.set_defaults(more=words[end + 1 :])
     return parser, words[:end]
 

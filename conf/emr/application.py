@@ -1,7 +1,4 @@
-"""What the cluster runs: the files that package builds, and where they and the data are in a stack.
-
-It owns the names of these files and the way into the bucket; it must not know how they are built or submitted.
-"""
+"""The application on a cluster: the files that package builds, and where they and the data are in a stack."""
 
 from __future__ import annotations
 
@@ -11,11 +8,11 @@ from typing import get_args
 
 from botocore.exceptions import ClientError
 
-from conf.aws import code_of
-from conf.emr.arguments import BACKBONE, CONFIG, LAUNCHER, LOG4J, Locations
 from conf.emr.package import CODE, DEPENDENCIES, Platform
+from conf.emr.spark_submit import BACKBONE, CONFIG, LAUNCHER, LOG4J, Locations
 from conf.emr.stack import Stack
 from conf.errors import NotFoundError, SettingsError
+from conf.failures import code_of
 from conf.loading import load_settings
 from conf.settings import Settings
 
@@ -49,14 +46,14 @@ def upload(stack: Stack, folder: Path, settings: Path, uri: str) -> list[str]:
     """Put all that a step needs at `uri`; returns the names."""
     names = []
     for name, file in _files(folder, settings):
-        stack.client("s3").upload_file(str(file), *_bucket_and_key(uri, name))
+        stack.client("s3").upload_file(str(file), *bucket_and_key(uri, name))
         names.append(name)
     return names
 
 
 def upload_settings(stack: Stack, file: Path, locations: Locations) -> None:
     """Make these the settings of whatever is started from now on, by a schedule as well."""
-    stack.client("s3").upload_file(str(file), *_bucket_and_key(locations.application, CONFIG))
+    stack.client("s3").upload_file(str(file), *bucket_and_key(locations.application, CONFIG))
 
 
 def on_cluster(file: Path) -> Settings:
@@ -80,7 +77,7 @@ def check_backbone(stack: Stack, locations: Locations) -> None:
     Raises:
         NotFoundError: saying how to get one.
     """
-    bucket, key = _bucket_and_key(locations.application, BACKBONE)
+    bucket, key = bucket_and_key(locations.application, BACKBONE)
     try:
         stack.client("s3").head_object(Bucket=bucket, Key=key)
     except ClientError as error:
@@ -93,7 +90,8 @@ def check_backbone(stack: Stack, locations: Locations) -> None:
         ) from None
 
 
-def _bucket_and_key(uri: str, name: str) -> tuple[str, str]:
+def bucket_and_key(uri: str, name: str) -> tuple[str, str]:
+    """Where a file is that lies in the folder `uri`."""
     bucket, _, prefix = uri.removeprefix("s3://").partition("/")
     return bucket, f"{prefix}/{name}"
 

@@ -1,7 +1,4 @@
-"""What runs on the cluster of a stack: steps, their state, what they print.
-
-It owns the calls to EMR, CloudWatch and the log archive; it must not know how the stack came to be.
-"""
+"""The cluster of a stack: its steps, their state, and what they print, from EMR, CloudWatch and the log archive."""
 
 from __future__ import annotations
 
@@ -14,9 +11,10 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from conf.aws import code_of
+from conf.emr.application import bucket_and_key
 from conf.emr.stack import Stack
 from conf.errors import InputError, NotFoundError
+from conf.failures import code_of
 
 _STEPS_SHOWN = 10
 _ENDED = ("TERMINATING", "TERMINATED", "TERMINATED_WITH_ERRORS")
@@ -102,8 +100,7 @@ class Cluster:
         Raises:
             InputError: it is not there, or not yet.
         """
-        bucket, _, prefix = archive.removeprefix("s3://").partition("/")
-        key = f"{prefix}/{self.id}/steps/{step}/stderr.gz"
+        bucket, key = bucket_and_key(archive, f"{self.id}/steps/{step}/stderr.gz")
         try:
             body = self.stack.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
         except ClientError as error:

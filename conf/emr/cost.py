@@ -1,7 +1,4 @@
-"""What a backlog and a month of streaming cost, from a measured rate and a table of prices.
-
-It owns the arithmetic; it must not know the prices, which are in a file that the user can change.
-"""
+"""The cost of a backlog and of a month of streaming, from a measured rate and a table of prices that users may edit."""
 
 from __future__ import annotations
 

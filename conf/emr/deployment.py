@@ -1,7 +1,4 @@
-"""Package, deploy and destroy: what is asked for, what is said before it is done, and the steps in between.
-
-It owns the plan of a deployment; it must not know how CloudFormation is called.
-"""
+"""Package, deploy and destroy: the plan, what is said before it is carried out, and the steps in between."""
 
 from __future__ import annotations
 
@@ -11,18 +8,18 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from conf.emr.application import PLATFORMS, build_folder, check_built, on_cluster, planned_locations, upload
-from conf.emr.arguments import BACKBONE, spark_submit_arguments
 from conf.emr.cluster import Cluster
 from conf.emr.options import add_consent, add_platform, add_settings, add_stack, agreed, stack_of
 from conf.emr.package import build
+from conf.emr.spark_submit import spark_submit_arguments
 from conf.emr.stack import Stack, parameters_of
 from conf.errors import SettingsError
 from conf.settings import Settings
 
 _INSTANCE_TYPES = {"x86_64": "m6i.xlarge", "aarch64": "m6g.xlarge"}
 _SHOWN = 80
-# A sample of the whole input, and a model that becomes the current one only if it is not worse.
-_REFIT = ("--limit", "20000", "--promote", "if-not-worse")
+# A sample of the whole history, and a model that becomes the current one only if it is not worse.
+_REFIT = ("--limit", "100000", "--promote", "if-not-worse")
 _NOBODY_IS_TOLD = "  (nobody is told of alarms and of the budget; --set AlarmEmail=me@example.org tells you)"
 
 
@@ -69,7 +66,7 @@ def deploy(settings: Settings, arguments: argparse.Namespace) -> str | None:
         "Platform": platform,
         "AllowNonEu": "yes" if arguments.allow_non_eu else "no",
         **_instance_type(platform, former),
-        **_schedules(stack, platform, on_cluster(arguments.settings), refits=(folder / BACKBONE).is_file()),
+        **_schedules(stack, platform, on_cluster(arguments.settings)),
         **(_generation(stack) if there else {}),
         **_pairs(arguments.set),
     }
@@ -77,7 +74,6 @@ def deploy(settings: Settings, arguments: argparse.Namespace) -> str | None:
     plan = [
         f"{'change' if there else 'make'} stack {stack.name} in {stack.region}",
         *(f"  {key} = {value if len(value) < _SHOWN else f'{value[:_SHOWN]}...'}" for key, value in changed.items()),
-        *([] if parameters["RefitArguments"] else [f"  (no refits by schedule: {folder / BACKBONE} is not there)"]),
         *([] if {**former, **parameters}.get("AlarmEmail") else [_NOBODY_IS_TOLD]),
         f"upload {folder} and {arguments.settings}",
         "the cluster costs money for as long as it runs; python -m conf.emr cost tells how much",
@@ -95,13 +91,13 @@ def _instance_type(platform: str, former: Mapping[str, str]) -> dict[str, str]:
     return {} if former.get("Platform") == platform else {"InstanceType": _INSTANCE_TYPES[platform]}
 
 
-def _schedules(stack: Stack, platform: str, settings: Settings, *, refits: bool) -> dict[str, str]:
-    """The steps that come by themselves, as the template takes them; no refit without a converted backbone."""
+def _schedules(stack: Stack, platform: str, settings: Settings) -> dict[str, str]:
+    """The steps that come by themselves, as the template takes them."""
     locations = planned_locations(stack, platform)
-    refit = spark_submit_arguments("fit", settings, locations, _REFIT)
+    refit = spark_submit_arguments("refit", settings, locations, _REFIT)
     reconcile = spark_submit_arguments("reconcile", settings, locations, ("--enqueue",))
     return {
-        "RefitArguments": json.dumps(["spark-submit", *refit]) if refits else "",
+        "RefitArguments": json.dumps(["spark-submit", *refit]),
         "ReconcileArguments": json.dumps(["spark-submit", *reconcile]),
     }
 

@@ -1,7 +1,4 @@
-"""Submit, status, logs and stop: what an operator does with a stack that is there.
-
-It owns what they print; it must not know how EMR is called.
-"""
+"""Submit, status, logs and stop: what an operator does with a stack that is there, and what is printed."""
 
 from __future__ import annotations
 
@@ -14,9 +11,9 @@ from datetime import timedelta
 
 from conf.emr import serverless
 from conf.emr.application import check_backbone, locations_of, on_cluster, upload_settings
-from conf.emr.arguments import CONFIG, PROGRAMS, spark_submit_arguments
 from conf.emr.cluster import Cluster, driver_logs, last_hour
 from conf.emr.options import add_consent, add_serverless, add_settings, add_stack, agreed, stack_of
+from conf.emr.spark_submit import CONFIG, PROGRAMS, spark_submit_arguments
 from conf.errors import SettingsError
 from conf.settings import Settings, parse_duration
 

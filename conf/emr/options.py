@@ -1,7 +1,4 @@
-"""Options that several verbs share, and the question before what costs or deletes.
-
-It owns their names and defaults; it must not know what the verbs do.
-"""
+"""Options that several verbs share, and the question before an action that costs money or deletes data."""
 
 from __future__ import annotations
 
@@ -11,10 +8,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from conf.aws.connection import S3Connection
 from conf.emr.application import PLATFORMS, SETTINGS
 from conf.emr.stack import DEFAULT_REGION, Stack, check_region
 from conf.errors import SettingsError
-from conf.s3 import S3Connection
 from conf.settings import Settings
 
 

@@ -1,8 +1,8 @@
 """What a cluster needs to run the programs: an archive of their code, and one of what they depend on.
 
-It owns what goes into the archives; it must not know where they are stored or who starts them. The dependencies are
-wheels for the nodes' platform and Python, taken by pip from the lock file with their hashes: an archive of a virtual
-environment would link to the interpreter of the machine that made it. Spark brings pyspark and py4j.
+The dependencies are wheels for the nodes' platform and Python, taken by pip from the lock file with their hashes: an
+archive of a virtual environment would link to the interpreter of the machine that made it. Spark brings pyspark and
+py4j.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _logger = logging.getLogger(__name__)
 _PROJECT = Path(__file__).resolve().parents[2]
 _LOCK = _PROJECT / "requirements" / "run.txt"
 _PACKAGES = ("batch_fit", "conf", "streaming")
-_CODE_SUFFIXES = {".py", ".yaml", ".properties"}
+_CODE_SUFFIXES = {".css", ".j2", ".properties", ".py", ".yaml"}
 
 # Release 8 of EMR: Python 3.11 on Amazon Linux 2023, whose glibc is 2.34. pip does not know that a platform takes the
 # wheels of older ones. https://docs.aws.amazon.com/linux/al2023/ug/core-glibc.html

@@ -1,8 +1,4 @@
-"""What AWS refuses, in one line that names the permission to grant.
-
-It owns which permissions the verbs need, and the meaning of AWS's errors to the person who runs them; it must not know
-what the verbs do.
-"""
+"""A refusal of AWS in one line that names the permission to grant, and the permissions that the verbs need."""
 
 from __future__ import annotations
 
@@ -11,8 +7,9 @@ import re
 from boto3.exceptions import S3UploadFailedError
 from botocore.exceptions import BotoCoreError, ClientError
 
-from conf.aws import Explainer, code_of
+from conf.aws.errors import Explainer
 from conf.errors import AppError, RefusedError
+from conf.failures import code_of
 
 PERMISSIONS = {
     "AddJobFlowSteps": "elasticmapreduce:AddJobFlowSteps",

@@ -1,7 +1,4 @@
-"""The same programs on EMR Serverless, which has no cluster to keep.
-
-It owns what differs from YARN; it must not know of clusters and steps.
-"""
+"""The same programs on EMR Serverless, where there is no cluster to keep."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from conf.emr.arguments import (
+from conf.emr.spark_submit import (
     ARCHIVE,
     LAUNCHER,
     Locations,

@@ -23,12 +23,12 @@ STACK, REGION = "picture-features", "eu-west-3"
 @task
 def step(verb: str, more: list[str]) -> dict[str, Any]:
     """The cluster of the stack, and a step as EMR takes it: looked up at each run, because deploy replaces clusters."""
-    from conf.emr.application import SETTINGS, locations_of  # noqa: PLC0415 - Airflow reads this file all the time
-    from conf.emr.arguments import spark_submit_arguments  # noqa: PLC0415 - as above
+    from conf.aws.connection import AWS_DEFAULTS  # noqa: PLC0415 - Airflow reads this file all the time
+    from conf.emr.application import SETTINGS, locations_of  # noqa: PLC0415 - as above
     from conf.emr.cluster import step_of  # noqa: PLC0415 - as above
+    from conf.emr.spark_submit import spark_submit_arguments  # noqa: PLC0415 - as above
     from conf.emr.stack import Stack  # noqa: PLC0415 - as above
     from conf.loading import load_settings  # noqa: PLC0415 - as above
-    from conf.s3 import AWS_DEFAULTS  # noqa: PLC0415 - as above
 
     stack = Stack.of(STACK, REGION, AWS_DEFAULTS)
     outputs = stack.outputs()
@@ -61,9 +61,9 @@ def submitted(verb: str, more: list[str], after: EmrAddStepsOperator | None = No
     tags=["picture-features"],
 )
 def picture_features() -> None:
-    """Each night what was missed is requested; then a model is fitted, and promoted if it is not worse."""
+    """Each night what was missed is requested; then a model is fitted on the embeddings."""
     reconciled = submitted("reconcile", ["--enqueue"])
-    submitted("fit", ["--limit", "20000", "--promote", "if-not-worse"], after=reconciled)
+    submitted("refit", ["--limit", "100000", "--promote", "if-not-worse"], after=reconciled)
 
 
 picture_features()

@@ -1,1 +1,1 @@
-"""From the URI of a picture to its features: the code that the fit and the stream share, and that knows no Spark."""
+"""Features: the code that turns the URI of a picture into its features, shared by fit and stream, without Spark."""

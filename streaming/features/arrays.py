@@ -1,11 +1,9 @@
-"""Named arrays as the bytes of one npz file.
-
-It owns the file format, which never holds pickled objects; it must not know what the arrays mean.
-"""
+"""Named arrays as the bytes of one npz file, which never holds pickled objects."""
 
 from __future__ import annotations
 
 import io
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -14,18 +12,18 @@ from numpy.typing import NDArray
 from conf.errors import BundleError
 
 
-def pack(**arrays: NDArray[np.float64] | int) -> bytes:
-    """The arrays as a file."""
+def pack(**arrays: NDArray[Any] | int) -> bytes:
+    """The arrays as the bytes of an npz file."""
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type] # NumPy's stubs take the names for its own parameters
     return buffer.getvalue()
 
 
-def unpack(data: bytes, *names: str) -> tuple[NDArray[np.float64], ...]:
+def unpack(data: bytes, *names: str) -> tuple[NDArray[Any], ...]:
     """The arrays of these names, bit for bit.
 
     Raises:
-        BundleError: if `data` is no such file.
+        BundleError: `data` is not such a file, or lacks one of the arrays.
     """
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:

@@ -1,10 +1,8 @@
-"""The backbone at serving time: a LiteRT flatbuffer that turns one picture into 1280 features.
-
-It owns the interpreter; it must not know where the flatbuffer comes from or what becomes of the features.
-"""
+"""Runs the backbone at serving time: a LiteRT flatbuffer that turns one picture into 1280 features."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +14,12 @@ from conf.errors import BundleError
 from streaming.features.schema import FEATURE_COUNT
 
 _INPUT_SHAPE = (1, 224, 224, 3)
+_ID_LENGTH = 16
+
+
+def backbone_id(flatbuffer: bytes) -> str:
+    """The short name of a backbone: the first 16 digits of its SHA-256, which a bundle's manifest has in full."""
+    return hashlib.sha256(flatbuffer).hexdigest()[:_ID_LENGTH]
 
 
 class BackboneRunner:
@@ -24,18 +28,18 @@ class BackboneRunner:
     Batching brings nothing on a CPU, and a second thread only takes a neighbouring worker's core. Not thread-safe.
 
     Raises:
-        BundleError: if the flatbuffer is no MobileNetV2 without top, (1, 224, 224, 3) to (1, 1280) float32.
+        BundleError: the flatbuffer is not a MobileNetV2 without top, (1, 224, 224, 3) to (1, 1280) float32.
     """
 
     def __init__(self, flatbuffer: bytes) -> None:
-        from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415 - the driver has no use for it
+        from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415 - not needed on the driver
 
         with _quiet():
             try:
                 self._interpreter = Interpreter(model_content=flatbuffer, num_threads=1)
                 self._interpreter.allocate_tensors()
             except (ValueError, RuntimeError) as error:
-                raise BundleError(f"the backbone is no LiteRT model: {error}") from error
+                raise BundleError(f"the backbone is not a LiteRT model: {error}") from error
         [source], [target] = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         shapes = tuple(source["shape"]), tuple(target["shape"])
         if shapes != (_INPUT_SHAPE, (1, FEATURE_COUNT)):
@@ -59,7 +63,7 @@ class BackboneRunner:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """LiteRT greets on stderr from C++; once per worker process, that is noise in every log."""
+    """Silence LiteRT, which writes a greeting to stderr from C++ in each worker process."""
     saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(null, 2)

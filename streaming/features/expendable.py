@@ -1,7 +1,6 @@
-"""Featurizing in a child process that may die, so that what a picture does to it happens to no other picture.
+"""Featurizes in an isolated child process, so that a picture that crashes or hangs it does not affect other pictures.
 
-It owns the child's life, its memory, and what is said of a picture that ended it; it must not know how a picture is
-featurized. It is slower than a `Featurizer` by the start of the child, and reads nothing ahead.
+Slower than a `Featurizer` by the start of the child, and without reading ahead.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ _READY = "ready"
 
 
 class ExpendableFeaturizer:
-    """Featurizes picture by picture in a child, which is replaced when it dies. Close it, or use it with `with`.
+    """Featurizes picture by picture in an isolated process, which is replaced when it dies. Use it with `with`.
 
-    A picture that a child died of is tried once more in a fresh one before it is called `crashed` or `timeout`, because
-    a child can also die of its node: of the out-of-memory killer, or of a neighbour that keeps the processor.
+    A picture whose process died is retried once in a fresh one before it is rejected as `crashed` or `timeout`, because
+    the node can also be the cause: its out-of-memory killer, or a neighbour that keeps the processor.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -48,8 +47,8 @@ class ExpendableFeaturizer:
         """The outcomes of `schema.PICTURES`, `schema.OUTCOMES` in the same order, a batch for each picture.
 
         Raises:
-            OSError: the store failed in a way that may pass.
-            RuntimeError: no child lives long enough to begin.
+            StorageError, InputError: as a `Featurizer`.
+            RuntimeError: a child process does not start.
         """
         for place in range(len(pictures)):
             yield self._featurize(pictures.take(pa.array([place])))
@@ -76,7 +75,7 @@ def _explain(exit_code: int, recipe: Recipe) -> tuple[Reason, str]:
 
 
 class _Child:
-    """One process. A dead one shows itself by `EOFError`."""
+    """One child process; its methods raise `EOFError` when it has died."""
 
     def __init__(self, recipe: Recipe) -> None:
         # Neither a fork, which copies the locks of threads but not the threads, nor multiprocessing, whose children
@@ -93,7 +92,7 @@ class _Child:
             self._connection.send(recipe)
             self._connection.recv()
         except (EOFError, OSError):
-            raise RuntimeError(f"a child process to featurize in does not start: exit code {self.close()}") from None
+            raise RuntimeError(f"an isolated process to featurize in did not start: exit code {self.close()}") from None
 
     def featurize(self, picture: pa.RecordBatch) -> pa.RecordBatch:
         try:
@@ -106,13 +105,13 @@ class _Child:
         return answer
 
     def close(self) -> int:
-        """Let it end; returns its exit code, which is the negative number of the signal that killed it."""
+        """Let the process end; returns its exit code, or the negative number of the signal that killed it."""
         self._connection.close()
         return self._process.wait()
 
 
 def _serve(connection: Connection) -> None:
-    """What the child does until the other end is closed, or is gone with its process."""
+    """The main loop of the child, until the other end is closed or its process has ended."""
     recipe = connection.recv()
     featurizer = Featurizer(recipe)
     _limit_memory(recipe.limits.memory)
@@ -125,14 +124,14 @@ def _serve(connection: Connection) -> None:
         try:
             answer = featurizer(picture)
         except MemoryError:
-            os._exit(errno.ENOMEM)  # at once: what is left of the memory is not enough to end in order
+            os._exit(errno.ENOMEM)  # at once: an orderly end needs more memory than is left
         except Exception as error:  # noqa: BLE001 - the other end raises it
             answer = error
         connection.send(answer)
 
 
 def _limit_memory(more: int) -> None:
-    """Let this process take so many bytes more. Where there is no /proc, as on macOS, it may take all."""
+    """Limit this process to `more` additional bytes of memory; without /proc, as on macOS, there is no limit."""
     if sys.platform == "linux":
         import resource  # noqa: PLC0415 - where there is one
 

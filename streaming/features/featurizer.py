@@ -1,17 +1,18 @@
-"""Arrow batch of pictures in, Arrow batch of outcomes out: fetch ahead, decode, infer, project.
+"""Turns an Arrow batch of pictures into an Arrow batch of outcomes: read ahead, decode, infer, project, classify.
 
-It owns the order of these steps and the rule that each picture gives exactly one row; it must not know of Spark.
+Each picture gives exactly one row.
 """
 
 from __future__ import annotations
 
 import hashlib
 import signal
+import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -19,55 +20,85 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from conf.errors import ArchivedError, NotFoundError, RefusedError
-from conf.s3 import S3Connection
+from conf.aws.connection import S3Connection
+from conf.uris import resolve
 from streaming.features.backbone import BackboneRunner
+from streaming.features.classifier import Classifier
 from streaming.features.imaging import Limits, Rejected, decode
 from streaming.features.projection import Projection
+from streaming.features.reading import PictureReader
 from streaming.features.schema import OUTCOMES, Reason
-from streaming.features.storage import is_on_s3, read_picture, resolve
+from streaming.storage.folder import StoredPicture
+from streaming.storage.locations import is_on_s3, look_up
 
-if TYPE_CHECKING:  # workers have no need of pydantic, which takes memory in each
+if TYPE_CHECKING:  # workers do not need pydantic, which takes memory in each
     from conf.settings import Settings
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that a featurizer is made from. It travels to the workers as one broadcast.
+    """The model and the settings of a featurizer, sent to the workers as one broadcast.
 
     Attributes:
         backbone: LiteRT flatbuffer.
         projection: None for the raw 1280 features.
+        classifier: of the projected features; None if the model has none.
         limits: of the decoder.
         timeout: seconds that a picture may take, from its bytes to its features.
-        fetch_ahead: how many pictures are read ahead of the one in work.
+        settle: seconds without a change after which a local file is no longer being written.
+        fetch_ahead: how many pictures are read ahead of the present one.
         connection: to S3.
+        source: canonical path of the input; None if there is none.
+        keeps_embeddings: whether the raw features are kept beside the projected ones.
     """
 
     backbone: bytes = field(repr=False)
     projection: Projection | None
+    classifier: Classifier | None
     limits: Limits
     timeout: float
+    settle: float
     fetch_ahead: int
     connection: S3Connection
+    source: str | None
+    keeps_embeddings: bool
 
     @classmethod
-    def of(cls, backbone: bytes, projection: Projection | None, settings: Settings) -> Recipe:
-        """From the settings, which stay on the driver."""
+    def of(
+        cls,
+        backbone: bytes,
+        projection: Projection | None,
+        settings: Settings,
+        classifier: Classifier | None = None,
+    ) -> Recipe:
+        """A recipe from the settings, which stay on the driver."""
         imaging = settings.imaging
         limits = Limits(max_bytes=int(imaging.max_bytes), max_pixels=imaging.max_pixels)
         connection, fetch_ahead = S3Connection.of(settings.s3), _FETCH_AHEAD
-        if settings.input and is_on_s3(resolve(settings.input)):
+        source = resolve(settings.input) if settings.input else None
+        if source and is_on_s3(source):
             connection, fetch_ahead = connection.resolved(), _FETCH_AHEAD_ON_S3
-        timeout = imaging.timeout.total_seconds()
-        return cls(backbone, projection, limits, timeout, imaging.fetch_ahead or fetch_ahead, connection)
+        return cls(
+            backbone=backbone,
+            projection=projection,
+            classifier=classifier,
+            limits=limits,
+            timeout=imaging.timeout.total_seconds(),
+            settle=settings.stream.settle.total_seconds(),
+            fetch_ahead=imaging.fetch_ahead or fetch_ahead,
+            connection=connection,
+            source=source,
+            keeps_embeddings=projection is not None and settings.stream.embeddings == "keep",
+        )
 
     @cached_property
     def content_hash(self) -> str:
-        """Hash of everything above; the same recipe is loaded once per worker process."""
+        """Hash of all attributes, by which a worker process loads the same recipe only once."""
         digest = hashlib.sha256(self.backbone)
         digest.update(self.projection.to_bytes() if self.projection else b"")
-        digest.update(repr((self.limits, self.timeout, self.fetch_ahead, self.connection)).encode())
+        digest.update(self.classifier.to_bytes() if self.classifier else b"")
+        others = (self.limits, self.timeout, self.settle, self.fetch_ahead, self.connection, self.source)
+        digest.update(repr((*others, self.keeps_embeddings)).encode())
         return digest.hexdigest()
 
     def __hash__(self) -> int:
@@ -80,7 +111,15 @@ class Recipe:
 _FETCH_AHEAD = 4
 _FETCH_AHEAD_ON_S3 = 16  # 30 ms a request are hidden behind 16 pictures of 5 ms
 _MAX_BYTES_AHEAD = 64 * 2**20
-_NEVER_READ = (Reason.VANISHED, Reason.DENIED, Reason.ARCHIVED)
+_OF_CONTENT = (
+    Reason.EMPTY,
+    Reason.NOT_AN_IMAGE,
+    Reason.UNSUPPORTED_FORMAT,
+    Reason.CORRUPT,
+    Reason.TOO_MANY_BYTES,
+    Reason.TOO_MANY_PIXELS,
+)
+_NEVER_READ = (Reason.VANISHED, Reason.DENIED, Reason.ARCHIVED, Reason.UNREADABLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +132,11 @@ class _Outcome:
     reason: str | None = None
     detail: str | None = None
     sha256: str | None = None
+    captured_at: str | None = None
+    camera: str | None = None
+    embedding: NDArray[np.float32] | None = None
+    predicted_label: str | None = None
+    confidence: float | None = None
 
 
 class Featurizer:
@@ -105,18 +149,21 @@ class Featurizer:
     def __init__(self, recipe: Recipe) -> None:
         self._backbone = BackboneRunner(recipe.backbone)
         self._projection = recipe.projection
+        self._classifier = recipe.classifier
+        self._keeps_embeddings = recipe.keeps_embeddings
         self._limits = recipe.limits
         self._timeout = recipe.timeout
+        self._settle = recipe.settle
         self._fetch_ahead = recipe.fetch_ahead
-        self._connection = recipe.connection
+        self._read = PictureReader(recipe.limits.max_bytes, recipe.connection, recipe.source)
         self._readers = ThreadPoolExecutor(recipe.fetch_ahead, thread_name_prefix="fetch")
 
     def __call__(self, pictures: pa.RecordBatch) -> pa.RecordBatch:
         """Featurize a batch.
 
         Raises:
-            OSError: the store failed in a way that may pass; the batch is to be tried again.
-            MemoryError: there is not enough; that may be a picture's doing, or a neighbour's.
+            StorageError, InputError: no picture can be read, for now (TransientError) or permanently.
+            MemoryError: there is not enough memory, because of a picture or of another process.
         """
         paths: list[str] = pictures.column("path").to_pylist()
         lengths: list[int] = pictures.column("length").to_pylist()
@@ -124,10 +171,38 @@ class Featurizer:
             self._featurize(content, length)
             for content, length in zip(self._contents(paths, lengths), lengths, strict=True)
         ]
+        for place, outcome in self._look_again(pictures, outcomes):
+            outcomes[place] = outcome
         return _as_batch(pictures, outcomes)
 
+    def _look_again(self, pictures: pa.RecordBatch, outcomes: list[_Outcome]) -> Iterator[tuple[int, _Outcome]]:
+        """New outcomes, by position, of local files that were rejected and have changed since they were listed.
+
+        They may have been read while they were being written, so each is read again once it has not changed for
+        `Recipe.settle` seconds. All wait together, and at most `Recipe.timeout` seconds.
+        """
+        latest = dict(_changed(pictures, outcomes))
+        pause = min(self._settle, self._timeout)
+        give_up = time.monotonic() + (self._timeout if pause else 0)
+        while latest:
+            time.sleep(pause)
+            for place, before in list(latest.items()):
+                path = pictures.column("path")[place].as_py()
+                now = latest[place] = look_up(path)
+                if now == before:
+                    length = now.length if now else 0
+                    [content] = self._contents([path], [length])
+                    outcome = self._featurize(content, length)
+                    latest[place] = look_up(path)
+                    if outcome.reason not in _OF_CONTENT or latest[place] == now:
+                        del latest[place]
+                        yield place, outcome
+                if place in latest and time.monotonic() >= give_up:
+                    del latest[place]
+                    yield place, _still_written(outcomes[place], self._timeout)
+
     def _contents(self, paths: list[str], lengths: list[int]) -> Iterator[Future[bytes] | None]:
-        """Each picture's bytes in turn, with a bounded number of reads under way; None for one not worth reading."""
+        """Each picture's bytes in turn, with a bounded number of concurrent reads; None for one that is too long."""
         limit = self._limits.max_bytes
         waiting = deque(zip(paths, lengths, strict=True))
         under_way: deque[tuple[Future[bytes] | None, int]] = deque()
@@ -140,7 +215,7 @@ class Featurizer:
                     break
                 waiting.popleft()
                 ahead += to_read
-                read = self._readers.submit(read_picture, path, limit, self._connection) if length <= limit else None
+                read = self._readers.submit(self._read, path) if length <= limit else None
                 under_way.append((read, to_read))
             content, taken = under_way.popleft()
             ahead -= taken
@@ -153,7 +228,7 @@ class Featurizer:
                 raise Rejected(
                     Reason.TOO_MANY_BYTES, f"{length} bytes; imaging.max_bytes allows {self._limits.max_bytes}"
                 )
-            data = _read(content)
+            data = content.result()
             length = len(data)
             with _deadline(self._timeout):
                 picture = decode(data, self._limits)
@@ -168,15 +243,42 @@ class Featurizer:
                 detail=rejected.detail,
                 sha256=hashlib.sha256(data).hexdigest() if known else None,
             )
-        error = None
-        if self._projection:
-            features, error = self._projection.apply(features)
-        return _Outcome(length, picture.width, picture.height, features, error)
+        projected, error = self._projection.apply(features) if self._projection else (features, None)
+        label, confidence = self._classifier.apply(projected) if self._classifier else (None, None)
+        return _Outcome(
+            length=length,
+            width=picture.width,
+            height=picture.height,
+            features=projected,
+            reconstruction_error=error,
+            sha256=hashlib.sha256(data).hexdigest(),
+            captured_at=picture.exif.captured_at,
+            camera=picture.exif.camera,
+            embedding=features if self._keeps_embeddings else None,
+            predicted_label=label,
+            confidence=confidence,
+        )
+
+
+def _changed(pictures: pa.RecordBatch, outcomes: list[_Outcome]) -> Iterator[tuple[int, StoredPicture | None]]:
+    """Local files that were rejected for their content and have changed since the listing: position, present state."""
+    for place, outcome in enumerate(outcomes):
+        path = pictures.column("path")[place].as_py()
+        if outcome.reason in _OF_CONTENT and not is_on_s3(path):
+            now = look_up(path)
+            listed = (pictures.column("length")[place].as_py(), pictures.column("modification_time")[place].as_py())
+            if now is None or (now.length, now.modification_time) != listed:
+                yield place, now
+
+
+def _still_written(outcome: _Outcome, seconds: float) -> _Outcome:
+    detail = f"it was still being written after {seconds:g}s ({outcome.detail}); retry it when its writer is done"
+    return replace(outcome, reason=Reason.BEING_WRITTEN.value, detail=detail)
 
 
 @contextmanager
 def _deadline(seconds: float) -> Iterator[None]:
-    """Ends the process if the body takes longer: by the kernel, so that an endless loop in C ends, too."""
+    """End the process by SIGALRM if the body takes longer; the kernel does it, so an endless loop in C ends, too."""
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
@@ -184,30 +286,19 @@ def _deadline(seconds: float) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _read(content: Future[bytes]) -> bytes:
-    try:
-        return content.result()
-    except NotFoundError:
-        raise Rejected(
-            Reason.VANISHED, "it was seen when the input was listed, and was gone when it was to be read"
-        ) from None
-    except RefusedError:
-        raise Rejected(Reason.DENIED, "reading it is not allowed; retry it when access was granted") from None
-    except ArchivedError:
-        raise Rejected(Reason.ARCHIVED, "it is archived; retry it when it was restored") from None
-
-
 def rejected(pictures: pa.RecordBatch, reason: Reason, detail: str) -> pa.RecordBatch:
-    """The outcomes of pictures that are all rejected for one reason, without having been read."""
+    """The outcomes of pictures that are all rejected for one reason, without their bytes' hash."""
     lengths = pictures.column("length").to_pylist()
     return _as_batch(pictures, [_Outcome(length, reason=reason.value, detail=detail) for length in lengths])
 
 
 def _as_batch(pictures: pa.RecordBatch, outcomes: list[_Outcome]) -> pa.RecordBatch:
     columns = {name: pictures.column(name) for name in ("path", "modification_time")}
-    for name in ("length", "width", "height", "reconstruction_error", "reason", "detail", "sha256"):
-        columns[name] = pa.array([getattr(outcome, name) for outcome in outcomes], OUTCOMES.field(name).type)
-    columns["features"] = _as_lists([outcome.features for outcome in outcomes])
+    for name in ("features", "embedding"):
+        columns[name] = _as_lists([getattr(outcome, name) for outcome in outcomes])
+    for name in OUTCOMES.names:
+        if name not in columns:
+            columns[name] = pa.array([getattr(outcome, name) for outcome in outcomes], OUTCOMES.field(name).type)
     return pa.RecordBatch.from_arrays([columns[name] for name in OUTCOMES.names], schema=OUTCOMES)
 
 

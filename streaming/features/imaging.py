@@ -1,16 +1,14 @@
-"""Bytes to the tensor that the backbone takes: the one decoder of fit, stream and replay.
+"""Decodes bytes to the tensor that the backbone takes: the one decoder of fit, stream and replay.
 
-It owns what counts as a picture (formats, limits, rotation, colour, size) and what is said of one that does not. It
-must not know where bytes come from or what becomes of a picture.
-
-What is of an accepted format and decodes whole is a picture, whatever its name. (Whole as far as the codecs say: damage
-that libjpeg or libtiff conceals is not seen here.)
+Bytes of an accepted format that decode whole are a picture, whatever the file's name. (Whole as far as the codecs say:
+damage that libjpeg or libtiff conceals is not seen here.)
 
 - A format is recognised by content. Of several frames or pages, the first counts.
-- EXIF rotation is applied. Metadata that cannot be read leaves a picture as it lies, as viewers do.
+- EXIF rotation is applied; in AVIF and HEIC, that of the container instead. Metadata that cannot be read leaves a
+  picture as it lies, as viewers do, and never rejects it.
 - Colour is Pillow's `convert("RGB")`: transparency is dropped, and the colours beneath it count.
-- 16-bit gray is scaled to 8 bits, as Pillow does with 16-bit colour; its own conversion of gray clips, which makes
-  nearly everything white. Samples without a fixed black and white (signed, 32-bit, floating point) are refused.
+- 12-bit and 16-bit gray is scaled to 8 bits, as Pillow does with 16-bit colour; its own conversion of gray clips, which
+  makes nearly everything white. Samples without a fixed black and white (signed, 32-bit, floating point) are refused.
 - A JPEG of at least 896 pixels on each side is decoded at 1/2, 1/4 or 1/8 scale: docs/adr/0001-jpeg-draft.md.
 
 Pillow's format classes are called directly instead of through `Image.open`, which imports all of Pillow's plugins,
@@ -29,59 +27,37 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
-from PIL.BmpImagePlugin import BmpImageFile
-from PIL.GifImagePlugin import GifImageFile
-from PIL.ImageFile import ImageFile
+from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 
+from streaming.features import jpeg, tiff
+from streaming.features.exif import Exif, read_exif
+from streaming.features.formats import Format, Rejected, recognise, unsupported, without_bad_metadata
 from streaming.features.schema import Reason
+
+__all__ = ["SIDE", "Limits", "Picture", "Rejected", "decode"]
 
 SIDE = 224
 """Width and height of the backbone's input in pixels."""
 
-# What Pillow has to say of a picture goes into its row, not to the worker's stderr. Set once, because warning filters
-# belong to the process: changing them around each picture is not safe among threads. (libtiff writes its complaints
-# to stderr itself, and Pillow cannot be told to stop it.)
+# Pillow's complaints about a picture belong into its row, not on the worker's stderr. Set once, because warning filters
+# belong to the process: changing them around each picture is not thread-safe. (libtiff writes its complaints to stderr
+# itself, and Pillow cannot be told to stop it.)
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
-
-_ACCEPTED: tuple[tuple[str, re.Pattern[bytes], type[ImageFile]], ...] = (
-    ("JPEG", re.compile(rb"\xff\xd8\xff"), JpegImageFile),
-    ("PNG", re.compile(rb"\x89PNG"), PngImageFile),
-    ("WebP", re.compile(rb"RIFF.{4}WEBP", re.DOTALL), WebPImageFile),
-    # "BM" begins many a text, so the length of the second header has to be one that exists.
-    ("BMP", re.compile(rb"BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0\0\0", re.DOTALL), BmpImageFile),
-    ("TIFF", re.compile(rb"II[*+]\0|MM\0[*+]"), TiffImageFile),
-    ("GIF", re.compile(rb"GIF8[79]a"), GifImageFile),
-)
-
-_REFUSED: tuple[tuple[str, re.Pattern[bytes]], ...] = (
-    ("HEIC", re.compile(rb".{4}ftyp(?:hei|hev|mif1|msf1)", re.DOTALL)),
-    ("AVIF", re.compile(rb".{4}ftypavi", re.DOTALL)),
-    ("camera raw", re.compile(rb"II\*\0.{4}CR|IIR[OS]|IIU\0|FUJIFILMCCD-RAW|.{4}ftypcrx", re.DOTALL)),
-    ("JPEG 2000", re.compile(rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51")),
-    ("JPEG XL", re.compile(rb"\0\0\0\x0cJXL |\xff\x0a")),
-    ("icon", re.compile(rb"\0\0[\x01\x02]\0[^\0]|icns")),
-    ("Photoshop", re.compile(rb"8BPS")),
-    ("SVG", re.compile(rb"\s*(?:<\?xml.{0,1000}?)?<svg", re.DOTALL)),
-    ("PostScript", re.compile(rb"%!PS")),
-    ("Netpbm", re.compile(rb"P[1-7]\s")),
-    ("OpenEXR", re.compile(rb"\x76\x2f\x31\x01")),
-    ("QOI", re.compile(rb"qoif")),
-)
-"""Formats that a reader would call a picture too; looked for first, since a Canon raw file is also a TIFF."""
-
-_ACCEPTED_NAMES = ", ".join(name for name, *_ in _ACCEPTED)
 
 _DRAFT_SIZE = (2 * SIDE, 2 * SIDE)
 
 _MAX_SCANS = 100
 """Encoders write about ten scans into a progressive JPEG. Each costs a pass over all pixels, 30 ms at 50 megapixels,
-and can be 75 bytes long: without a limit, one file of ten megabytes would hold a worker for an hour."""
+and can be 11 bytes long: without a limit, one file of ten megabytes would hold a worker for hours."""
+
+_BYTES_PER_PIXEL = 21
+"""The most memory that decoding takes: by HEIC and AVIF of 10 bits, 4:4:4 and with transparency; WebP takes 16."""
+
+_OUT_OF_MEMORY = re.compile(r"^Out of memory|: Out of memory|^Memory allocation error:.*: Allocating \d+ bytes failed")
+"""Messages of libavif and libheif, in exceptions of other types, when there is not enough memory."""
 
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -92,7 +68,7 @@ _TRANSPOSITIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What puts a picture upright, by the value of the EXIF tag Orientation (EXIF 2.32, 4.6.4.A)."""
+"""The operation that puts a picture upright, by the value of the EXIF tag Orientation (EXIF 2.32, 4.6.4.A)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +80,8 @@ class Limits:
 
     @property
     def memory(self) -> int:
-        """Bytes that suffice to decode such a picture: twice the file, 16 bytes per pixel (WebP), and some to spare."""
-        return 2 * self.max_bytes + 16 * self.max_pixels + 256 * 2**20
+        """Bytes of memory that suffice to decode the largest picture: twice the file, its pixels, and a reserve."""
+        return 2 * self.max_bytes + _BYTES_PER_PIXEL * self.max_pixels + 256 * 2**20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,62 +92,53 @@ class Picture:
         pixels: (224, 224, 3) float32 in [-1, 1], RGB, as Keras's `mobilenet_v2.preprocess_input` gives it.
         width: of the picture as displayed, in pixels.
         height: of the picture as displayed, in pixels.
+        exif: what it says of itself.
     """
 
     pixels: NDArray[np.float32]
     width: int
     height: int
-
-
-class Rejected(Exception):  # noqa: N818 - an outcome, not an error
-    """These bytes are no picture that is accepted.
-
-    Attributes:
-        reason: the stable code.
-        detail: one readable line.
-    """
-
-    def __init__(self, reason: Reason, detail: str) -> None:
-        super().__init__(reason, detail)
-        self.reason = reason
-        self.detail = detail
-
-    def __str__(self) -> str:
-        return f"{self.reason}: {self.detail}"
+    exif: Exif
 
 
 def decode(data: bytes, limits: Limits) -> Picture:
-    """The picture in `data`, ready for the backbone. Safe among threads.
+    """The picture in `data`, ready for the backbone. Thread-safe. Raises nothing but the following.
 
     Raises:
-        Rejected: whatever is wrong with `data`.
-        MemoryError: there is not enough, for whatever reason. Nothing else is raised.
+        Rejected: `data` is not an acceptable picture.
+        MemoryError: there is not enough memory, for whatever reason.
     """
     if not data:
         raise Rejected(Reason.EMPTY, "the file has no bytes")
     if len(data) > limits.max_bytes:
         raise Rejected(Reason.TOO_MANY_BYTES, f"{len(data)} bytes; imaging.max_bytes allows {limits.max_bytes}")
-    name, plugin = _recognise(data)
+    found = recognise(data)
+    outcome = _attempt(found, data, limits)
+    if isinstance(outcome, Rejected) and outcome.reason is Reason.CORRUPT:
+        readable = without_bad_metadata(found, data)
+        if readable:
+            outcome = _attempt(found, readable, limits)
+    if isinstance(outcome, Rejected):
+        raise outcome
+    return outcome
+
+
+def _attempt(found: Format, data: bytes, limits: Limits) -> Picture | Rejected:
+    """Decode; a rejection is returned, not raised: its traceback would keep the frame during a second attempt."""
     try:
-        return _decode(plugin(io.BytesIO(data)), data, limits)
-    except (Rejected, MemoryError):
+        return _decode(found.plugin(io.BytesIO(data)), data, limits)
+    except MemoryError:
         raise
+    except Rejected as rejected:
+        return rejected.with_traceback(None)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise Rejected(Reason.TOO_MANY_PIXELS, str(error)) from error
-    except Exception as error:  # whatever else a plugin trips over is the file's doing
-        raise Rejected(Reason.CORRUPT, f"this {name} does not decode: {_one_line(error)}") from error
-
-
-def _recognise(data: bytes) -> tuple[str, type[ImageFile]]:
-    for name, signature in _REFUSED:
-        if signature.match(data):
-            raise Rejected(
-                Reason.UNSUPPORTED_FORMAT, f"{name} pictures are not accepted; convert them to one of {_ACCEPTED_NAMES}"
-            )
-    for name, signature, plugin in _ACCEPTED:
-        if signature.match(data):
-            return name, plugin
-    raise Rejected(Reason.NOT_AN_IMAGE, f"begins with {data[:16]!r}, unlike any of {_ACCEPTED_NAMES}")
+        return Rejected(Reason.TOO_MANY_PIXELS, str(error))
+    except Exception as error:  # any other exception of a plugin is caused by the file
+        if _OUT_OF_MEMORY.search(str(error)):
+            raise MemoryError(str(error)) from error
+        if why := unsupported(found, data, error):
+            return Rejected(Reason.UNSUPPORTED_FORMAT, f"this {found.name} cannot be decoded: {why}")
+        return Rejected(Reason.CORRUPT, f"this {found.name} does not decode: {_one_line(error)}")
 
 
 def _decode(image: Image.Image, data: bytes, limits: Limits) -> Picture:
@@ -182,53 +149,65 @@ def _decode(image: Image.Image, data: bytes, limits: Limits) -> Picture:
             Reason.TOO_MANY_PIXELS, f"{width} x {height} pixels; imaging.max_pixels allows {limits.max_pixels}"
         )
     if image.mode in ("I", "F"):
-        raise Rejected(Reason.UNSUPPORTED_FORMAT, "its samples (signed, 32-bit or floating point) have no fixed white")
+        raise Rejected(Reason.UNSUPPORTED_FORMAT, f"this TIFF cannot be decoded: {tiff.WITHOUT_WHITE}")
     if isinstance(image, JpegImageFile):
         _refuse_scan_bomb(image, data)
         image.draft(None, _DRAFT_SIZE)
-    image.load()
-    orientation = _orientation(image)
+    elif isinstance(image, TiffImageFile):
+        tiff.prepare(image)
+    _load(image)
+    if image.format == "AVIF":
+        # That of XMP does not count beside the container's, which Pillow has put in the place of EXIF.
+        image.info.pop("xmp", None)
+    exif = read_exif(image)
     image = _rgb(image)
-    if orientation in _TRANSPOSITIONS:
-        image = image.transpose(_TRANSPOSITIONS[orientation])
-    if orientation >= 5:  # noqa: PLR2004 - 5 to 8 lie on their side
+    if exif.orientation in _TRANSPOSITIONS:
+        image = image.transpose(_TRANSPOSITIONS[exif.orientation])
+    if exif.orientation >= 5:  # noqa: PLR2004 - 5 to 8 lie on their side
         width, height = height, width
     pixels = np.array(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC), dtype=np.float32)
     pixels /= 127.5
     pixels -= 1.0
-    return Picture(pixels, width, height)
+    return Picture(pixels, width, height, exif)
+
+
+def _load(image: Image.Image) -> None:
+    width, height = image.size
+    try:
+        image.load()
+    except Exception:
+        if image.format in ("AVIF", "HEIF"):
+            # Their codecs report damage when memory is short. This raises MemoryError then, and is free otherwise.
+            np.empty(_BYTES_PER_PIXEL * width * height, np.uint8)
+        raise
+    if image.size != (width, height):  # libheif does not report it
+        raise ValueError(f"its header says {width} x {height} pixels, and it has {image.size[0]} x {image.size[1]}")
 
 
 def _refuse_scan_bomb(image: JpegImageFile, data: bytes) -> None:
-    if "progressive" not in image.info:
-        return
-    scans = data.count(b"\xff\xda")
-    if scans > _MAX_SCANS:
-        raise Rejected(Reason.CORRUPT, f"a progressive JPEG of {scans} scans; at most {_MAX_SCANS} are decoded")
+    assert image.fp is not None
+    first_scan = data.rfind(b"\xff\xda", 0, image.fp.tell())
+    if "progressive" not in image.info and data[first_scan + 4] >= image.layers:
+        return  # the one scan has all components, and libjpeg reads no other
+    if jpeg.has_more_scans(data, _MAX_SCANS):
+        raise Rejected(Reason.CORRUPT, f"a JPEG of more than {_MAX_SCANS} scans; at most {_MAX_SCANS} are decoded")
 
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB":
         return image  # convert() would copy
     if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        samples = np.asarray(image)
+        levels = tiff.gray(image, samples) if isinstance(image, TiffImageFile) else (samples >> 8).astype(np.uint8)
+        image = Image.fromarray(levels)
     image.info.pop("transparency", None)  # has no effect on RGB, and Pillow warns of some of its forms
     return image.convert("RGB")
 
 
-def _orientation(image: Image.Image) -> int:
-    """The EXIF tag Orientation, 1 to 8; 1, which is upright, where there is none or it cannot be read."""
-    try:
-        orientation: int = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # noqa: BLE001 - odd metadata make Pillow's parser raise almost anything
-        return 1
-    return orientation if orientation in _TRANSPOSITIONS else 1
-
-
 def _one_line(error: Exception) -> str:
-    """The message of an exception of Pillow; with its type, where the message alone says nothing."""
+    """The message of an exception of Pillow, with its type where the message alone is not clear."""
     if isinstance(error, SyntaxError) and isinstance(error.__cause__, (IndexError, EOFError, struct.error)):
-        return "its header breaks off"  # which is how Pillow notices, and words like "index out of range" tell nobody
+        return "its header breaks off"  # clearer than Pillow's "index out of range" and the like
     line = " ".join(str(error).split())[:200]
     if line and isinstance(error, (OSError, SyntaxError, ValueError)):
         return line

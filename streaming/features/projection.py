@@ -1,7 +1,4 @@
-"""StandardScaler and PCA as one affine map.
-
-It owns the arithmetic from raw features to components; it must not know where either comes from.
-"""
+"""StandardScaler and PCA as one affine map, from raw features to components."""
 
 from __future__ import annotations
 
@@ -54,7 +51,7 @@ class Projection:
     def apply(self, features: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
         """Project one picture's features: y = x (P / sigma) - (mu / sigma) P.
 
-        One at a time, so that a picture gives the same bits in whatever company it comes.
+        One picture at a time, so that it gives the same bits alone or among others.
 
         Args:
             features: (d,) float32.
@@ -69,7 +66,7 @@ class Projection:
         return projected.astype(np.float32), max(error, 0.0)
 
     def to_bytes(self) -> bytes:
-        """As a file."""
+        """The projection as the bytes of an npz file."""
         return pack(**{name: getattr(self, name) for name in _ARRAYS})
 
     @classmethod
@@ -77,6 +74,6 @@ class Projection:
         """The inverse of `to_bytes`.
 
         Raises:
-            BundleError: if `data` is no such file.
+            BundleError: `data` was not written by `to_bytes`.
         """
         return cls(*unpack(data, *_ARRAYS))

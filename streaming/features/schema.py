@@ -1,7 +1,4 @@
-"""The Arrow schemas that cross a seam, and the stable reason codes of quarantine.
-
-It owns names, types and their order; it must not know how a row comes to be or where it goes.
-"""
+"""The Arrow schemas of pictures, outcomes and tables, and the stable reason codes of quarantine."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ from enum import StrEnum
 
 import pyarrow as pa
 
-from streaming.features.stored import StoredPicture
+from streaming.storage.folder import StoredPicture
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 
@@ -34,11 +31,15 @@ class Reason(StrEnum):
     TOO_MANY_PIXELS = "too_many_pixels"
     """More pixels than imaging.max_pixels; it was not decoded."""
     VANISHED = "vanished"
-    """It was seen, and was gone when it was to be read."""
+    """It disappeared between listing and reading."""
     DENIED = "denied"
-    """It is there, and this user may not read it."""
+    """It exists, and this user may not read it."""
     ARCHIVED = "archived"
     """It is in an archive (Glacier) and has to be restored first."""
+    UNREADABLE = "unreadable"
+    """It exists, and its store or disk fails to read it, although other pictures can be read."""
+    BEING_WRITTEN = "being_written"
+    """A local file that does not decode, and was still changing after imaging.timeout."""
     NOT_FINITE = "not_finite"
     """The backbone gave a NaN or an infinity."""
     CRASHED = "crashed"
@@ -55,7 +56,7 @@ PICTURES = pa.schema(
         pa.field("etag", pa.string()),
     ]
 )
-"""What discovery knows of a picture: raw key or absolute local path, bytes, store's time, store's tag (S3 only)."""
+"""A picture as discovery lists it: raw key or absolute local path, bytes, store's time, store's tag (S3 only)."""
 
 
 def as_table(pictures: Iterable[StoredPicture]) -> pa.Table:
@@ -80,13 +81,20 @@ OUTCOMES = pa.schema(
         pa.field("reason", pa.string()),
         pa.field("detail", pa.string()),
         pa.field("sha256", pa.string()),
+        pa.field("captured_at", pa.string()),
+        pa.field("camera", pa.string()),
+        pa.field("embedding", _list_of_float32()),
+        pa.field("predicted_label", pa.string()),
+        pa.field("confidence", pa.float32()),
     ]
 )
-"""What the featurizer makes of `PICTURES`, row by row: features, or a reason why there are none.
+"""The outcomes of `PICTURES`, row by row: features, or a reason why there are none.
 
-`length` is the number of bytes that were read (that the store stated, where nothing was read). `features` has the k
+`length` is the number of bytes that were read (as stated by the store, where nothing was read). `features` has the k
 projected values, or the 1280 raw ones where the featurizer has no projection; `reconstruction_error` is null then.
-`sha256` is null if the bytes were never read, or died with the process that read them.
+`embedding` has the 1280 raw values where the recipe keeps them. `sha256` is null if the bytes were never read, or died
+with the process that read them. `captured_at` and `camera`: see `exif.Exif`.
+`predicted_label` and `confidence`, from 0 to 1, are null where the recipe has no classifier.
 """
 
 FEATURES = pa.schema(
@@ -101,9 +109,27 @@ FEATURES = pa.schema(
         pa.field("reconstruction_error", pa.float32(), nullable=False),
         pa.field("model_version", pa.string(), nullable=False),
         pa.field("processed_at", TIMESTAMP, nullable=False),
+        pa.field("predicted_label", pa.string()),
+        pa.field("confidence", pa.float32()),
+        pa.field("sha256", pa.string()),
+        pa.field("captured_at", pa.string()),
+        pa.field("camera", pa.string()),
     ]
 )
-"""The table `OUTPUT/features`. width and height are as displayed, that is after EXIF rotation."""
+"""The table `OUTPUT/features`. width and height are as displayed, that is after EXIF rotation.
+
+The columns that may be null came with format 2: files of format 1 do not have them.
+"""
+
+EMBEDDINGS = pa.schema(
+    [
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("embedding", _list_of_float32(), nullable=False),
+        pa.field("backbone", pa.string(), nullable=False),
+        pa.field("processed_at", TIMESTAMP, nullable=False),
+    ]
+)
+"""The table `OUTPUT/embeddings`: the 1280 raw values of each row of `FEATURES`, and their `backbone.backbone_id`."""
 
 QUARANTINE = pa.schema(
     [
@@ -120,6 +146,18 @@ QUARANTINE = pa.schema(
 """The table `OUTPUT/quarantine`."""
 
 
+def with_all_columns(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Rows of a file of this or an earlier format, in a schema: columns that the file does not have are null.
+
+    Raises:
+        KeyError, pyarrow.ArrowInvalid: a column that may not be null is missing, or of another type.
+    """
+    for field in schema:
+        if field.nullable and field.name not in table.schema.names:
+            table = table.append_column(field, pa.nulls(len(table), field.type))
+    return table.select(schema.names).cast(schema)
+
+
 def label_of(path: str) -> str:
-    """The label of a picture: the name of its parent folder, as it stands in the path; empty where there is none."""
+    """The label of a picture: the name of its parent folder, as in the path; empty if it has none."""
     return path.rpartition("/")[0].rpartition("/")[2]

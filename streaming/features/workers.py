@@ -1,7 +1,7 @@
-"""What runs in Spark's Python workers: batches of pictures in, batches of outcomes out.
+"""The function that runs in Spark's Python workers: batches of pictures in, batches of outcomes out.
 
-It owns when pictures are featurized in the worker itself, which is fast, and when in an expendable process; it must not
-know of Spark, nor how a picture is featurized.
+A task featurizes in the worker itself, which is fast; after a failure it does so in an isolated process. Pictures are
+dealt to tasks of about the same number of bytes.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Protocol
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from streaming.features.expendable import ExpendableFeaturizer
 from streaming.features.featurizer import Featurizer, Recipe
@@ -18,12 +19,12 @@ from streaming.features.featurizer import Featurizer, Recipe
 
 @lru_cache(maxsize=1)
 def load_featurizer(recipe: Recipe) -> Featurizer:
-    """The featurizer of this process for this recipe, loaded when the recipe's content is new."""
+    """The featurizer of this process for a recipe, loaded when the recipe's content is new."""
     return Featurizer(recipe)
 
 
 class Broadcast(Protocol):
-    """What Spark's broadcasts look like from here."""
+    """The interface of Spark's broadcasts."""
 
     @property
     def value(self) -> Recipe:
@@ -38,7 +39,7 @@ def featurize_with(
     Args:
         broadcast: of the recipe.
         is_retry: asked in the worker; if the task failed before, perhaps with its worker, its pictures are featurized
-            in an expendable process.
+            in an isolated process.
     """
 
     def featurize(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -52,3 +53,11 @@ def featurize_with(
             yield featurizer(batch)
 
     return featurize
+
+
+def deal(pictures: pa.Table, slices: int) -> pa.Table:
+    """Deal pictures into slices of about the same number of bytes; each becomes a chunk, and so a Spark partition."""
+    by_length = pictures.take(pc.sort_indices(pictures, sort_keys=[("length", "descending")]))
+    places = pa.array(range(len(pictures)))
+    hands = [by_length.take(places[start::slices]) for start in range(min(slices, len(pictures)))]
+    return pa.Table.from_batches([batch for hand in hands for batch in hand.combine_chunks().to_batches()])

@@ -1,0 +1,198 @@
+"""Reads the embeddings of an output in place of its pictures: a fit in seconds, without TensorFlow.
+
+Two passes over the files, as no process holds all rows: the first tells which pictures there are, and so which are in
+the sample, and which are held out; the second folds the embeddings, as `featurize` folds those that it has computed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.pandas.types import from_arrow_schema
+
+from batch_fit.featurize import task_count
+from batch_fit.folding import IN_SPARK, Featurized, Marks, collect, fold_with
+from conf.aws.connection import S3Connection
+from conf.errors import InputError, SettingsError
+from conf.spark.progress import Progress
+from streaming.features.schema import OUTCOMES
+from streaming.lease.denylist import NOTHING, Denylist
+from streaming.output.embeddings import read_embeddings
+from streaming.storage.ahead import ahead
+from streaming.storage.folder import identity_of
+from streaming.storage.locations import is_on_s3, open_folder
+
+_AT_ONCE = 4
+_AT_ONCE_ON_S3 = 16
+_TASKS_PER_SLOT = 4
+_ROWS_AT_ONCE = 2000  # 10 MB; merging the statistics of a batch takes as long as folding some hundred rows
+
+_PRESENT = pa.schema(
+    [
+        pa.field("identity", pa.binary(), nullable=False),
+        pa.field("backbone", pa.string(), nullable=False),
+    ]
+)
+
+_ROWS = pa.schema([OUTCOMES.field("path"), OUTCOMES.field("features")])
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The rows that a fit takes; a value that is sent to the workers.
+
+    Attributes:
+        denylist: pictures that it must not take.
+        backbone: `backbone.backbone_id` of the rows; None for all.
+        last: the largest identity; None for all.
+        seen: identities that the statistics of its base have already.
+    """
+
+    denylist: Denylist = NOTHING
+    backbone: str | None = None
+    last: bytes | None = None
+    seen: frozenset[bytes] = field(default=frozenset(), repr=False)
+
+    def of(self, rows: pa.Table) -> pa.Table:
+        """Those of `rows`, which have at least the columns path and backbone."""
+        backbones = rows.column("backbone").to_pylist()
+        taken = [
+            (self.backbone is None or backbone == self.backbone) and self._takes(path)
+            for path, backbone in zip(rows.column("path").to_pylist(), backbones, strict=True)
+        ]
+        return rows.filter(pa.array(taken, pa.bool_()))
+
+    def _takes(self, path: str) -> bool:
+        identity = identity_of(path)
+        return (
+            (self.last is None or identity <= self.last)
+            and identity not in self.seen
+            and not self.denylist.is_forgotten(path)
+        )
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Files of a table of embeddings, and which of their rows a fit takes.
+
+    Attributes:
+        output: canonical path of the output.
+        connection: to S3.
+        files: their names in it.
+        wanted: of the rows.
+    """
+
+    output: str
+    connection: S3Connection
+    files: Sequence[str] = field(repr=False)
+    wanted: Wanted
+
+    def choose(self, spark: SparkSession, limit: int | None, progress: Progress) -> tuple[Embeddings, frozenset[bytes]]:
+        """These files with the rows of one backbone, of all pictures or a sample of `limit`; and their identities.
+
+        The same pictures are chosen as by `sample.choose`. The rows may be none, if the base has seen them all.
+
+        Raises:
+            InputError: there are no rows.
+            SettingsError: the rows are of several backbones, and none is chosen.
+            OutputError: a file cannot be read.
+        """
+        present = self._present(spark, progress)
+        backbone = self.wanted.backbone or _only(present.column("backbone"), self.output)
+        mine = present.filter(pc.equal(present.column("backbone"), backbone))
+        identities = sorted(set(mine.column("identity").to_pylist()))[:limit]
+        if not identities:
+            which = f" of backbone {self.wanted.backbone}" if self.wanted.backbone else ""
+            raise InputError(f"{self.output} has no embeddings{which} in these days; nothing can be fitted")
+        chosen = replace(self.wanted, backbone=backbone, last=identities[-1])
+        return replace(self, wanted=chosen), frozenset(identities) - self.wanted.seen
+
+    def fold(self, spark: SparkSession, identities: frozenset[bytes], progress: Progress) -> Featurized:
+        """Fold the chosen rows, which have these identities."""
+        if not identities:
+            return Featurized.nothing()
+        tasks, marks = min(task_count(len(identities)), len(self.files)), Marks.of(identities)
+        done = spark.sparkContext.accumulator(0)
+        read, fold = self._reader(("path", "embedding", "backbone"), self.wanted), fold_with(marks, done)
+        with progress(len(identities), "embeddings", lambda: done.value):
+            frame, tasks = self._divided(spark, tasks)
+            folded = frame.mapInArrow(lambda batches: fold(_as_outcomes(read(batches))), IN_SPARK)
+            return collect(folded, tasks, marks)
+
+    def rows(self, spark: SparkSession, count: int) -> DataFrame:
+        """Path and features of the chosen rows, `count` of them, which are read as they are used."""
+        read = self._reader(("path", "embedding", "backbone"), self.wanted)
+        frame, _ = self._divided(spark, min(task_count(count), len(self.files)))
+        return frame.mapInArrow(
+            lambda batches: (outcomes.select(_ROWS.names) for outcomes in _as_outcomes(read(batches))),
+            from_arrow_schema(_ROWS),
+        )
+
+    def _present(self, spark: SparkSession, progress: Progress) -> pa.Table:
+        """Identity and backbone of each row that is not forgotten."""
+        read = self._reader(("path", "backbone"), Wanted(self.wanted.denylist))
+        done = spark.sparkContext.accumulator(0)
+
+        def survey(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            for rows in read(batches):
+                identities = [identity_of(path) for path in rows.column("path").to_pylist()]
+                table = pa.table([pa.array(identities, _PRESENT.field(0).type), rows.column("backbone")], _PRESENT)
+                yield from table.to_batches()
+                done.add(1)
+
+        with progress(len(self.files), "files", lambda: done.value):
+            frame, _ = self._divided(spark, spark.sparkContext.defaultParallelism * _TASKS_PER_SLOT)
+            return frame.mapInArrow(survey, from_arrow_schema(_PRESENT)).toArrow().cast(_PRESENT)
+
+    def _divided(self, spark: SparkSession, tasks: int) -> tuple[DataFrame, int]:
+        """The names in about so many partitions, and their number; each chunk becomes one."""
+        table = pa.table({"name": self.files})
+        chunks = table.to_batches(math.ceil(len(self.files) / tasks))
+        return spark.createDataFrame(pa.Table.from_batches(chunks)), len(chunks)
+
+    def _reader(
+        self, columns: Sequence[str], wanted: Wanted
+    ) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.Table]]:
+        """The function that reads files in a worker: the wanted rows of each."""
+        output = self.output
+        connection = self.connection.resolved() if is_on_s3(output) else self.connection  # a worker's may differ
+        at_once = _AT_ONCE_ON_S3 if is_on_s3(output) else _AT_ONCE
+
+        def read(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+            folder = open_folder(output, connection)
+            names = (name for batch in batches for name in batch.column("name").to_pylist())
+            for name, data in ahead(folder.read, names, at_once):
+                yield wanted.of(read_embeddings(folder.path(name), data, columns))
+
+        return read
+
+
+def _only(backbones: pa.ChunkedArray, output: str) -> str | None:
+    """The only backbone among those of rows; None if there are no rows."""
+    counts = {one["values"]: one["counts"] for one in pc.value_counts(backbones).to_pylist()}
+    if len(counts) > 1:
+        told = ", ".join(f"{name} ({count:,} rows)" for name, count in sorted(counts.items(), key=lambda one: -one[1]))
+        raise SettingsError(f"fit.backbone: {output} has embeddings of several backbones: {told}; give --backbone ID")
+    return next(iter(counts), None)
+
+
+def _as_outcomes(tables: Iterable[pa.Table]) -> Iterator[pa.RecordBatch]:
+    """The rows of many small files as `fold_with` takes them, in fewer and larger batches."""
+    held: list[pa.Table] = []
+    for table in chain(tables, [None]):
+        if table is not None:
+            held.append(table)
+        if held and (table is None or sum(map(len, held)) >= _ROWS_AT_ONCE):
+            for batch in pa.concat_tables(held).combine_chunks().to_batches():
+                nothing = pa.nulls(len(batch), pa.string())
+                yield pa.RecordBatch.from_arrays(
+                    [batch.column("path"), batch.column("embedding"), nothing, nothing],
+                    names=["path", "features", "reason", "detail"],
+                )
+            held = []

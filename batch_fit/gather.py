@@ -1,0 +1,143 @@
+"""Gathers the features of a fit: from pictures, or from the embeddings that a stream has kept of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pyspark.sql import DataFrame, SparkSession
+
+from batch_fit.backbone import load_backbone
+from batch_fit.classes import Classes, Holdout
+from batch_fit.embeddings import Embeddings, Wanted
+from batch_fit.featurize import Kept, featurize
+from batch_fit.folding import Featurized
+from batch_fit.plan import Plan
+from batch_fit.sample import choose
+from batch_fit.stages import Stages
+from conf.errors import InputError, ModelError
+from conf.settings import Settings
+from conf.spark.progress import Progress
+from streaming.features.backbone import backbone_id
+from streaming.features.featurizer import Recipe
+from streaming.lease.denylist import Denylist, read_entries
+from streaming.output.embeddings import EMBEDDINGS_TABLE, embeddings_files
+from streaming.output.lineage import Derivative, record
+from streaming.output.places import open_output
+from streaming.registry.bundle import BACKBONE, Bundle
+from streaming.registry.registry import Registry
+from streaming.storage.names import Names
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """The features of the pictures that are not in the base.
+
+    Attributes:
+        featurized: the outcome of each picture.
+        backbone: flatbuffer.
+        weights: their name.
+        rows: path and features of each picture, for a second pass; None if there is none.
+    """
+
+    featurized: Featurized
+    backbone: bytes = field(repr=False)
+    weights: str
+    rows: DataFrame | None = None
+
+
+Gather = Callable[[SparkSession, Progress], Gathered]
+"""The part of gathering that needs Spark."""
+
+
+def prepare(settings: Settings, plan: Plan, stages: Stages) -> Gather:
+    """Do the part that needs no Spark, and so can fail before it is started.
+
+    Raises:
+        AppError: there are no features to gather.
+    """
+    if settings.fit.embeddings:
+        return _from_embeddings(settings, plan, stages)
+    return _from_pictures(settings, plan, stages)
+
+
+def _from_pictures(settings: Settings, plan: Plan, stages: Stages) -> Gather:
+    with stages("list the pictures"):
+        names = Names.of(settings.stream)
+        pictures = choose(plan.source, settings.fit.limit, plan.connection, Denylist.load(plan.models), names)
+        new = [picture for picture in pictures if picture.identity not in plan.seen]
+        _logger.info("%d pictures in %s, %d of them new to the statistics", len(pictures), plan.source, len(new))
+    if settings.fit.classify:
+        _check_classes([picture.path for picture in pictures], plan.source, settings.fit.holdout)
+    with stages("load the backbone"):
+        backbone, weights = _backbone(settings.fit.weights, plan.base)
+
+    def gather(spark: SparkSession, progress: Progress) -> Gathered:
+        if not new:
+            return Gathered(Featurized.nothing(), backbone, weights)
+        done = spark.sparkContext.accumulator(0)
+        with stages("featurize and fold"), progress(len(new), "pictures", lambda: done.value):
+            recipe = Recipe.of(backbone, None, settings)
+            kept = Kept(plan.save_to, settings.fit.classify)
+            featurized, rows = featurize(spark, new, recipe, kept, done)
+        return Gathered(featurized, backbone, weights, rows)
+
+    return gather
+
+
+def _check_classes(paths: list[str], source: str, holdout: str) -> None:
+    """Refuse pictures to which no classifier can be fitted, before they are read."""
+    Holdout.of(paths, Classes.of(paths, source), holdout, lambda _: False)
+
+
+def _backbone(weights: str, base: Bundle | None) -> tuple[bytes, str]:
+    """The flatbuffer, and the name of its weights; those of the model that the fit adds to, if there is one."""
+    if base:
+        return base.file(BACKBONE), base.manifest.weights
+    loaded = load_backbone(weights)
+    return loaded.flatbuffer, loaded.weights
+
+
+def _from_embeddings(settings: Settings, plan: Plan, stages: Stages) -> Gather:
+    options = settings.fit
+    output = open_output(settings.model_copy(update={"output": options.embeddings}), plan.connection)
+    # First: a `forget` that looks for models of these pictures must know of the registry.
+    record(output, Derivative("models", plan.models.root))
+    denylist = Denylist([*read_entries(output), *read_entries(plan.models)])
+    backbone = backbone_id(plan.base.file(BACKBONE)) if plan.base else options.backbone
+    files = embeddings_files(output, options.since, options.until)
+    if not files:
+        raise InputError(
+            f"{output.root} has no embeddings in these days; run and replay keep them with stream.embeddings: keep"
+        )
+    table = Embeddings(output.root, plan.connection, files, Wanted(denylist, backbone, seen=plan.seen))
+
+    def gather(spark: SparkSession, progress: Progress) -> Gathered:
+        with stages("survey the embeddings"):
+            chosen, identities = table.choose(spark, options.limit, progress)
+            _logger.info("%d pictures in %s are new to the statistics", len(identities), output.path(EMBEDDINGS_TABLE))
+            owner = plan.base or _owner(Registry(plan.models), chosen.wanted.backbone)
+        with stages("read and fold"):
+            featurized = chosen.fold(spark, identities, progress)
+        rows = chosen.rows(spark, len(identities)) if options.classify else None
+        return Gathered(featurized, owner.file(BACKBONE), owner.manifest.weights, rows)
+
+    return gather
+
+
+def _owner(registry: Registry, backbone: str | None) -> Bundle:
+    """The newest model of a backbone.
+
+    Raises:
+        ModelError: there is none.
+    """
+    for manifest in reversed(registry.versions()):
+        if backbone and manifest.files.get(BACKBONE, "").startswith(backbone):
+            return registry.open(manifest.version)
+    raise ModelError(
+        f"no model of the registry has the backbone {backbone} of these embeddings; give --models the registry whose "
+        "models the stream has used, or copy one of them here"
+    )

@@ -1,0 +1,1 @@
+"""The report is one HTML page that shows what a fit gave."""

@@ -1,0 +1,126 @@
+"""What keeping the embeddings costs a stream, and what a refit from them saves.
+
+    python -m benchmarks.embeddings [ROWS [FILES [PICTURES]]]
+
+A replay that keeps them and one that drops them run at the same time, each on a core of its own, and change cores from
+round to round: a machine that is never twice as fast is the same for both. A fit and a refit run in turn, as whole
+programs. The large table is synthetic: half of its numbers are 0, as of the backbone, and the others are random.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import psutil
+import pyarrow as pa
+
+from benchmarks.support.common import (
+    CORES,
+    Figure,
+    arguments,
+    at_least,
+    at_most,
+    link_pictures,
+    print_figures,
+    run_measured,
+    run_program,
+    steady_rate,
+)
+from streaming.features.backbone import backbone_id
+from streaming.features.schema import EMBEDDINGS, FEATURE_COUNT
+from streaming.output.embeddings import embeddings_files
+from streaming.storage.locations import open_folder
+from streaming.storage.parquet import as_parquet, read_size
+from tests.support.samples import write_samples
+from tests.support.scratch import new_place, read_backbone
+from tests.support.streams import Place, begin, end, start
+
+_ROUNDS = 6
+_PICTURES = 20_000
+_SOME = 3_000
+_ROWS = 1_000_000
+_FILES = 10_000
+
+
+def measure(rows: int = _ROWS, files: int = _FILES, pictures: int = _PICTURES) -> Iterator[Figure]:
+    """The stream with and without, a refit beside a fit, and a refit on a large table."""
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
+        samples = write_samples(Path(folder), 2000, broken=0).pictures
+        ratios = [_kept_over_dropped(samples, number % 2) for number in range(_ROUNDS)]
+        spread = f"replay, embeddings kept over dropped ({min(ratios):.2f} to {max(ratios):.2f})"
+        yield at_least(spread, median(ratios), 0.97)
+        yield from _refit_beside_fit(samples, pictures)
+    yield from _refit_of_many(rows, files)
+
+
+def _kept_over_dropped(samples: list[Path], first_core: int) -> float:
+    """The pictures per second of one replay over those of the other, beside each other."""
+    with new_place() as kept, new_place() as dropped:
+        replays = []
+        for place, what, core in ((kept, "keep", first_core), (dropped, "drop", 1 - first_core)):
+            link_pictures(place.source, samples, _SOME)
+            more = ("--embeddings", what, "--master", "local[1,4]", "--max-pictures", "500")
+            replays.append(start("streaming", arguments(place, "replay", *more)))
+            psutil.Process(replays[-1].pid).cpu_affinity([core])
+        for replay in replays:
+            end(replay)
+        return steady_rate(kept) / steady_rate(dropped)
+
+
+def _refit_beside_fit(samples: list[Path], pictures: int) -> Iterator[Figure]:
+    with new_place() as place:
+        link_pictures(place.source, samples, pictures)
+        weights = place.root / "backbone.tflite"
+        weights.write_bytes(read_backbone())
+        run_program("streaming", arguments(place, "replay"))
+        output = open_folder(str(place.output))
+        stored = sum(read_size(output, name).bytes for name in embeddings_files(output))
+        yield Figure("embeddings, bytes a picture (generated pictures)", f"{stored / pictures:,.0f}")
+        fit = run_program("batch_fit", _fit(place, "--input", str(place.source), "--weights", str(weights)))
+        refit = run_program("batch_fit", _fit(place, "--embeddings", str(place.output)))
+        yield Figure(f"fit on {pictures:,} pictures, whole program", f"{fit:.1f} s")
+        yield Figure("refit on their embeddings, whole program", f"{refit:.1f} s")
+        yield at_least("fit over refit", fit / refit, 20)
+
+
+def _refit_of_many(rows: int, files: int) -> Iterator[Figure]:
+    with new_place() as place:
+        _write_embeddings(place.output, rows, files)
+        seconds, memory, _ = run_measured("batch_fit", _fit(place, "--embeddings", str(place.output)))
+        yield at_most(f"refit on {rows:,} embeddings in {files:,} files", seconds, 150, " s")
+        yield at_most("its memory in all processes", memory / 1e9, 2, " GB")
+
+
+def _fit(place: Place, *more: str) -> list[str]:
+    log = ["--log-folder", str(place.root / "log"), "--master", f"local[{CORES},4]"]
+    return ["fit", "--models", str(place.models), "--k", "100", *log, *more]
+
+
+def _write_embeddings(output: Path, rows: int, files: int) -> None:
+    begin(open_folder(str(output)))
+    backbone, each = backbone_id(read_backbone()), rows // files
+    for number in range(files):
+        random = np.random.default_rng(number)
+        values = np.maximum(random.standard_normal((each, FEATURE_COUNT), np.float32), 0)
+        at = datetime(2025, 1, 1, tzinfo=UTC) + timedelta(hours=number)
+        table = {
+            "path": [f"/pictures/{number:06}/{row:06}.jpg" for row in range(each)],
+            "embedding": pa.ListArray.from_arrays(
+                pa.array(np.arange(0, values.size + 1, FEATURE_COUNT, dtype=np.int32)), pa.array(values.ravel())
+            ),
+            "backbone": [backbone] * each,
+            "processed_at": [at] * each,
+        }
+        file = output / f"embeddings/date={at:%Y-%m-%d}/{number:06}.parquet"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(as_parquet(pa.table(table).cast(EMBEDDINGS)))
+
+
+if __name__ == "__main__":
+    print_figures(measure(*map(int, sys.argv[1:])))

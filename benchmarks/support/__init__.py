@@ -1,0 +1,1 @@
+"""Helpers of the benchmarks, and the programs that they compare with."""

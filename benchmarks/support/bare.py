@@ -1,0 +1,47 @@
+"""The bare loop: decode, infer, project and nothing else, in as many processes as there are cores.
+
+It is the upper bound of this machine's throughput with the application's own parts.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from itertools import cycle, islice
+from multiprocessing import get_context
+from pathlib import Path
+from threading import Barrier
+
+from benchmarks.support.common import CORES
+from streaming.features.backbone import BackboneRunner
+from streaming.features.imaging import Limits, decode
+from tests.support.models import random_projection
+from tests.support.scratch import COMPONENTS, read_backbone
+
+_WARM_UP = 20
+_LIMITS = Limits(max_bytes=2**30, max_pixels=2**30)
+
+
+def bare_rate(pictures: Sequence[Path], count: int) -> float:
+    """Pictures per second of all processes together, over `count` pictures that are in memory already."""
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # the children read it; the application sets it for its workers, too
+    backbone, context = read_backbone(), get_context("spawn")
+    with context.Manager() as manager, ProcessPoolExecutor(CORES, context) as pool:
+        start = manager.Barrier(CORES)
+        shares = [pool.submit(_loop, backbone, pictures[core::CORES], count // CORES, start) for core in range(CORES)]
+        return sum(share.result() for share in shares)
+
+
+def _loop(flatbuffer: bytes, pictures: Sequence[Path], count: int, start: Barrier) -> float:
+    """Pictures per second of this process."""
+    backbone, projection = BackboneRunner(flatbuffer), random_projection(COMPONENTS, seed=0)
+    contents = [picture.read_bytes() for picture in pictures]
+    for content in contents[:_WARM_UP]:
+        projection.apply(backbone.run(decode(content, _LIMITS).pixels))
+    start.wait()
+    started = time.perf_counter()
+    for content in islice(cycle(contents), count):
+        projection.apply(backbone.run(decode(content, _LIMITS).pixels))
+    return count / (time.perf_counter() - started)

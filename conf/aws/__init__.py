@@ -1,0 +1,1 @@
+"""AWS: connections, credentials, and explanations of errors."""

@@ -1,0 +1,180 @@
+"""The arguments of spark-submit for each verb, on YARN and on EMR Serverless.
+
+Nothing is called: the same settings and locations give the same arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from conf.aws.connection import CHECKPOINT_PROPERTIES, COMMITTER_PROPERTIES
+from conf.errors import SettingsError
+from conf.settings import Settings
+
+LAUNCHER = "launch.py"
+CONFIG = "emr.yaml"
+LOG4J = "log4j2.properties"
+BACKBONE = "backbone.tflite"
+ARCHIVE = "dependencies"
+"""The names under which every container finds the files and the unpacked archive, beside its own."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """What a verb runs.
+
+    Attributes:
+        module: `python -m MODULE`.
+        verb: its verb.
+        places: the flags that take a location.
+        streams: whether it runs until it is stopped.
+        fits: whether it needs the converted backbone, as it reads pictures and writes a model.
+    """
+
+    module: str
+    verb: str
+    places: tuple[str, ...]
+    streams: bool = False
+    fits: bool = False
+
+
+PROGRAMS: Mapping[str, Program] = {
+    "run": Program("streaming", "run", ("input", "models", "output", "queue"), streams=True),
+    "replay": Program("streaming", "replay", ("input", "models", "output")),
+    "reconcile": Program("streaming", "reconcile", ("input", "output")),
+    "export": Program("streaming", "export", ("output",)),
+    "fit": Program("batch_fit", "fit", ("input", "models"), fits=True),
+    "refit": Program("batch_fit", "fit", ("embeddings", "models")),
+}
+
+
+@dataclass(frozen=True)
+class Locations:
+    """Where everything is.
+
+    Attributes:
+        application: the folder with what `package` built: launch.py, application.zip, dependencies.zip, emr.yaml,
+            log4j2.properties and, for a fit, backbone.tflite. A URI that YARN can read, like s3://BUCKET/application/x86_64.
+        input, models, output: URIs.
+        region: of AWS, where all of this is; a container has no other way to know it.
+        queue: the URL of the SQS queue; None follows the input by listing.
+        python: the interpreter of the nodes, for which the dependencies were built.
+    """
+
+    application: str
+    input: str
+    models: str
+    output: str
+    region: str
+    queue: str | None = None
+    python: str = "python3.11"
+
+    @property
+    def embeddings(self) -> str:
+        """Whose embeddings a refit reads."""
+        return self.output
+
+
+# For driver and executors. A worker takes 184 MB for small pictures and up to 1 GB for one of 50 megapixels; there is
+# one per core. The memory of Python is the overhead beside Java's heap: a limit of its own
+# (spark.executor.pyspark.memory) would bound addresses, of which the backbone reserves more than it uses.
+# Both containers together fit what YARN has on a node of 4 cores and 16 GB.
+_EVERYWHERE = {
+    "spark.executor.cores": "4",
+    "spark.executor.memory": "2g",
+    "spark.executor.memoryOverhead": "5g",
+    "spark.driver.memory": "2g",
+    "spark.driver.memoryOverhead": "3g",  # the driver's Python knows each picture by 16 bytes
+    "spark.dynamicAllocation.enabled": "true",
+    "spark.dynamicAllocation.minExecutors": "1",
+    "spark.executorEnv.PYTHONPATH": ARCHIVE,
+}
+_ON_YARN = {
+    "spark.yarn.appMasterEnv.PYTHONPATH": ARCHIVE,
+    # YARN puts in the folder whose files it collects; the working folder is thrown away.
+    "spark.yarn.appMasterEnv.PICTURE_FEATURES_LOG__FOLDER": "<LOG_DIR>",
+    "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={LOG4J}",
+    "spark.executor.extraJavaOptions": f"-Dlog4j2.configurationFile={LOG4J}",
+}
+# A stream that fails now and then over years must not use up its attempts: those older than an hour do not count.
+_STREAM_ON_YARN = {
+    "spark.yarn.maxAppAttempts": "4",
+    "spark.yarn.am.attemptFailuresValidityInterval": "1h",
+    "spark.executor.failuresValidityInterval": "1h",
+    # Spark writes it to HDFS, where that of a stream would grow until the disks are full.
+    "spark.eventLog.enabled": "false",
+}
+_BATCH_ON_YARN = {"spark.yarn.maxAppAttempts": "1"}  # who submitted it decides whether to try again
+# Idle between two micro-batches is no reason to give an executor back, and start one again half a minute later.
+_STREAM = {"spark.dynamicAllocation.executorIdleTimeout": "10min", **CHECKPOINT_PROPERTIES}
+
+
+def spark_submit_arguments(verb: str, settings: Settings, locations: Locations, extra: Sequence[str] = ()) -> list[str]:
+    """All that follows `spark-submit`, for YARN in cluster mode.
+
+    Args:
+        verb: a key of `PROGRAMS`.
+        settings: of the cluster's emr.yaml; its `spark.conf` wins over everything here.
+        locations: where everything is.
+        extra: more arguments for the program.
+
+    Raises:
+        SettingsError: there is no such verb.
+    """
+    program = program_of(verb)
+    properties = properties_of(program) | _ON_YARN | (_STREAM_ON_YARN if program.streams else _BATCH_ON_YARN)
+    properties["spark.pyspark.python"] = locations.python
+    properties["spark.yarn.appMasterEnv.AWS_REGION"] = locations.region  # the driver tells the executors
+    base = locations.application.replace("s3://", "s3a://", 1)  # Hadoop's own client, whatever s3: means on a release
+    return [
+        *("--master", "yarn", "--deploy-mode", "cluster"),
+        *("--name", f"picture-features {verb}"),
+        *("--py-files", f"{base}/application.zip"),
+        *("--archives", f"{base}/dependencies.zip#{ARCHIVE}"),
+        *("--files", ",".join(f"{base}/{name}" for name in (*files_of(program), LOG4J))),
+        *as_conf(properties | settings.spark.conf),
+        f"{base}/{LAUNCHER}",
+        *program_arguments(program, locations, extra),
+    ]
+
+
+def program_of(verb: str) -> Program:
+    """What a verb runs.
+
+    Raises:
+        SettingsError: there is no such verb.
+    """
+    if verb not in PROGRAMS:
+        raise SettingsError(f"submit: there is no {verb!r}; choose from {', '.join(PROGRAMS)}")
+    return PROGRAMS[verb]
+
+
+def files_of(program: Program) -> tuple[str, ...]:
+    """The files that the program finds beside it."""
+    return (CONFIG, BACKBONE) if program.fits else (CONFIG,)
+
+
+def properties_of(program: Program) -> dict[str, str]:
+    """Spark's properties wherever the program runs."""
+    return _EVERYWHERE | COMMITTER_PROPERTIES | (_STREAM if program.streams else {})
+
+
+def program_arguments(program: Program, locations: Locations, extra: Sequence[str]) -> list[str]:
+    """What follows the launcher: the module, its verb, the locations."""
+    arguments = [program.module, program.verb, "--config", CONFIG]
+    for place in program.places:
+        value = getattr(locations, place)
+        if value is None:
+            continue
+        arguments += [f"--{place}", value]
+        if place == "queue":
+            arguments += ["--discovery", "events"]
+    if program.fits:
+        arguments += ["--weights", BACKBONE]
+    return [*arguments, *extra]
+
+
+def as_conf(properties: Mapping[str, str]) -> list[str]:
+    """`--conf KEY=VALUE` for each, in a stable order."""
+    return [part for key in sorted(properties) for part in ("--conf", f"{key}={properties[key]}")]

@@ -1,0 +1,1 @@
+"""Spark and its Java: finds, configures, starts and ends them."""

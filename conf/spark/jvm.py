@@ -1,0 +1,129 @@
+"""Options and environment variables by which the JVM of a local Spark sees this machine as Python does.
+
+They cover file names, the machine's address, the user, certificates and keys, so that the two halves of one program
+agree. None of this applies to the nodes of a cluster, which their administrators have set up.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from conf.aws.connection import ca_bundle
+from conf.aws.credentials import CREDENTIALS_PROVIDER, serve_credentials
+from conf.aws.trust import write_trust_store
+from conf.spark.java import utf8_locale
+
+_NO_CACHE = "spark.hadoop.fs.file.impl.disable.cache"
+
+Environment = Mapping[str, str | None]
+"""Variables to set, and with None those to leave out."""
+
+S3_PROPERTIES = {"spark.hadoop.fs.s3a.aws.credentials.provider": CREDENTIALS_PROVIDER}
+"""S3A asks this process for credentials, which boto3 has from any of its sources. It goes with `s3_environment`."""
+
+
+def java_option(name: str, value: object) -> str:
+    """A system property as Spark's launcher reads it, whatever the value holds."""
+    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    return f'-D{name}="{escaped}"'
+
+
+def environment() -> Environment:
+    """The environment of every JVM of a local Spark, which Python workers inherit.
+
+    It has an address because Spark otherwise resolves the host name, which may fail.
+    """
+    return {**utf8_locale(), "SPARK_LOCAL_IP": "127.0.0.1", **({} if _user() else {"SPARK_USER": _nameless()})}
+
+
+def s3_environment() -> Environment:
+    """The additional environment of a JVM if a path is on S3."""
+    return serve_credentials()
+
+
+def machine_options(folder: Path) -> list[str]:
+    """Java options by which it finds a home and a user.
+
+    Args:
+        folder: a home for Ivy's cache where the user has none that can be written to.
+    """
+    user = _user()
+    options = [] if user else [java_option("user.name", _nameless())]
+    if user is None or not os.access(user.pw_dir, os.W_OK | os.X_OK):
+        options.append(java_option("user.home", folder))
+    return options
+
+
+def trust_options(java: Path) -> list[str]:
+    """Options by which this Java trusts the certificates that boto3 trusts, if those are not the usual ones.
+
+    Args:
+        java: its JAVA_HOME.
+    """
+    if not (bundle := ca_bundle()):
+        return []
+    store = write_trust_store(bundle, java)
+    return [java_option("javax.net.ssl.trustStore", store), java_option("javax.net.ssl.trustStoreType", "JKS")]
+
+
+def local_folder() -> dict[str, str]:
+    """The property that puts Spark's temporary files where Python's are, because Java ignores TMPDIR."""
+    folder = tempfile.gettempdir()
+    return {} if "," in folder else {"spark.local.dir": folder}  # it is a list
+
+
+def log_in(jvm: Any) -> None:
+    """Log in to Hadoop if this user has no name in its operating system, which Hadoop would refuse.
+
+    https://github.com/apache/hadoop/blob/rel/release-3.4.2/hadoop-common-project/hadoop-common/src/main/java/org/apache/hadoop/security/UserGroupInformation.java
+    """
+    if not _user():
+        users = jvm.org.apache.hadoop.security.UserGroupInformation
+        users.setLoginUser(users.createRemoteUser(_nameless()))
+
+
+def launch_properties() -> dict[str, str]:
+    """Spark properties until `log_in` is done: Hadoop's cache of file systems would ask for the user at once."""
+    return {} if _user() else {_NO_CACHE: "true"}
+
+
+def session_properties() -> dict[str, str]:
+    """The properties that revert `launch_properties`."""
+    return {} if _user() else {_NO_CACHE: "false"}
+
+
+@contextmanager
+def in_environment(changes: Environment) -> Iterator[None]:
+    """Give these variables to the processes that are started inside the context."""
+    former = {name: os.environ.get(name) for name in changes}
+    _change(changes)
+    try:
+        yield
+    finally:
+        _change(former)
+
+
+def _change(changes: Environment) -> None:
+    for name, value in changes.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def _user() -> pwd.struct_passwd | None:
+    """The password entry of this process's user; None if it has none, as often in containers."""
+    try:
+        return pwd.getpwuid(os.getuid())
+    except KeyError:
+        return None
+
+
+def _nameless() -> str:
+    return str(os.getuid())

@@ -1,0 +1,147 @@
+"""Checkpoint epochs: a fresh Spark checkpoint after a bounded number of manifests.
+
+Each epoch is a folder CHECKPOINT/<epoch>/. Spark's file source remembers every file that it ever saw; a new epoch
+forgets them, which is safe because the features file says that a manifest is finished, not Spark. Two questions are
+answered from Spark's own log: which finished manifests have lost their features, and why a micro-batch is empty.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import suppress
+
+from conf.errors import AlreadyExistsError, NotFoundError, OutputError
+from streaming.lease.tenure import Tenure
+from streaming.output import known
+from streaming.output.decision import is_decided
+from streaming.output.manifests import LOG_FOLDER, SUFFIX, manifest_ids
+from streaming.output.recovery import finish_all
+from streaming.output.tables import finished, unfinished
+from streaming.storage.folder import Folder
+from streaming.storage.locations import spark_uri
+
+_OWNER = "output"
+_BEGUN = "_begun"
+
+_logger = logging.getLogger(__name__)
+
+
+class Epochs:
+    """The checkpoint of one output.
+
+    Args:
+        tenure: of the output that it belongs to.
+        checkpoint: holds one folder per epoch, as a rule just one.
+    """
+
+    def __init__(self, tenure: Tenure, checkpoint: Folder) -> None:
+        self._tenure = tenure
+        self._output = tenure.output
+        self._checkpoint = checkpoint
+        self._number = 1
+
+    def open(self) -> None:
+        """Go on from the latest epoch, and delete the remains of earlier ones that a kill has left.
+
+        Raises:
+            OutputError: the checkpoint belongs to another output.
+        """
+        checkpoint, owner = self._checkpoint, self._output.root.encode()
+        if not checkpoint.exists(_OWNER):
+            checkpoint.create(_OWNER, owner)
+        elif (other := checkpoint.read(_OWNER)) != owner:
+            raise OutputError(
+                f"{checkpoint.root} is the checkpoint of another output, {other.decode(errors='replace')}; "
+                "give another --checkpoint, or delete it if that output was moved here: nothing is lost or repeated"
+            )
+        numbers = {name.partition("/")[0] for name in checkpoint.names("")}
+        epochs = sorted(int(number) for number in numbers if number.isdigit())
+        self._number = epochs[-1] if epochs else 1
+        for former in epochs[:-1]:  # remains that a kill has left
+            checkpoint.delete_tree(_name(former))
+
+    @property
+    def uri(self) -> str:
+        """The present epoch's checkpoint, for Spark."""
+        return spark_uri(self._checkpoint.path(self._name))
+
+    @property
+    def _name(self) -> str:
+        return _name(self._number)
+
+    def is_full(self, limit: int) -> bool:
+        """Whether `limit` finished manifests or more are in the log."""
+        return len(manifest_ids(self._output)) >= limit and len(finished(self._output)) >= limit
+
+    def turn(self) -> None:
+        """Fold the finished manifests and begin a fresh checkpoint. No query may be running."""
+        with self._tenure.writing() as denylist:
+            # A former holder may have decided a manifest late, which no micro-batch of this process has met.
+            folded = finish_all(self._output, denylist)
+            known.fold(self._output, folded, denylist)
+        former = self._name
+        with self._tenure.writing():  # a driver that was paused must not delete a checkpoint that another works with
+            with suppress(AlreadyExistsError):  # the store failed after this the last time: the former may be partial
+                self._checkpoint.create(f"{_name(self._number + 1)}/{_BEGUN}", b"")
+            self._checkpoint.delete_tree(former)
+        self._number += 1
+        _logger.info("folded %d manifests; checkpoint epoch %s follows %s", len(folded), self._name, former)
+
+    def lost(self) -> list[str]:
+        """Manifests in the log that Spark has finished and whose features file is missing: it was deleted by hand."""
+        commits = [name.rpartition("/")[2] for name in self._checkpoint.names(f"{self._name}/commits")]
+        end = self._end_of(max((int(commit) for commit in commits if commit.isdigit()), default=-1))
+        done = {manifest for number, manifest in self._log_of_source() if number <= end}
+        return [manifest for manifest in unfinished(self._output) if manifest in done]
+
+    def check_missing(self, batch_id: int) -> None:
+        """Check that a micro-batch without rows is one whose manifests were folded after they were finished.
+
+        Raises:
+            OutputError: a manifest was deleted by hand before it was finished.
+        """
+        planned = self._manifests_of(batch_id)
+        if not planned:
+            raise OutputError(
+                f"{self._checkpoint.root} does not say what micro-batch {batch_id} is; delete it and start again: "
+                "nothing is lost or repeated"
+            )
+        for manifest in planned:
+            if is_decided(self._output, manifest) or known.is_folded(self._output, manifest):
+                _logger.info("manifest %s is done already, or withdrawn, and left the log", manifest)
+            else:
+                raise OutputError(
+                    f"manifest {manifest} is gone from {self._output.path(LOG_FOLDER)} before it was finished; delete "
+                    f"the checkpoint {self._checkpoint.root} and start again: its pictures are found again"
+                )
+
+    def _manifests_of(self, batch_id: int) -> list[str]:
+        """The manifests that Spark planned as a micro-batch: one, or more after a kill between its own writes."""
+        first, last = self._end_of(batch_id - 1) + 1, self._end_of(batch_id)
+        return [manifest for number, manifest in self._log_of_source() if first <= number <= last]
+
+    def _end_of(self, batch_id: int) -> int:
+        """The last entry of the source's log in a micro-batch; -1 before the first."""
+        try:
+            lines = self._checkpoint.read(f"{self._name}/offsets/{batch_id}").decode().splitlines()
+        except NotFoundError:
+            return -1
+        return int(json.loads(lines[-1])["logOffset"])
+
+    def _log_of_source(self) -> Iterator[tuple[int, str]]:
+        """Number and manifest of each entry that Spark's file source logged: a file each, every tenth with all before.
+
+        The files before a compact one are deleted some time later, so an entry may come twice.
+        """
+        for name in self._checkpoint.names(f"{self._name}/sources/0"):
+            file = name.rpartition("/")[2]
+            if file.removesuffix(".compact").isdigit():
+                for line in self._checkpoint.read(name).decode().splitlines()[1:]:
+                    entry = json.loads(line)
+                    yield entry["batchId"], str(entry["path"]).rpartition("/")[2].removesuffix(SUFFIX)
+
+
+def _name(number: int) -> str:
+    return f"{number:06d}"

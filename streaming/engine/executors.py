@@ -1,0 +1,48 @@
+"""Spreads the pictures of a micro-batch over Spark's executors, and collects their outcomes in order."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark.sql import SparkSession
+from pyspark.sql.pandas.types import from_arrow_schema
+
+from conf.spark.tasks import is_retry
+from streaming.engine.serving import ServedModel
+from streaming.features.schema import OUTCOMES
+from streaming.features.workers import deal, featurize_with
+
+_SLICES_PER_SLOT = 2
+_DEDICATED = "featurize"
+
+
+class Executors:
+    """Featurizes on all executors of a session."""
+
+    def __init__(self, spark: SparkSession) -> None:
+        self._spark = spark
+
+    def dedicate_thread(self) -> None:
+        """Use the calling thread for featurizing only, so that Spark's small jobs need not wait for its tasks."""
+        self._spark.sparkContext.setLocalProperty("spark.scheduler.pool", _DEDICATED)
+        self._spark.sparkContext.addJobTag(_DEDICATED)
+
+    def cancel(self) -> None:
+        """Cancel the jobs of the dedicated threads, which get an error of Spark's."""
+        self._spark.sparkContext.cancelJobsWithTag(_DEDICATED)
+
+    def featurize(self, pictures: pa.Table, model: ServedModel) -> pa.Table:
+        """The outcomes of `pictures`, `schema.OUTCOMES`, in their order.
+
+        Spark retries a slice whose worker or executor died; after that, each of its pictures is featurized in an
+        isolated process of its own.
+        """
+        if not len(pictures):
+            return OUTCOMES.empty_table()
+        slices = self._spark.sparkContext.defaultParallelism * _SLICES_PER_SLOT
+        dealt = deal(pictures, slices)
+        frame = self._spark.createDataFrame(dealt)
+        to_outcomes = featurize_with(model.recipe, is_retry)
+        outcomes = frame.mapInArrow(to_outcomes, from_arrow_schema(OUTCOMES)).toArrow().cast(OUTCOMES)
+        places = pc.index_in(pictures.column("path"), outcomes.column("path"))
+        return outcomes.take(places)

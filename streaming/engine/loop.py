@@ -1,0 +1,143 @@
+"""Runs one query after another: a new one for each checkpoint epoch, and for each attempt after a failure.
+
+Transient failures are retried with exponential backoff; a permanent failure ends the job.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from py4j.protocol import Py4JError
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+
+from conf.backoff import pauses
+from conf.errors import AppError, TransientError
+from conf.spark.session import explain_failure
+from streaming.discovery.by_listing import DiscoveryThread
+from streaming.engine.checkpoint import Epochs
+from streaming.engine.microbatch import MicroBatches
+from streaming.engine.query import raise_failure, running_query
+from streaming.lease.tenure import Tenure
+from streaming.output.inbox import Inbox
+from streaming.output.manifest_log import ManifestLog
+
+_WATCH_SECONDS = 0.2
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Following:
+    """The companions of the queries in a stream that runs until it is stopped.
+
+    Attributes:
+        discovery: appends manifests.
+        on_look: told several times a second whether a micro-batch is running.
+    """
+
+    discovery: DiscoveryThread
+    on_look: Callable[[bool], None]
+
+
+class EpochLoop:
+    """Runs queries until told to stop.
+
+    Args:
+        tenure: of the output.
+        epochs: give each query its checkpoint.
+        log: has the manifests.
+        inbox: has the retries, which are settled between queries.
+        limit: micro-batches to an epoch.
+        new_batches: makes the function that a query calls for each micro-batch.
+    """
+
+    def __init__(
+        self,
+        tenure: Tenure,
+        epochs: Epochs,
+        log: ManifestLog,
+        inbox: Inbox,
+        limit: int,
+        new_batches: Callable[[], MicroBatches],
+    ) -> None:
+        self._tenure = tenure
+        self._epochs = epochs
+        self._log = log
+        self._inbox = inbox
+        self._limit = limit
+        self._new_batches = new_batches
+
+    def run(self, spark: SparkSession, following: Following | None) -> None:
+        """Return when told to stop or, if nothing is followed, when nothing is left.
+
+        Raises:
+            AppError: a permanent failure.
+        """
+        full = self._epochs.is_full(self._limit)
+        if lost := self._epochs.lost():
+            _logger.warning("features of %d manifests are missing (e.g. %s); recomputing", len(lost), lost[0])
+            full = True
+        rests = pauses()
+        while True:
+            batches = self._new_batches()
+            try:
+                if full:
+                    self._inbox.settle_retries()  # while their manifests are in the log
+                    self._epochs.turn()
+                    self._log.forget_folded()
+                    full = False
+                self._run_query(spark, batches, following)
+                self._inbox.settle_retries()
+            except (AppError, PySparkException, Py4JError) as error:
+                if batches.finished:
+                    rests = pauses()
+                if self._wait_out(error, following, next(rests)):
+                    return
+            else:
+                full = batches.finished >= self._limit
+                if not full:
+                    return
+
+    def _wait_out(self, error: Exception, following: Following | None, seconds: float) -> bool:
+        """Pause after a transient failure; returns whether the job was told to stop meanwhile.
+
+        Raises:
+            Exception: the failure, if it is permanent.
+        """
+        explained = explain_failure(error) or error
+        if not isinstance(explained, TransientError):
+            raise error
+        if self._tenure.should_stop():
+            _logger.warning("%s; nothing is lost, the next start goes on", explained)
+            return True
+        if following and following.discovery.failure:
+            raise error
+        _logger.warning("%s; nothing is lost, trying again in %.0fs", explained, seconds)
+        _logger.debug("what failed", exc_info=error)
+        give_up = time.monotonic() + seconds
+        while not self._tenure.should_stop() and time.monotonic() < give_up:
+            self._tenure.stop.wait(_WATCH_SECONDS)
+        return self._tenure.should_stop()
+
+    def _run_query(self, spark: SparkSession, batches: MicroBatches, following: Following | None) -> None:
+        """Run one query until it ends, fails, or must be stopped."""
+        output, checkpoint = self._tenure.output, self._epochs.uri
+        with running_query(spark, output, checkpoint, batches, available_now=following is None) as query:
+            while query.isActive and batches.finished < self._limit and not self._must_stop(following):
+                if following:
+                    following.on_look(batches.busy)
+                self._tenure.stop.wait(_WATCH_SECONDS)
+            failure = query.exception()  # before the query is stopped in a batch, which it would report as a failure
+        raise_failure(failure, batches)
+
+    def _must_stop(self, following: Following | None) -> bool:
+        if self._tenure.should_stop():
+            return True
+        self._tenure.check()
+        if following and following.discovery.failure:
+            raise following.discovery.failure
+        return False

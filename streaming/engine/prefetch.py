@@ -1,0 +1,94 @@
+"""Prefetches the features of one manifest ahead.
+
+The executors work on the next manifest while Spark records that a micro-batch is done and plans the next one, which on
+S3 takes some fifty requests one after the other. Only the query decides what is committed: a prefetched result that is
+not asked for is dropped, and one that does not match the request (pictures or model) is recomputed.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+
+from streaming.engine.executors import Executors
+from streaming.engine.serving import ModelSource, ServedModel
+
+_CANCEL_SECONDS = 0.2
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Featurized:
+    """The executors' result for a manifest.
+
+    Attributes:
+        pictures: `schema.PICTURES`.
+        outcomes: `schema.OUTCOMES`, in the order of the pictures.
+        model: the model of all outcomes.
+        model_refused: whether a newer model cannot be used.
+        started: when the work began, by the monotonic clock.
+    """
+
+    pictures: pa.Table
+    outcomes: pa.Table
+    model: ServedModel
+    model_refused: bool
+    started: float
+
+
+class Prefetch:
+    """Featurizes the requested manifest with the current model, and then prefetches the one that follows.
+
+    Args:
+        executors: do the work.
+        models: give the model.
+        read_next: the id and the pictures (`schema.PICTURES`) of the manifest that follows one; None if none does.
+    """
+
+    def __init__(
+        self, executors: Executors, models: ModelSource, read_next: Callable[[str], tuple[str, pa.Table] | None]
+    ) -> None:
+        self._executors = executors
+        self._models = models
+        self._read_next = read_next
+        self._thread = ThreadPoolExecutor(1, "featurize", executors.dedicate_thread)
+        self._under_way: Future[tuple[str, Featurized] | None] | None = None
+
+    def featurize(self, manifest: str, pictures: pa.Table) -> Featurized:
+        """The outcomes of a manifest; the prefetch of the one that follows has begun when this returns."""
+        model = self._models.current()
+        ready = self._ready(manifest)
+        if ready is None or ready.model != model or not ready.pictures.equals(pictures):
+            ready = self._thread.submit(self._work, pictures, model).result()
+        self._under_way = self._thread.submit(self._work_on_next, manifest, model)
+        return replace(ready, model_refused=self._models.refused)
+
+    def close(self) -> None:
+        """Cancel the prefetch that is running, if any."""
+        while self._under_way and not wait([self._under_way], _CANCEL_SECONDS).done:
+            self._executors.cancel()  # again, for work that had not begun the first time
+        self._thread.shutdown()
+
+    def _ready(self, manifest: str) -> Featurized | None:
+        if self._under_way is None:
+            return None
+        try:
+            found = self._under_way.result()
+        except Exception as error:  # noqa: BLE001 # the caller then featurizes itself, and handles what fails again
+            _logger.debug("featurizing ahead failed: %s", error)
+            return None
+        return found[1] if found and found[0] == manifest else None
+
+    def _work_on_next(self, manifest: str, model: ServedModel) -> tuple[str, Featurized] | None:
+        following = self._read_next(manifest)
+        return following and (following[0], self._work(following[1], model))
+
+    def _work(self, pictures: pa.Table, model: ServedModel) -> Featurized:
+        started = time.monotonic()
+        return Featurized(pictures, self._executors.featurize(pictures, model), model, False, started)

@@ -1,0 +1,101 @@
+"""Tells people of micro-batches: `run` logs a line for each, `replay` shows a progress bar and a summary."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Mapping
+
+from tqdm import tqdm
+
+from streaming.output.batch_report import Backlog, BatchReport
+
+_logger = logging.getLogger(__name__)
+
+
+def log_batch(report: BatchReport, more: Mapping[str, object]) -> None:
+    """Log a micro-batch, with the fields `more` for machines."""
+    quarantined = report.quarantined.total()
+    _logger.info(
+        "%d pictures, %d quarantined%s, %.0f/s, %.1fs behind, model %s%s",
+        report.pictures,
+        quarantined,
+        f" ({_counted(report.quarantined)})" if quarantined else "",
+        report.pictures / report.seconds,
+        report.seconds_behind,
+        report.model_version,
+        "" if report.drift is None else f", drift {report.drift:.2f}",
+        extra={
+            "data": {
+                "manifest": report.manifest,
+                "pictures": report.pictures,
+                "quarantined": dict(report.quarantined),
+                "pictures_per_second": round(report.pictures / report.seconds, 1),
+                "seconds_behind": round(report.seconds_behind, 3),
+                "model_version": report.model_version,
+                "drift": report.drift,
+                **more,
+            }
+        },
+    )
+
+
+def _counted(reasons: Counter[str]) -> str:
+    return ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
+
+
+class ReplayProgress:
+    """The bar while a replay runs, and the summary after it."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm | None = None  # type: ignore[type-arg] # generic only for type checkers
+        self._started = time.monotonic()
+        self._quarantined: Counter[str] = Counter()
+        self._pictures = 0
+        self._models: dict[str, None] = {}
+        self._unsettled = self._total = 0
+
+    def begin(self, backlog: Backlog) -> None:
+        """Show the bar."""
+        self._started = time.monotonic()
+        self._unsettled, self._total = backlog.unsettled, backlog.pictures
+        self._bar = tqdm(total=backlog.pictures, unit=" pictures", disable=None, dynamic_ncols=True)
+
+    def advance(self, report: BatchReport) -> None:
+        """Move it on by a micro-batch."""
+        self._pictures += report.pictures
+        self._quarantined += report.quarantined
+        self._models[report.model_version] = None
+        if self._bar is not None:
+            self._bar.update(report.pictures)
+
+    def end(self) -> None:
+        """Leave the bar as it is."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def warn(self) -> None:
+        """Warn if no picture could be used: then the input as a whole is probably wrong."""
+        if self._pictures and self._quarantined.total() == self._pictures:
+            _logger.warning(
+                "none of %s pictures could be used (%s): check --input, and the details in quarantine",
+                f"{self._pictures:,}",
+                _counted(self._quarantined),
+            )
+
+    def summary(self, output: str) -> str:
+        """The pictures that were featurized, quarantined and left, a line each."""
+        seconds = time.monotonic() - self._started
+        lines = [
+            f"pictures     {self._pictures:,} in {seconds:.1f}s ({self._pictures / seconds:,.0f} pictures/s)",
+            f"features     {self._pictures - self._quarantined.total():,} rows in {output}/features",
+            f"quarantined  {self._quarantined.total():,}"
+            + (f" ({_counted(self._quarantined)}), rows in {output}/quarantine" if self._quarantined else ""),
+            f"model        {', '.join(self._models)}",
+        ]
+        if left := self._total - self._pictures:
+            lines.append(f"stopped      with {left:,} pictures left; replay again to go on")
+        if self._unsettled:
+            lines.append(f"left out     {self._unsettled:,} still being written; replay again to add them")
+        return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Export: compacts the table of features into a snapshot that never changes."""

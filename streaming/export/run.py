@@ -1,0 +1,212 @@
+"""Exports the table of features as an immutable snapshot of few, large, sorted files.
+
+It may run beside the stream. The table is listed once, and the snapshot holds exactly the listed files' rows: a file of
+the table appears whole and does not change. A snapshot is complete once its record exists, and LATEST moves after that.
+A killed export therefore leaves either an incomplete snapshot, which the next export gives up and deletes, or a
+complete one, which the next export makes the latest. An export that was paused or cut off for longer than its lease,
+so that another took over, cannot create its record any more: it ends with an error, and publishes nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from conf.errors import AppError, LeaseLostError, NotFoundError, OutputError, StorageError
+from conf.settings import Settings
+from conf.spark.progress import Progress
+from streaming.export.compaction import Compacted, compact
+from streaming.export.models import AS_INGESTED, choose_model
+from streaming.export.plan import Places, Plan, explain_left_out, make_plan, nothing_new
+from streaming.export.record import Snapshot, SnapshotDay
+from streaming.export.rows import Target
+from streaming.export.snapshots import (
+    begin,
+    complete,
+    drop_incomplete,
+    drop_older,
+    is_given_up,
+    lost,
+    promote,
+    working_on,
+)
+from streaming.lease.lease import Lease
+from streaming.output.decision import FEATURES_TABLE
+from streaming.output.lineage import Derivative, record
+
+_COPIES_AT_ONCE = 16
+_MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The outcome of an export.
+
+    Attributes:
+        snapshot: the latest snapshot now.
+        plan: the plan that was carried out.
+        seconds: the duration.
+    """
+
+    snapshot: Snapshot
+    plan: Plan
+    seconds: float
+
+    def as_text(self) -> str:
+        """A line for each figure."""
+        snapshot, plan = self.snapshot, self.plan
+        if plan.up_to_date:
+            return nothing_new(plan.places, snapshot)
+        kept = len(plan.kept)
+        over = f", {kept:,} of them taken over from {plan.base.snapshot}" if plan.base and kept else ""
+        return "\n".join(
+            (
+                f"snapshot     {plan.places.to.path(snapshot.snapshot)}",
+                f"model        {snapshot.model or AS_INGESTED}",
+                f"rows         {snapshot.rows:,} of {snapshot.manifests:,} manifests",
+                *explain_left_out(snapshot),
+                f"up to        manifest {snapshot.latest_manifest}",
+                f"files        {len(snapshot.files):,}{over}",
+                f"bytes        {snapshot.bytes:,}",
+                f"seconds      {self.seconds:.1f}",
+            )
+        )
+
+
+def export(settings: Settings, progress: Progress) -> Exported:
+    """Make a snapshot of the features that are committed now, unless the latest one holds the same.
+
+    Raises:
+        SettingsError: the places overlap, the snapshots are of another output, or it is not known which registry has
+            the model.
+        ModelError: there is no such model, or it was changed.
+        OutputError: there is nothing to export, or the files that were written do not match those that were read.
+        LeaseHeldError: another export works on the same snapshots.
+        LeaseLostError: another program took over meanwhile; nothing was published.
+    """
+    started = time.monotonic()
+    places = Places.of(settings)
+    model = choose_model(settings, places.output, places.connection)
+    # Before the table is listed: a `forget` that reads the derivatives too early to find this one has already erased
+    # its rows in the table.
+    record(places.output, Derivative("export", places.to.root))
+    with working_on(places.to, settings.stream.lease) as lease:
+        drop_incomplete(places.to, lease)
+        plan = make_plan(places, settings.export, model)
+        if plan.up_to_date:
+            newest = plan.up_to_date
+            promote(places.to, newest.snapshot)
+        else:
+            newest = _make(settings, plan, lease, progress)
+        if settings.export.keep:
+            lease.check()
+            drop_older(places.to, settings.export.keep)
+    return Exported(newest, plan, time.monotonic() - started)
+
+
+def _make(settings: Settings, plan: Plan, lease: Lease, progress: Progress) -> Snapshot:
+    """Write a snapshot, check its files, and make it the latest."""
+    now, places = datetime.now(UTC), plan.places
+    snapshot = begin(places.to, now, "".join(day.fingerprint for day in plan.write), lease)
+    try:
+        compacted = _compact(settings, plan, snapshot, progress)
+        _take_over(plan, snapshot)
+        made = Snapshot(
+            snapshot=snapshot,
+            output=places.output.root,
+            created_at=now,
+            format=settings.export.format,
+            since=settings.export.since,
+            target_mb=settings.export.target_mb,
+            days=_days(plan, compacted),
+            model=plan.model.version if plan.model else None,
+        )
+        check_written(places, made, compacted)
+        lease.check()
+    except AppError as error:
+        if isinstance(error, LeaseLostError) or is_given_up(places.to, snapshot):
+            _clear_away(places, snapshot)
+            raise lost(places.to, snapshot) from error
+        raise
+    try:
+        complete(places.to, made)
+    except LeaseLostError:
+        _clear_away(places, snapshot)
+        raise
+    return made
+
+
+def _clear_away(places: Places, snapshot: str) -> None:
+    """Delete the files of a snapshot that was given up: the program that did so may have missed the last ones."""
+    with suppress(StorageError):  # the next export or forget deletes them
+        places.to.delete_tree(snapshot)
+
+
+def dry_run(settings: Settings) -> Plan:
+    """The plan of `export`; changes nothing, and needs no Spark."""
+    places = Places.of(settings)
+    return make_plan(places, settings.export, choose_model(settings, places.output, places.connection))
+
+
+def _compact(settings: Settings, plan: Plan, snapshot: str, progress: Progress) -> Compacted:
+    if not plan.write:
+        return Compacted({}, {})
+    options, places = settings.export, plan.places
+    target = Target(places.to.root, snapshot, options.format, options.target_mb * _MIB, places.connection, plan.model)
+    return compact(settings, places.output.root, plan.sources, target, progress)
+
+
+def _take_over(plan: Plan, snapshot: str) -> None:
+    """Give the files of unchanged days names in the new snapshot."""
+
+    def copy(name: str) -> None:
+        assert plan.base is not None
+        try:
+            plan.places.to.copy(f"{plan.base.snapshot}/{name}", f"{snapshot}/{name}")
+        except NotFoundError as error:
+            raise OutputError(
+                f"{error}: somebody deleted {plan.base.snapshot} while its files were taken over; "
+                "nothing was published; export again"
+            ) from error
+
+    with ThreadPoolExecutor(_COPIES_AT_ONCE) as pool:
+        for _ in pool.map(copy, plan.kept):
+            pass
+
+
+def _days(plan: Plan, compacted: Compacted) -> tuple[SnapshotDay, ...]:
+    written = (
+        SnapshotDay(
+            date=day.date,
+            source=day.fingerprint,
+            manifests=len(day.files),
+            latest_manifest=day.latest_manifest,
+            files=tuple(compacted.files.get(day.date, ())),
+            left_out=compacted.counts[day.date].left_out if day.date in compacted.counts else 0,
+        )
+        for day in plan.write
+    )
+    return tuple(sorted((*plan.keep, *written), key=lambda day: day.date))
+
+
+def check_written(places: Places, made: Snapshot, compacted: Compacted) -> None:
+    """Make sure that a snapshot holds each row that was read and not left out, and no other file.
+
+    Raises:
+        OutputError: rows are missing, or there are other files; or all rows were left out.
+    """
+    if made.left_out and not made.rows:
+        raise OutputError(
+            f"no row of {places.output.path(FEATURES_TABLE)} can be put into model {made.model}: none has an embedding "
+            f"of its backbone; nothing was published; export with --model {AS_INGESTED}"
+        )
+    counted = {day: sum(file.rows for file in files) for day, files in compacted.files.items()}
+    expected = {day: counts.rows for day, counts in compacted.counts.items() if counts.rows}
+    if counted != expected or places.sizes(made.snapshot) != {file.name: file.bytes for file in made.files}:
+        raise OutputError(
+            f"{places.to.path(made.snapshot)} is not what was read from {places.output.path(FEATURES_TABLE)}: "
+            f"somebody changed files there meanwhile; nothing was published; export again"
+        )

@@ -1,0 +1,129 @@
+"""Tells which of the requested paths and prefixes exist, in the answer to the person who runs `forget`.
+
+The receipt is kept, so it holds no path. The answer names each path or prefix that matches nothing, with the nearest
+spelling that does: other spellings are looked for by their salted hashes, in the same search as the requested ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+
+from streaming.forget.receipts import Receipt, Unmatched
+from streaming.forget.wanted import Asked, Wanted
+from streaming.lease.denylist import Denylist, Entry, hash_path, hash_prefix
+
+_NOT_KNOWN = Wanted()
+_Hash = Callable[[str, bytes], str]
+
+
+@dataclass(frozen=True)
+class Missed:
+    """A requested path or prefix that matches nothing.
+
+    Attributes:
+        hash: its salted hash.
+        where: the place in the request, like `line 17`; None if that is not known.
+        asked: the text as given; None if it was given to an earlier run, of which only hashes are left.
+        nearest: another spelling that matches, as a raw key or a prefix of raw keys; None if there is none.
+        how: the difference between that spelling and the text as given.
+        is_forgotten: whether that spelling was requested, too.
+    """
+
+    hash: str
+    where: str | None
+    asked: str | None = None
+    nearest: str | None = None
+    how: str | None = None
+    is_forgotten: bool = False
+
+    def __str__(self) -> str:
+        # By repr, so that blanks and marks are visible.
+        name = repr(self.asked) if self.asked is not None else f"{self.hash} (its path was given to an earlier run)"
+        nearest = f"; nearest: {self.nearest!r} ({self.how})" if self.nearest else ""
+        return f"{self.where or 'unknown'}: {name}{nearest}{', forgotten, too' if self.is_forgotten else ''}"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The receipt, and the explanations for the person who asked."""
+
+    receipt: Receipt
+    missed: tuple[Missed, ...]
+
+    def as_text(self, *, dry_run: bool) -> str:
+        """The answer as text for people."""
+        return self.receipt.as_text(map(str, self.missed), dry_run=dry_run)
+
+    def as_dict(self) -> dict[str, object]:
+        """The answer for programs: the receipt, with `unmatched` in full."""
+        unmatched = None if self.receipt.unmatched is None else [asdict(one) for one in self.missed]
+        return self.receipt.model_dump(mode="json") | {"unmatched": unmatched}
+
+
+class Search:
+    """The search for the pictures of one entry of the denylist, and for other spellings of its paths.
+
+    Args:
+        entry: of the denylist.
+        wanted: the request that the entry was made from; empty if it is not known any more.
+
+    Attributes:
+        entry: as given.
+        denylist: the forgotten pictures.
+    """
+
+    def __init__(self, entry: Entry, wanted: Wanted = _NOT_KNOWN) -> None:
+        self.entry = entry
+        self._salt = bytes.fromhex(entry.salt)
+        self._hashes = frozenset((*entry.paths, *(prefix.hash for prefix in entry.prefixes)))
+        self._asked: dict[str, tuple[Asked, _Hash]] = {}
+        self._found: set[str] = set()
+        for group, hash_of in ((wanted.paths, _hash_path), (wanted.prefixes, _hash_prefix)):
+            for one in group:
+                self._asked.setdefault(hash_of(one.key, self._salt), (one, hash_of))
+        self._wanted = wanted
+        self.denylist = Denylist([entry])
+
+    @cached_property
+    def watched(self) -> Denylist:
+        """The forgotten paths and prefixes, and other spellings of them."""
+        paths, prefixes = (
+            (spelling.key for one in group for spelling in one.spellings())
+            for group in (self._wanted.paths, self._wanted.prefixes)
+        )
+        return Denylist([self.entry, Entry.of(paths, prefixes, self._salt, self.entry.asked_at)])
+
+    def places(self) -> dict[str, str]:
+        """The place of each path and prefix in the request, by its salted hash."""
+        return {digest: asked.where for digest, (asked, _) in self._asked.items()}
+
+    def note(self, hits: Iterable[bytes]) -> Iterable[str]:
+        """Remember salted hashes that were found; returns those of the entry."""
+        found = {hit.hex() for hit in hits}
+        self._found |= found
+        return found & self._hashes
+
+    def answer(self, receipt: Receipt) -> Answer:
+        """The answer for a receipt."""
+        return Answer(receipt, tuple(map(self._explained, receipt.unmatched or ())))
+
+    def _explained(self, unmatched: Unmatched) -> Missed:
+        missed = Missed(unmatched.hash, unmatched.where)
+        if missed.hash not in self._asked:
+            return missed
+        asked, hash_of = self._asked[missed.hash]
+        missed = replace(missed, asked=asked.text)
+        for spelling in asked.spellings():
+            if (digest := hash_of(spelling.key, self._salt)) in self._found:
+                return replace(missed, nearest=spelling.key, how=spelling.how, is_forgotten=digest in self._hashes)
+        return missed
+
+
+def _hash_path(key: str, salt: bytes) -> str:
+    return hash_path(key, salt).hex()
+
+
+def _hash_prefix(key: str, salt: bytes) -> str:
+    return hash_prefix(key.encode(), salt).hex()

@@ -1,0 +1,46 @@
+"""Forgetting in the manifest log and in requests, beside the stream that works on them.
+
+Spark may have planned a manifest already, or read it again after a restart: it takes the lines that it finds then. A
+manifest that loses all of its pictures is first finished by a features file without rows, because a micro-batch
+without rows is accepted only for a manifest that is done.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import suppress
+from datetime import UTC, datetime
+
+from conf.errors import NotFoundError
+from streaming.features.schema import OUTCOMES
+from streaming.lease.denylist import Denylist
+from streaming.output import manifests
+from streaming.output.batch_report import BatchReport
+from streaming.output.rows import erase_in
+from streaming.output.tables import Result, Tables
+from streaming.storage.folder import Folder
+
+_NO_MODEL = "none"
+
+
+def erase_in_manifest(output: Folder, name: str, denylist: Denylist) -> None:
+    """Take the lines of forgotten pictures out of a manifest."""
+    manifest = name.removeprefix(f"{manifests.LOG_FOLDER}/").removesuffix(manifests.SUFFIX)
+    try:
+        pictures = manifests.read_manifest(output, manifest)
+    except NotFoundError:  # folded meanwhile, by a holder that honours the denylist
+        return
+    if all(denylist.is_forgotten(picture.path) for picture in pictures):
+        sink = Tables(output)
+        if not sink.is_committed(manifest):
+            report = BatchReport(manifest, 0, Counter(), 0, 0, _NO_MODEL, None)
+            sink.commit(manifest, Result(OUTCOMES.empty_table(), "", datetime.now(UTC), report))
+    erase_in(output, name, denylist)
+
+
+def erase_in_request(output: Folder, name: str, denylist: Denylist) -> None:
+    """Take the lines of forgotten pictures out of a request, which keeps its id; delete it if it loses all."""
+    erase_in(output, name, denylist)
+    with suppress(NotFoundError):  # taken in meanwhile, by a holder that honours the denylist
+        if not output.read(name).strip():
+            output.delete(name)

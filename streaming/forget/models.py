@@ -1,0 +1,97 @@
+"""Forgetting in a registry: finds the models that were fitted with a picture, and erases it from their records.
+
+A model's statistics and PCA are sums over all of its pictures, which only another fit can change: they stay. Data of a
+single picture are erased: its identity in `pictures.parquet`, its held-out features in `held_back.parquet`, and the
+whole report of a model that has the picture or shows it as an example, because a report draws single pictures, too.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from conf.errors import BundleError, ConflictError, NotFoundError
+from streaming.lease.denylist import Denylist
+from streaming.registry.bundle import HELD_BACK, IDENTITIES, MANIFEST, REPORT, BundleManifest, reseal
+from streaming.registry.registry import Registry
+from streaming.storage.folder import Folder
+from streaming.storage.parquet import as_parquet
+
+_EXAMPLE = re.compile(r"<code>(.*?)</code>", re.DOTALL)
+_NO_REPORT = b"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Report removed</title></head>
+<body><p>The report of this model was removed, because it told of pictures that had to be forgotten.
+Fit anew to get a model and a report without them.</p></body></html>
+"""
+
+
+@dataclass(frozen=True)
+class AffectedModel:
+    """A model whose records must change.
+
+    Attributes:
+        version: of the model.
+        pictures: how many of its pictures are forgotten.
+        files: the new content of its files, by name.
+    """
+
+    version: str
+    pictures: int
+    files: dict[str, bytes]
+
+
+def find_models(models: Folder, denylist: Denylist, is_found: Callable[[bytes], bool]) -> Iterator[AffectedModel]:
+    """The models whose records name forgotten pictures, or were being changed by a run that was killed.
+
+    Args:
+        models: the registry.
+        denylist: the forgotten paths.
+        is_found: whether a picture of this identity is forgotten.
+    """
+    for manifest in Registry(models).versions():
+        pictures, count = _without(_read(models, manifest, IDENTITIES), is_found)
+        held_back, _ = _without(_read(models, manifest, HELD_BACK), is_found)
+        report = _read(models, manifest, REPORT)
+        shown = report is not None and any(
+            denylist.is_forgotten(html.unescape(example)) for example in _EXAMPLE.findall(report.decode())
+        )
+        files = {
+            IDENTITIES: pictures,
+            HELD_BACK: held_back,
+            REPORT: _NO_REPORT if report and (count or shown) else report,
+        }
+        present = {name: data for name, data in files.items() if data is not None}
+        if count or shown or present.keys() - manifest.files.keys():
+            yield AffectedModel(manifest.version, count, present)
+
+
+def erase_in_model(models: Folder, affected: AffectedModel) -> None:
+    """Replace the records of a model; its bundle stays complete at any time. A fit may delete the model meanwhile."""
+    try:
+        reseal(models, affected.version, affected.files, affected.pictures)
+    except (BundleError, ConflictError, NotFoundError):
+        if models.exists(f"{affected.version}/{MANIFEST}"):
+            raise
+
+
+def _read(models: Folder, manifest: BundleManifest, name: str) -> bytes | None:
+    try:
+        return models.read(f"{manifest.version}/{name}")
+    except NotFoundError:
+        return None
+
+
+def _without(data: bytes | None, is_found: Callable[[bytes], bool]) -> tuple[bytes | None, int]:
+    """A Parquet file without the rows of identities that were found, and their number."""
+    if data is None:
+        return None, 0
+    table = pq.read_table(pa.BufferReader(data))
+    keep = [not is_found(identity) for identity in table.column("identity").to_pylist()]
+    if all(keep):
+        return data, 0
+    return as_parquet(table.filter(pa.array(keep, pa.bool_()))), keep.count(False)

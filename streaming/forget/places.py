@@ -1,0 +1,81 @@
+"""Lists the places with rows of an output's pictures: those the output records, and those its registries record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from conf.aws.connection import S3Connection
+from conf.settings import Settings
+from streaming.forget.files import File
+from streaming.output import known, lineage, manifests, requests
+from streaming.output.decision import FEATURES_TABLE, QUARANTINE_TABLE
+from streaming.output.embeddings import EMBEDDINGS_TABLE, STAGED_FOLDER
+from streaming.output.lineage import Kind
+from streaming.output.places import open_output
+from streaming.output.rows import has_rows
+from streaming.registry.registry import Registry
+from streaming.storage.folder import Folder
+from streaming.storage.locations import open_folder
+
+_TABLES = {
+    FEATURES_TABLE: "features",
+    QUARANTINE_TABLE: "quarantine",
+    EMBEDDINGS_TABLE: EMBEDDINGS_TABLE,
+    STAGED_FOLDER: EMBEDDINGS_TABLE,
+    known.KNOWN_FOLDER: "the record of known pictures",
+}
+MANIFESTS, REQUESTS, _SAVED = "manifests", "requests", "saved features"
+
+
+@dataclass(frozen=True)
+class Places:
+    """The places to erase pictures from.
+
+    Attributes:
+        output: of the stream.
+        connection: to S3.
+    """
+
+    output: Folder
+    connection: S3Connection
+
+    @classmethod
+    def of(cls, settings: Settings) -> Places:
+        """The places of the output in the settings.
+
+        Raises:
+            OutputError: the output is not an output.
+        """
+        connection = S3Connection.of(settings.s3)
+        return cls(open_output(settings, connection), connection)
+
+    def registries(self) -> list[Folder]:
+        """The registries that the stream has used until now."""
+        return self._recorded("models")
+
+    def exports(self) -> list[Folder]:
+        """The folders of snapshots that exports have recorded until now."""
+        return self._recorded("export")
+
+    def _recorded(self, kind: Kind) -> list[Folder]:
+        made = lineage.derivatives(self.output)
+        return [open_folder(one.uri, self.connection) for one in made if one.kind == kind]
+
+    def files(self) -> list[File]:
+        """All files with rows, except those of exports."""
+        root = self.output.root
+        folders = {**_TABLES, manifests.LOG_FOLDER: MANIFESTS, requests.REQUESTS_FOLDER: REQUESTS}
+        files = [
+            File(place, root, name)
+            for folder, place in folders.items()
+            for name in self.output.names(folder)
+            if has_rows(name)
+        ]
+        for saved in self._saved():
+            folder = open_folder(saved, self.connection)
+            files += [File(_SAVED, folder.root, name) for name in folder.names("") if has_rows(name)]
+        return files
+
+    def _saved(self) -> list[str]:
+        manifests_of_models = (manifest for models in self.registries() for manifest in Registry(models).versions())
+        return sorted({one.saved_features for one in manifests_of_models if one.saved_features})

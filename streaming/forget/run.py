@@ -1,0 +1,191 @@
+"""Erases pictures from an output and from all that was made of it.
+
+The denylist comes first: once the holder of the lease has reloaded it, no erased row comes back. Rows are counted in
+the ledger before they are erased. A run that was killed anywhere is finished by the next one, from the hashes alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import partial
+
+from conf.settings import Settings
+from conf.spark.progress import Progress
+from streaming.export.snapshots import drop_incomplete
+from streaming.forget.answer import Answer, Search
+from streaming.forget.exports import PLACE as EXPORTS
+from streaming.forget.exports import correct_records, export_files, record_tags, working_alone
+from streaming.forget.files import File, Found
+from streaming.forget.log import erase_in_manifest, erase_in_request
+from streaming.forget.models import AffectedModel, erase_in_model, find_models
+from streaming.forget.places import MANIFESTS, REQUESTS, Places
+from streaming.forget.receipts import Ledger, finish, unfinished
+from streaming.forget.sweep import erase, find, measure
+from streaming.forget.sweeper import Sweeper
+from streaming.forget.wanted import Wanted
+from streaming.lease import denylist
+from streaming.lease.denylist import Denylist, Entry
+from streaming.lease.handshake import wait_until_noticed
+from streaming.lease.lease import Lease
+from streaming.output.decision import complete_all
+from streaming.output.embeddings import settle
+from streaming.output.tables import finished
+from streaming.registry.registry import Registry
+from streaming.storage.folder import Folder
+
+_IN_LOG = {MANIFESTS: erase_in_manifest, REQUESTS: erase_in_request}
+
+_logger = logging.getLogger(__name__)
+
+
+def forget(settings: Settings, wanted: Wanted, progress: Progress, *, dry_run: bool) -> list[Answer]:
+    """Finish the runs that were killed, then erase the wanted pictures; returns an answer for each.
+
+    With `dry_run` nothing is changed, and the answer tells what would be removed.
+
+    Raises:
+        OutputError: the output is not an output, or something in it cannot be read.
+        LeaseLostError: an export may have begun in a folder while it was swept; the next run finishes it.
+    """
+    places = Places.of(settings)
+    output = places.output
+    if dry_run:
+        searches = [Search(_entry_of(wanted, denylist.read_salt(output) or denylist.new_salt()), wanted)]
+    else:
+        searches = _deny(places, wanted)
+        for search in searches:
+            wait_until_noticed(
+                output,
+                search.entry.id,
+                settings.stream.lease,
+                lambda holder: _logger.info("waiting until %s has reloaded the denylist", holder),
+            )
+        # Files that a killed stream has not written yet must not be derived later, from rows erased here.
+        complete_all(output, finished(output))
+        settle(output)
+    if not searches:
+        return []
+    with Sweeper(settings, places.connection, progress) as sweeper:
+        erasures = [_Erasure(sweeper, places, search, settings.stream.lease) for search in searches]
+        return [erasure.look() if dry_run else erasure.run() for erasure in erasures]
+
+
+def _entry_of(wanted: Wanted, salt: bytes) -> Entry:
+    paths, prefixes = ((one.key for one in group) for group in (wanted.paths, wanted.prefixes))
+    return Entry.of(paths, prefixes, salt, datetime.now(UTC))
+
+
+def _deny(places: Places, wanted: Wanted) -> list[Search]:
+    """Put the wanted pictures on the denylists, durably; returns the searches to carry out."""
+    output = places.output
+    output.remove_leftovers()
+    asked = None
+    if wanted:
+        asked = _entry_of(wanted, denylist.make_salt(output))
+        ledger = Ledger.load(output, asked)
+        ledger.asked = Search(asked, wanted).places()
+        ledger.save(output, asked)  # first: to finish a killed run, only this and the entry are known
+        denylist.add_entry(output, asked)
+    entries = list(denylist.read_entries(output))
+    for models in places.registries():
+        denylist.add_missing(models, entries)
+    return [
+        Search(entry, wanted) if asked and entry.id == asked.id else Search(entry)
+        for entry in unfinished(output, entries)
+    ]
+
+
+def _erase_in_log(output: Folder, file: File, denylist: Denylist) -> None:
+    _IN_LOG[file.place](output, file.name, denylist)
+
+
+class _Erasure:
+    """The erasure of the pictures of one entry."""
+
+    def __init__(self, sweeper: Sweeper, places: Places, search: Search, lease: timedelta) -> None:
+        self._sweeper = sweeper
+        self._places = places
+        self._output = places.output
+        self._entry = search.entry
+        self._search = search
+        self._denylist = search.denylist
+        self._lease = lease
+        self._ledger = Ledger()
+
+    def look(self) -> Answer:
+        """The answer of a dry run."""
+        self._ledger.asked = self._search.places()
+        self._find(self._places.files())
+        for to in self._places.exports():
+            self._find(export_files(to))
+        for models in self._places.registries():
+            self._find_models(models)
+        return self._search.answer(self._ledger.receipt(self._output, self._entry, datetime.now(UTC)))
+
+    def run(self) -> Answer:
+        """Erase everything, and leave a receipt."""
+        self._ledger = Ledger.load(self._output, self._entry)
+        found = self._find(self._places.files())
+        self._ledger.save(self._output, self._entry)
+        self._erase(found)
+        # Read only now: an export that began before the table was swept is among them, and a later one found no such
+        # rows.
+        for to in self._places.exports():
+            if next(to.names(""), None):  # otherwise it was deleted by hand
+                with working_alone(
+                    to, self._lease, partial(_logger.info, "%s: waiting until %s has finished", to.root)
+                ) as lease:
+                    self._erase_in_export(to, lease)
+        for models in self._places.registries():
+            Registry(models).remove_incomplete(datetime.now(UTC))
+            # A fit may have made another model from this one before it lost the pictures.
+            while affected := self._find_models(models):
+                self._ledger.save(self._output, self._entry)
+                for one in affected:
+                    erase_in_model(models, one)
+        receipt = self._ledger.receipt(self._output, self._entry, datetime.now(UTC))
+        return self._search.answer(finish(self._output, receipt, self._ledger.earlier))
+
+    def _find(self, files: Sequence[File]) -> list[Found]:
+        looked = find(self._sweeper, files, self._denylist, self._search.watched)
+        self._note(hit for one in looked for hit in one.hits)
+        found = [one for one in looked if one.identities]
+        for one in found:
+            if one.rows:
+                self._ledger.add_rows(one.file.place, f"{one.file.root}/{one.file.name}", one.rows)
+            if self._entry.prefixes:
+                self._ledger.add_identities(one.identities, self._entry)
+        return found
+
+    def _note(self, hits: Iterable[bytes]) -> None:
+        self._ledger.matched.update(self._search.note(hits))
+
+    def _erase(self, found: Iterable[Found]) -> None:
+        erase(self._sweeper, [one.file for one in found if one.file.place not in _IN_LOG], self._denylist)
+        for one in found:
+            if one.file.place in _IN_LOG:
+                _erase_in_log(self._output, one.file, self._denylist)
+
+    def _erase_in_export(self, to: Folder, lease: Lease) -> None:
+        drop_incomplete(to, lease)
+        found = self._find(export_files(to))
+        self._ledger.save(self._output, self._entry)
+        self._erase(found)
+        # A killed run may have erased rows without correcting the records.
+        visited = [file for file in export_files(to) if to.path(file.name) in self._ledger.rows.get(EXPORTS, ())]
+        tags = record_tags(to, [file.name for file in visited])
+        correct_records(to, measure(self._sweeper, visited), tags)
+        lease.check()
+
+    def _find_models(self, models: Folder) -> list[AffectedModel]:
+        affected = list(find_models(models, self._denylist, self._is_found))
+        for one in affected:
+            if one.pictures:
+                self._ledger.add_refit(models.root, one.version, one.pictures)
+        return affected
+
+    def _is_found(self, identity: bytes) -> bool:
+        self._note(self._search.watched.hits_of(identity))
+        return self._denylist.holds_identity(identity) or self._ledger.holds_identity(identity, self._entry)

@@ -1,0 +1,333 @@
+"""The lease, OUTPUT/_lease, which lets one process at a time write to an output, and the mark that asks it to stop.
+
+The lease keeps two streams from working side by side; where it fails, the conditional writes of `output.decision` still
+keep pictures from being lost or repeated. Invariants: a holder believes that it has the lease only as long as the
+record in the store keeps others from taking it, and gives the lease up for good only when another has taken it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from types import TracebackType
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from conf.errors import (
+    AlreadyExistsError,
+    AppError,
+    ConflictError,
+    LeaseHeldError,
+    LeaseLostError,
+    NotFoundError,
+    StorageError,
+    TransientError,
+)
+from conf.interrupts import shielded
+from streaming.lease.machine import has_ended, started, this_machine
+from streaming.lease.yarn import Attempt, this_attempt
+from streaming.storage.folder import Folder
+
+LEASE = "_lease"
+DRAIN = "_drain"
+_LOOK_SECONDS = 0.2
+_RELEASE_ATTEMPTS = 3
+_LONGEST_FAILURE = 300
+
+_over: set[str] = set()  # tenures of this process that ended, or never began, although the store may not know of it
+
+_logger = logging.getLogger(__name__)
+
+
+class Looked(BaseModel):
+    """The holder's last look for new pictures.
+
+    Attributes:
+        at: when it ended, UTC.
+        period: seconds from one look to the next; None if there is no next one.
+        unsettled: new pictures that it left for a later look, because they may still be being written.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    at: datetime
+    period: float | None
+    unsettled: int
+
+
+class Holder(BaseModel):
+    """The holder of the lease, as OUTPUT/_lease describes it.
+
+    Attributes:
+        id: of this tenure, new for each start.
+        host: the machine's name, for people only: two machines may share one.
+        machine: see `machine.this_machine`; None in a lease of an earlier version.
+        pid, process_started: the process; together they tell a live one from a later one of the same number.
+        since, renewed_at, expires_at: UTC.
+        released: whether it was given back.
+        failure: the error that ended the tenure.
+        attempt: the attempt of YARN, if the process runs there.
+        looked: its last look for new pictures before `renewed_at`.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    host: str
+    machine: str | None = None
+    pid: int
+    process_started: str
+    since: datetime
+    renewed_at: datetime | None = None
+    expires_at: datetime
+    released: bool = False
+    failure: str | None = None
+    attempt: Attempt | None = None
+    looked: Looked | None = None
+
+    def is_dead(self) -> bool:
+        """Whether its process is known to have ended. Only processes of the same machine can tell."""
+        return self.machine is not None and self.machine == this_machine() and has_ended(self.pid, self.process_started)
+
+    def is_gone(self, now: datetime) -> bool:
+        """Whether another may take over: the lease was released, has expired, or its process of this machine died."""
+        return self.released or now >= self.expires_at or self.is_dead()
+
+    def is_succeeded_by(self, other: Holder, now: datetime) -> bool:
+        """Whether `other` may take over at once: this holder is gone, or is a former attempt that YARN gave up.
+
+        A former attempt that still runs behind a broken network is treated as a holder whose lease expired.
+        """
+        return self.is_gone(now) or (other.attempt is not None and other.attempt.follows(self.attempt))
+
+    def __str__(self) -> str:
+        attempt = f"{self.attempt}, " if self.attempt else ""
+        return f"process {self.pid} on {self.host} ({attempt}since {self.since:%Y-%m-%d %H:%M:%S} UTC)"
+
+
+def read_holder(output: Folder) -> tuple[Holder | None, str | None]:
+    """The holder that the lease names, and the lease's tag; None if nobody ever held it.
+
+    Raises:
+        StorageError: the lease is damaged, or the store refused.
+    """
+    try:
+        data, tag = output.read_tagged(LEASE)
+    except NotFoundError:
+        return None, None
+    try:
+        return Holder.model_validate_json(data), tag
+    except ValidationError as error:
+        raise StorageError(f"{output.path(LEASE)} cannot be read; delete it if no stream is running") from error
+
+
+class Lease:
+    """The right to write to an output, held while the context is entered and renewed by a thread of its own.
+
+    A renewal begins after a third of the duration, counted from the start of the previous request, and is given up
+    after half of it, so that there is time for a second one. An expired lease is renewed, too, if nobody has taken it.
+
+    Raises:
+        LeaseHeldError: on entry, if another stream holds it.
+    """
+
+    def __init__(self, output: Folder, duration: timedelta) -> None:
+        self._output = output
+        self._duration = duration
+        self._renewals = output.with_timeout(duration.total_seconds() / 2)
+        now = datetime.now(UTC)
+        self._holder = Holder(
+            id=uuid.uuid4().hex,
+            host=socket.gethostname(),
+            machine=this_machine(),
+            pid=os.getpid(),
+            process_started=started(os.getpid()) or "unknown",
+            since=now,
+            expires_at=now,
+            attempt=this_attempt(),
+        )
+        self._written = time.monotonic()
+        self._tag = ""
+        self._looked: Looked | None = None
+        self._wake = threading.Event()
+        self._leaving = False
+        self._lost: str | None = None
+        self._failure: Exception | None = None
+        self._renewer = threading.Thread(target=self._keep, name="lease", daemon=True)
+
+    @property
+    def holder(self) -> Holder:
+        """This process, as last written to the lease."""
+        return self._holder
+
+    def __enter__(self) -> Self:
+        try:
+            with shielded():
+                self._take()
+        except KeyboardInterrupt:  # delayed by `shielded` until the lease was taken or refused
+            if self._renewer.ident is not None:
+                self.__exit__(None, None, None)
+            raise
+        return self
+
+    def _take(self) -> None:
+        present, tag = read_holder(self._output)
+        is_over = present is None or present.id in _over or present.is_succeeded_by(self._holder, datetime.now(UTC))
+        if not is_over:
+            raise LeaseHeldError(
+                f"{self._output.root}: another stream writes to this output: {present}; stop it with "
+                f"python -m streaming stop --output {self._output.root}, or choose another output"
+            )
+        try:
+            self._write(self._output, tag)
+        except (AlreadyExistsError, ConflictError):
+            raise LeaseHeldError(f"{self._output.root}: another stream has just taken this output") from None
+        except BaseException:  # the record may have been written all the same, and this program may try again
+            _over.add(self._holder.id)
+            raise
+        self._renewer.start()
+
+    @shielded()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._leaving = True
+        self._wake.set()
+        self._renewer.join()
+        _over.add(self._holder.id)
+        if self._lost is None:
+            # A signal that comes before there is work to finish arrives as KeyboardInterrupt: it is not a failure.
+            self._release(None if error is None or isinstance(error, KeyboardInterrupt) else _words(error))
+            self._lost = "it was given back"
+
+    def check(self) -> None:
+        """Make sure that this process still holds the lease.
+
+        Raises:
+            LeaseLostError: another has taken it.
+            TransientError: it expired before it could be renewed; a later renewal may succeed.
+            StorageError: it expired, and its renewal fails permanently.
+        """
+        if self._lost is not None:
+            raise LeaseLostError(f"{self._output.root}: lost the right to write here: {self._lost}; start again")
+        # Two clocks: the monotonic one stands still while the machine sleeps, the other may be set.
+        age = time.monotonic() - self._written
+        if datetime.now(UTC) < self._holder.expires_at and age < self._duration.total_seconds():
+            return
+        if isinstance(self._failure, StorageError) and not isinstance(self._failure, TransientError):
+            raise StorageError(f"the lease ran out: {self._failure}") from self._failure
+        raise TransientError(f"{self._output.root}: the lease ran out before the store answered to its renewal")
+
+    def note_look(self, looked: Looked) -> None:
+        """Record a look for new pictures; the next renewal publishes it, and the first look is published at once."""
+        is_first, self._looked = self._looked is None, looked
+        if is_first:
+            self._wake.set()
+
+    def drain_requested(self) -> bool:
+        """Whether `request_drain` asked this holder to stop."""
+        try:
+            return self._renewals.read(DRAIN).decode() == self._holder.id
+        except StorageError:
+            return False
+
+    def renew(self) -> None:
+        """Extend the lease, also an expired one, unless another has taken it.
+
+        Raises:
+            ConflictError: another has taken it.
+            StorageError: the store refused, or does not answer.
+        """
+        self._replace()
+
+    def _keep(self) -> None:
+        third, pause = self._duration.total_seconds() / 3, 0.0
+        while True:
+            self._wake.wait(max(pause, self._written + third - time.monotonic()))
+            self._wake.clear()
+            if self._leaving:
+                return
+            try:
+                self.renew()
+            except ConflictError:
+                self._lost = "another stream took it"
+                return
+            except Exception as error:  # any other error does not mean that another has taken the lease
+                if self._failure is None:
+                    _logger.warning("cannot renew the lease, trying again until it succeeds: %s", error)
+                _logger.debug("cannot renew the lease", exc_info=error)
+                self._failure, pause = error, third / 3
+            else:
+                if self._failure is not None:
+                    _logger.info("the lease is renewed again")
+                self._failure, pause = None, 0.0
+
+    def _release(self, failure: str | None) -> None:
+        for _ in range(_RELEASE_ATTEMPTS):  # if all fail, the lease expires
+            try:
+                if self.drain_requested():  # not a request to another, which may have taken the lease
+                    self._renewals.delete(DRAIN)
+                self._replace(released=True, failure=failure)
+            except TransientError:
+                continue
+            except StorageError:
+                pass
+            return
+
+    def _replace(self, **changes: Any) -> None:
+        """Overwrite our own record, which an earlier request may have changed although its answer was lost."""
+        while True:
+            try:
+                return self._write(self._renewals, self._tag, **changes)
+            except ConflictError:
+                present, tag = read_holder(self._renewals)
+                if present is None or tag is None or present.id != self._holder.id:
+                    raise
+                self._tag = tag
+
+    def _write(self, output: Folder, tag: str | None, **changes: Any) -> None:
+        """Write the record, then adopt it: until it is durable, another may take over by the record in the store.
+
+        The new duration counts from before the request, however long the request takes.
+        """
+        written, now = time.monotonic(), datetime.now(UTC)
+        stamps = {"renewed_at": now, "expires_at": now + self._duration, "looked": self._looked}
+        holder = self._holder.model_copy(update=stamps | changes)
+        data = holder.model_dump_json(indent=2).encode()
+        self._tag = output.create(LEASE, data) if tag is None else output.replace(LEASE, data, tag)
+        self._holder, self._written = holder, written
+
+
+def _words(error: BaseException) -> str:
+    """An error in one line."""
+    kind = () if isinstance(error, AppError) else (type(error).__name__,)
+    return ": ".join((*kind, *str(error).strip().splitlines()[:1]))[:_LONGEST_FAILURE]
+
+
+def wait_until_gone(output: Folder, holder: Holder) -> bool:
+    """Wait for a holder to end: True if it has ended, False if its lease expired and it may yet renew it."""
+    while True:
+        present, _ = read_holder(output)
+        if present is None or present.id != holder.id or present.released or present.is_dead():
+            return True
+        if present.is_gone(datetime.now(UTC)):
+            return False
+        time.sleep(_LOOK_SECONDS)
+
+
+def request_drain(output: Folder) -> Holder | None:
+    """Ask the holder of the lease to finish its micro-batch and stop; returns it, or None if no holder is alive."""
+    holder, _ = read_holder(output)
+    if holder is None or holder.released or holder.is_dead():
+        return None
+    output.delete(DRAIN)  # a mark that an earlier holder left
+    with suppress(AlreadyExistsError):  # another request, at the same moment
+        output.create(DRAIN, holder.id.encode())
+    return holder

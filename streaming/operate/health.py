@@ -1,0 +1,102 @@
+"""Tells monitors whether a stream is healthy, from the lease and the manifests that are not done.
+
+A check takes a handful of requests on S3, whatever the size of the table.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Literal
+
+from conf.errors import UnhealthyError
+from streaming.lease.lease import Holder, read_holder
+from streaming.output.manifests import written_at
+from streaming.output.tables import unfinished
+from streaming.storage.folder import Folder
+
+_LOOKS_MISSED = 3
+_GRACE = timedelta(minutes=1)  # a look may take a while, and the next renewal of the lease publishes it
+
+State = Literal["running", "stopped", "failed", "died", "expired", "none"]
+"""Of a stream: stopped as asked, ended by an error, its process gone, its lease run out, or never begun."""
+
+
+def read_state(output: Folder, now: datetime) -> tuple[State, Holder | None]:
+    """The state of the stream on an output, and the present or last holder of the lease."""
+    holder, _ = read_holder(output)
+    return _state(holder, now), holder
+
+
+def _state(holder: Holder | None, now: datetime) -> State:
+    if holder is None:
+        return "none"
+    if holder.released:
+        return "failed" if holder.failure else "stopped"
+    if holder.is_dead():
+        return "died"
+    return "expired" if holder.is_gone(now) else "running"
+
+
+def has_looked(holder: Holder, now: datetime) -> bool:
+    """Whether a stream runs and looks for new pictures as planned, so that it has found all that there are."""
+    looked = holder.looked
+    if looked is None or holder.renewed_at is None or holder.is_gone(now):
+        return False
+    return looked.period is None or holder.renewed_at - looked.at <= _patience(looked.period)
+
+
+def _patience(period: float) -> timedelta:
+    return _LOOKS_MISSED * timedelta(seconds=period) + _GRACE
+
+
+def check_health(output: Folder, now: datetime, longest: timedelta) -> str:
+    """Make sure that the stream on an output is healthy, or was stopped as asked; returns one line about it.
+
+    Args:
+        output: of a stream that has begun.
+        now: UTC.
+        longest: the longest that a picture may wait after it was found, and a new stream before its first look.
+
+    Raises:
+        UnhealthyError: the stream is not healthy; the message names all problems.
+    """
+    state, holder = read_state(output, now)
+    if holder is None:
+        raise UnhealthyError(f"{output.root}: no stream runs")
+    if state == "stopped":
+        return f"stopped as asked: {holder}"
+    waiting = unfinished(output)
+    behind = now - written_at(waiting[0]) if waiting else timedelta(0)
+    wrong = [_ended(state, holder, now) if state != "running" else _idle(holder, now, longest)]
+    if behind > longest:
+        wrong.append(f"pictures that were found {ago(now, written_at(waiting[0]))} are not done")
+    if reasons := "; ".join(filter(None, wrong)):
+        raise UnhealthyError(f"{output.root}: {reasons}")
+    looked = f"last look {ago(now, holder.looked.at)}" if holder.looked else "no look yet"
+    return f"healthy: {holder}, {looked}, {max(behind.total_seconds(), 0):.1f}s behind"
+
+
+def _ended(state: State, holder: Holder, now: datetime) -> str:
+    if state == "failed":
+        return f"the stream failed: {holder.failure}"
+    if state == "died":
+        return f"the stream died: {holder}"
+    return f"the stream died or cannot reach the output, its lease ran out {ago(now, holder.expires_at)}: {holder}"
+
+
+def _idle(holder: Holder, now: datetime, longest: timedelta) -> str:
+    """The problem with the looks of a stream that runs; empty if there is none, or the stream has just begun."""
+    if holder.looked:
+        return "" if has_looked(holder, now) else f"it last looked for pictures {ago(now, holder.looked.at)}"
+    if now - holder.since <= longest:
+        return ""
+    return f"it has not looked for pictures since it started {ago(now, holder.since)}"
+
+
+def ago(now: datetime, then: datetime) -> str:
+    """The approximate time since `then`, like `11 min ago`."""
+    seconds = max((now - then).total_seconds(), 0)
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"

@@ -1,0 +1,277 @@
+"""The status of a stream, read from its output alone.
+
+It asks neither the stream nor Spark, so it answers at once, also for a stream that is dead. Figures that were not
+observed are unknown rather than 0, and no figure changes only because time passes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from itertools import islice
+
+from conf.errors import NotFoundError
+from streaming.discovery.left_out import read_left_out
+from streaming.operate.health import State, ago, has_looked, read_state
+from streaming.output.batch_report import BatchReport, read_batch_report
+from streaming.output.decision import FEATURES_TABLE, QUARANTINE_TABLE
+from streaming.output.embeddings import EMBEDDINGS_TABLE
+from streaming.output.manifests import read_manifest, written_at
+from streaming.output.requests import request_ids
+from streaming.output.tables import latest_files, unfinished
+from streaming.storage.folder import Folder
+from streaming.storage.locations import is_on_s3
+from streaming.storage.parquet import Size, read_footer, read_size
+
+_RECENT = 20
+_READERS = 32
+_FILES_ON_S3 = 1_000  # one request each, so 0.0004 USD and some seconds
+_FILES_ON_DISK = 20_000  # some seconds
+
+
+@dataclass(frozen=True)
+class Counted:
+    """The rows of a table, by the footers of its files.
+
+    Attributes:
+        rows: the number of rows in the files that were counted.
+        bytes: of these rows, as they are stored.
+        files: the number of files that were counted, the latest ones.
+        complete: whether these are all files.
+        since: the first day of these files; None without files.
+    """
+
+    rows: int
+    bytes: int
+    files: int
+    complete: bool
+    since: str | None
+
+    def __str__(self) -> str:
+        if self.complete:
+            return f"{self.rows:,}"
+        return f"at least {self.rows:,} (the latest {self.files:,} files, from {self.since} on)"
+
+
+@dataclass(frozen=True)
+class Status:
+    """The status of a stream.
+
+    Attributes:
+        output: canonical path.
+        state: of the stream.
+        holder: the present or last holder of the lease; None if nobody ever held it.
+        failure: the error that ended the stream.
+        looked_at: when it last looked for new pictures; None if that is not known.
+        last_batch_at: when the latest micro-batch was committed; None before the first.
+        model_version: of that micro-batch.
+        model_refused: how many recent micro-batches kept the last good model because the current one cannot be used.
+        drift: after the latest micro-batch; None if its model has too few held-out pictures.
+        recent: the number of latest micro-batches that the following figures cover.
+        recent_since: when the first of them was found.
+        pictures: in the recent micro-batches.
+        quarantined: of these pictures, by reason.
+        featurized_per_second: pictures per second of work; None if there were no recent micro-batches.
+        arrived_per_second: from the first of their manifests to the last; None if there is only one.
+        unfinished_manifests: found and not yet done.
+        unfinished_pictures: in the unfinished manifests.
+        unfinished_bytes: of the unfinished pictures.
+        outstanding_pictures: as `unfinished_pictures`; None if the stream does not look, as more may have arrived.
+        unsettled: new pictures that the last look left because they may still be being written; None as above.
+        seconds_behind: since the oldest outstanding picture was found; None as above.
+        requests: the number of requests not yet taken in.
+        ignored: files and folders that discovery ignores by their names.
+        left_out: entries of the input that cannot be read, or are not files.
+        features: rows in the table features.
+        embeddings: rows in the table embeddings.
+        quarantine: rows in the table quarantine.
+    """
+
+    output: str
+    state: State
+    holder: str | None
+    failure: str | None
+    looked_at: datetime | None
+    last_batch_at: datetime | None
+    model_version: str | None
+    model_refused: int
+    drift: float | None
+    recent: int
+    recent_since: datetime | None
+    pictures: int
+    quarantined: dict[str, int]
+    featurized_per_second: float | None
+    arrived_per_second: float | None
+    unfinished_manifests: int
+    unfinished_pictures: int
+    unfinished_bytes: int
+    outstanding_pictures: int | None
+    unsettled: int | None
+    seconds_behind: float | None
+    requests: int
+    ignored: int
+    left_out: int
+    features: Counted
+    embeddings: Counted
+    quarantine: Counted
+
+    def as_json(self) -> str:
+        """One JSON object."""
+        return json.dumps(asdict(self), default=datetime.isoformat)
+
+    def as_text(self, now: datetime) -> str:
+        """The status as text for people."""
+        last = f"{self.last_batch_at:%Y-%m-%d %H:%M:%S} UTC" if self.last_batch_at else "none yet"
+        lines = [
+            f"stream       {self._stream()}",
+            f"last batch   {last}",
+            f"outstanding  {self._outstanding(now)}",
+            f"behind       {self._unknown(now) if self.seconds_behind is None else f'{self.seconds_behind:.1f}s'}",
+            f"rows         {self.features} in features, {self.quarantine} in quarantine",
+        ]
+        if self.embeddings.rows:
+            lines.append(f"embeddings   {self.embeddings}; stored in {self.embeddings.bytes / 2**20:,.1f} MiB")
+        if self.recent:
+            drift = "unavailable (too few held-out pictures)" if self.drift is None else f"{self.drift:.2f}"
+            reasons = ", ".join(f"{reason} {count}" for reason, count in self.quarantined.items())
+            lines += [
+                f"recently     {self.pictures:,} pictures in {self._recently(now)}",
+                f"rate         {_rate(self.arrived_per_second)} arrived, {_rate(self.featurized_per_second)} at work",
+                f"quarantined  {sum(self.quarantined.values()):,} of them{f' ({reasons})' if reasons else ''}",
+                f"model        {self.model_version}{self._refusal()}",
+                f"drift        {drift}",
+            ]
+        if self.requests:
+            lines.append(f"requests     {self.requests:,} not yet taken in")
+        if self.ignored:
+            lines.append(f"ignored      {self.ignored:,} by name (stream.ignore, stream.include)")
+        if self.left_out:
+            lines.append(f"left out     {self.left_out:,} that cannot be read or are not files; the log names them")
+        return "\n".join(lines)
+
+    def _stream(self) -> str:
+        words = {
+            "running": "{holder}",
+            "stopped": "not running: stopped as asked, {holder}",
+            "failed": "failed: {failure}; it was {holder}",
+            "died": "died: {holder}",
+            "expired": "died, or cannot reach the output: {holder}; its lease ran out",
+            "none": "not running",
+        }
+        return words[self.state].format(holder=self.holder, failure=self.failure)
+
+    def _unknown(self, now: datetime) -> str:
+        return f"unknown: last look {ago(now, self.looked_at)}" if self.looked_at else "unknown: no look yet"
+
+    def _outstanding(self, now: datetime) -> str:
+        found = f"{self.unfinished_pictures:,} pictures, {self.unfinished_bytes / 2**20:,.1f} MiB"
+        if self.outstanding_pictures is None:
+            return f"{self._unknown(now)}; {found} were found before and are not done"
+        return f"{found}; {self.unsettled:,} more are still being written" if self.unsettled else found
+
+    def _recently(self, now: datetime) -> str:
+        batches = "1 micro-batch" if self.recent == 1 else f"{self.recent} micro-batches"
+        if self.recent_since is None or self.last_batch_at is None:
+            return batches
+        return f"{batches} from {self.recent_since:%Y-%m-%d %H:%M:%S} UTC on, the last {ago(now, self.last_batch_at)}"
+
+    def _refusal(self) -> str:
+        if not self.model_refused:
+            return ""
+        return f", kept by {self.model_refused} micro-batches because the current one cannot be used"
+
+
+def _rate(per_second: float | None) -> str:
+    return "unknown" if per_second is None else f"{per_second:,.1f}/s"
+
+
+def read_status(output: Folder, now: datetime) -> Status:
+    """The status of an output that a stream has begun on."""
+    state, holder = read_state(output, now)
+    looked = holder.looked if holder else None
+    is_known = holder is not None and has_looked(holder, now)
+    reports = _recent_reports(output, now)
+    last = reports[0] if reports else None
+    outstanding = unfinished(output)
+    with ThreadPoolExecutor(_READERS) as readers:
+        waiting = list(readers.map(lambda manifest: _size(output, manifest), outstanding))
+    pictures = sum(report.pictures for report in reports)
+    left_out = read_left_out(output)
+    behind = max((now - written_at(outstanding[0])).total_seconds(), 0) if outstanding else 0
+    return Status(
+        output=output.root,
+        state=state,
+        holder=str(holder) if holder else None,
+        failure=holder.failure if holder else None,
+        looked_at=looked.at if looked else None,
+        last_batch_at=written_at(last.manifest) + timedelta(seconds=last.seconds_behind) if last else None,
+        model_version=last.model_version if last else None,
+        model_refused=sum(report.model_refused for report in reports),
+        drift=last.drift if last else None,
+        recent=len(reports),
+        recent_since=written_at(reports[-1].manifest) if reports else None,
+        pictures=pictures,
+        quarantined=dict(sum((report.quarantined for report in reports), Counter[str]()).most_common()),
+        featurized_per_second=_per_second(pictures, sum(report.seconds for report in reports)),
+        arrived_per_second=_arrived(reports),
+        unfinished_manifests=len(outstanding),
+        unfinished_pictures=sum(count for count, _ in waiting),
+        unfinished_bytes=sum(length for _, length in waiting),
+        outstanding_pictures=sum(count for count, _ in waiting) if is_known else None,
+        unsettled=looked.unsettled if looked and is_known else None,
+        seconds_behind=behind if is_known else None,
+        requests=len(request_ids(output)),
+        ignored=left_out.ignored,
+        left_out=left_out.unusable,
+        features=count_rows(output, FEATURES_TABLE, now),
+        embeddings=count_rows(output, EMBEDDINGS_TABLE, now),
+        quarantine=count_rows(output, QUARANTINE_TABLE, now),
+    )
+
+
+def count_rows(output: Folder, table: str, now: datetime, most: int | None = None) -> Counted:
+    """Count the rows of a table, in at most `most` of its latest files; by default, as many as take some seconds."""
+    on_s3 = is_on_s3(output.root)
+    limit = most or (_FILES_ON_S3 if on_s3 else _FILES_ON_DISK)
+    names = list(islice(latest_files(output, now, table), limit + 1))
+    counted = names[:limit]
+    with ThreadPoolExecutor(_READERS if on_s3 else 1) as readers:  # on a disk, threads only hinder each other
+        size = sum(readers.map(lambda name: _size_of(output, name), counted), Size())
+    since = counted[-1].split("/")[1].removeprefix("date=") if counted else None
+    return Counted(size.rows, size.bytes, len(counted), len(names) <= limit, since)
+
+
+def _size_of(output: Folder, name: str) -> Size:
+    try:
+        return read_size(output, name)
+    except NotFoundError:  # deleted meanwhile
+        return Size()
+
+
+def _recent_reports(output: Folder, now: datetime) -> list[BatchReport]:
+    reports = (read_batch_report(read_footer(output, name)) for name in latest_files(output, now))
+    return list(islice((report for report in reports if report), _RECENT))
+
+
+def _size(output: Folder, manifest: str) -> tuple[int, int]:
+    try:
+        pictures = read_manifest(output, manifest)
+    except NotFoundError:  # done and folded meanwhile
+        return 0, 0
+    return len(pictures), sum(picture.length for picture in pictures)
+
+
+def _arrived(reports: Sequence[BatchReport]) -> float | None:
+    """Pictures per second from the oldest manifest to the latest, without those of the oldest, which arrived before."""
+    if not reports:
+        return None
+    period = written_at(reports[0].manifest) - written_at(reports[-1].manifest)
+    return _per_second(sum(report.pictures for report in reports[:-1]), period.total_seconds())
+
+
+def _per_second(pictures: int, seconds: float) -> float | None:
+    return pictures / seconds if seconds > 0 else None

@@ -1,0 +1,167 @@
+"""The table of embeddings: exactly the rows of the features, whoever decided a manifest and whatever was killed.
+
+An attempt stages its embeddings before it decides, under a name made of their content; its decision names them, and
+from then on they are published, by any process that finds them unfinished::
+
+    1. _embeddings/<manifest>-<name>.parquet          create: the staged file of one attempt
+    2. features/date=.../<manifest>.parquet           create: decides, and names the staged file in its footer
+    3. embeddings/date=.../<manifest>.parquet         create: the published file, whose footer has the same name
+    4. _embeddings/<manifest>-<name>.parquet          delete
+
+A staged file is deleted only once its manifest is decided: what a late attempt may still name stays. That of a losing
+attempt is never published.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import date
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from conf.errors import AlreadyExistsError, ConflictError, NotFoundError, OutputError
+from streaming.features.schema import EMBEDDINGS, FEATURE_COUNT
+from streaming.output.decision import is_decided, read_decision
+from streaming.output.manifests import table_file
+from streaming.storage.folder import Folder
+from streaming.storage.parquet import as_parquet, read_footer, read_size
+
+EMBEDDINGS_TABLE = "embeddings"
+STAGED_FOLDER = "_embeddings"
+
+_NAME = b"picture-features.embeddings"
+_SUFFIX = ".parquet"
+
+
+@dataclass(frozen=True)
+class Staged:
+    """The embeddings of an attempt at a manifest.
+
+    Attributes:
+        manifest: its id.
+        name: made of the rows; the decision of the attempt has it.
+        data: the content of the file.
+    """
+
+    manifest: str
+    name: str
+    data: bytes = field(repr=False)
+
+    @property
+    def file(self) -> str:
+        """The staged file."""
+        return f"{STAGED_FOLDER}/{self.manifest}-{self.name}{_SUFFIX}"
+
+    def publish(self, output: Folder) -> None:
+        """Publish what the decision of its manifest names. Idempotent.
+
+        Rows that `forget` took out of the published file stay out. A file that was not made from this decision is
+        replaced: its features file was deleted by hand.
+        """
+        published = table_file(EMBEDDINGS_TABLE, self.manifest)
+        while True:
+            with suppress(ConflictError):  # another process has changed it meanwhile: look again
+                try:
+                    output.create(published, self.data)
+                except AlreadyExistsError:
+                    if read_footer(output, published).get(_NAME) != self.name.encode():
+                        _, tag = output.read_tagged(published)
+                        output.replace(published, self.data, tag)
+                break
+        output.delete(self.file)
+
+
+def stage(output: Folder, manifest: str, embeddings: pa.Table) -> Staged | None:
+    """Write the embeddings of an attempt, `schema.EMBEDDINGS`, before it decides; None if there are no rows."""
+    if not len(embeddings):
+        return None
+    name = _digest(embeddings)
+    staged = Staged(manifest, name, as_parquet(embeddings, {_NAME: name.encode()}))
+    with suppress(AlreadyExistsError):  # the same rows, by an attempt that was killed
+        output.create(staged.file, staged.data)
+    return staged
+
+
+def settle(output: Folder, manifest: str | None = None) -> None:
+    """Publish the staged embeddings of decided manifests, or of one, and delete those that lost. Idempotent."""
+    for file in list(output.names(STAGED_FOLDER)):
+        of, _, name = file.rpartition("/")[2].removesuffix(_SUFFIX).rpartition("-")
+        if manifest in (None, of):
+            with suppress(NotFoundError):  # it is not decided, or another process has just settled it
+                if read_decision(output, of).embeddings == name:
+                    Staged(of, name, output.read(file)).publish(output)
+                else:
+                    output.delete(file)
+
+
+def clear(output: Folder, manifest: str) -> None:
+    """Take all rows out of the published file of a manifest that is not decided, if there is one.
+
+    Such a file exists if the features file was deleted by hand.
+    """
+    with suppress(NotFoundError, ConflictError):  # a conflict: another process has just decided, and published
+        _, tag = output.read_tagged(name := table_file(EMBEDDINGS_TABLE, manifest))
+        if not is_decided(output, manifest):  # asked after the tag was taken: what is published from now on has another
+            output.replace(name, as_parquet(EMBEDDINGS.empty_table()), tag)
+
+
+def _digest(embeddings: pa.Table) -> str:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, embeddings.schema) as writer:
+        writer.write_table(embeddings.combine_chunks())
+    return hashlib.sha256(sink.getvalue()).hexdigest()[:16]
+
+
+def embeddings_files(output: Folder, since: date | None = None, until: date | None = None) -> list[str]:
+    """The published files of the days from `since` to `until`, both included, in order."""
+    first, last = (f"{EMBEDDINGS_TABLE}/date={day}/" if day else None for day in (since, until))
+    return sorted(
+        name
+        for name in output.names(EMBEDDINGS_TABLE)
+        if name.endswith(_SUFFIX) and (first is None or name >= first) and (last is None or name[: len(last)] <= last)
+    )
+
+
+def has_embeddings(output: Folder) -> bool:
+    """Whether any published file has rows, or cannot be read."""
+    return any(name.endswith(_SUFFIX) and _has_rows(output, name) for name in output.names(EMBEDDINGS_TABLE))
+
+
+def _has_rows(output: Folder, name: str) -> bool:
+    try:
+        return read_size(output, name).rows > 0
+    except (pa.ArrowException, OSError):  # whoever needs its rows will say so
+        return True
+
+
+def read_embeddings(path: str, data: bytes, columns: Sequence[str] = EMBEDDINGS.names) -> pa.Table:
+    """The rows of a published file, with these columns of `schema.EMBEDDINGS`.
+
+    Args:
+        path: of the file, for errors.
+        data: its content.
+        columns: to read.
+
+    Raises:
+        OutputError: the file is damaged, or its embeddings have another length.
+    """
+    try:
+        table = pq.ParquetFile(pa.BufferReader(data)).read(columns=[*columns], use_threads=False)
+        table = table.cast(pa.schema([EMBEDDINGS.field(name) for name in columns]))
+    except MemoryError:
+        raise
+    except Exception as error:  # PyArrow has many kinds
+        raise OutputError(f"{path} cannot be read: {error}; restore it, or delete it to do without its rows") from error
+    if "embedding" in columns:
+        lengths = pc.unique(pc.list_value_length(table.column("embedding"))).to_pylist()
+        if lengths not in ([], [FEATURE_COUNT]):
+            raise OutputError(
+                f"{path} has embeddings of {sorted(lengths)} numbers, not {FEATURE_COUNT}: somebody has changed it; "
+                "restore it, or delete it to do without its rows"
+            )
+    return table

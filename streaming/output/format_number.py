@@ -1,0 +1,79 @@
+"""The number of an output's format, OUTPUT/_format.json: by it, a later version tells what an earlier one wrote.
+
+It is written before anything else, and raised by the first writer of a version with a higher one; from then on, earlier
+versions refuse the output. An output without it was begun before there were numbers: its format is 1. docs/formats.md
+says what belongs to a format.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
+
+from conf import __version__
+from conf.errors import AlreadyExistsError, ConflictError, NotFoundError, OutputError
+from streaming.storage.folder import Folder
+
+FORMAT = 2
+"""What this version writes. It reads all up to this one."""
+
+NAME = "_format.json"
+
+
+class _Number(BaseModel):
+    model_config = ConfigDict(strict=True)  # more keys are a later version's business
+
+    format: PositiveInt
+
+
+def check_format(output: Folder) -> None:
+    """Refuse an output that this version cannot read. One request, which others of the same output need not repeat.
+
+    Raises:
+        OutputError: it is of a later format, or its number cannot be read.
+    """
+    _read(output)
+
+
+def begin_format(output: Folder) -> None:
+    """The same for who is about to write: the output gets this version's number, durably, before anything else.
+
+    It needs no lease: the number is the same whoever of this version writes it, and of two versions the later one's
+    stays.
+
+    Raises:
+        OutputError: as `check_format`.
+    """
+    while True:
+        number, tag = _read(output)
+        if number == FORMAT:
+            return
+        data = f"{_Number(format=FORMAT).model_dump_json()}\n".encode()
+        try:
+            if tag is None:
+                output.create(NAME, data)
+            else:
+                output.replace(NAME, data, tag)
+        except (AlreadyExistsError, ConflictError):
+            continue
+        return
+
+
+def _read(output: Folder) -> tuple[int, str | None]:
+    """The number, and the tag of its file; 1 and None if there is no file."""
+    try:
+        data, tag = output.read_tagged(NAME)
+    except NotFoundError:
+        return 1, None
+    try:
+        number = _Number.model_validate_json(data).format
+    except ValidationError as error:
+        raise OutputError(
+            f"{output.path(NAME)} cannot be read: {error.errors()[0]['msg']}; if it was changed by hand, restore it: "
+            f'{{"format": {FORMAT}}} if only picture-features {__version__} or an earlier one has written here'
+        ) from error
+    if number > FORMAT:
+        raise OutputError(
+            f"{output.root} has format {number}, and picture-features {__version__} reads formats up to {FORMAT}; "
+            "use the version that wrote it or a later one, or choose another output"
+        )
+    return number, tag

@@ -1,0 +1,190 @@
+"""The known pictures of an output: all that some manifest has listed.
+
+They are in the compact record of finished manifests, OUTPUT/_known, or in the manifests that are still in the log;
+discovery holds both in memory as a set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from conf.errors import AlreadyExistsError, NotFoundError, OutputError
+from streaming.features.schema import PICTURES, as_table
+from streaming.lease.denylist import NOTHING, Denylist
+from streaming.output.decision import FEATURES_TABLE, read_decision
+from streaming.output.manifests import (
+    LOG_FOLDER,
+    RETRY,
+    manifest_ids,
+    manifest_name,
+    read_manifest,
+    table_file,
+    written_at,
+)
+from streaming.output.tables import EMPTY
+from streaming.storage.folder import IDENTITY_BYTES, Folder, StoredPicture
+from streaming.storage.parquet import as_parquet, read_size
+
+KNOWN_FOLDER = "_known"
+_MERGE_BELOW_ROWS = 250_000
+_COMPACT_AFTER = 250_000
+
+SCHEMA = pa.schema(
+    [
+        pa.field("hash", pa.binary(IDENTITY_BYTES), nullable=False),
+        pa.field("manifest", pa.string(), nullable=False),
+        *PICTURES,
+    ]
+)
+"""The record: the identity of a picture, the manifest that listed it, and `PICTURES`."""
+
+
+class KnownPictures:
+    """The set of pictures that some manifest lists, in 16 bytes of memory for each but the latest.
+
+    Attributes:
+        repeating: manifests in the log that list a picture of the record or of an earlier manifest, except those of
+            retries, whose purpose that is.
+        manifests: the manifests that were in the log; pictures of later ones are not in the set.
+    """
+
+    def __init__(self, output: Folder) -> None:
+        """Read the record and the log of an output."""
+        files = [_hashes(output.read(name)) for name in output.names(KNOWN_FOLDER)]
+        self._compact: NDArray[np.bytes_] = np.unique(np.concatenate([_as_array([]), *files]))
+        self._recent: set[bytes] = set()
+        self.repeating: list[str] = []
+        self.manifests = manifest_ids(output)
+        for manifest in self.manifests:
+            if manifest.endswith(RETRY):
+                continue
+            pictures = read_manifest(output, manifest)
+            unknown = self.unknown(pictures)
+            if len(unknown) < len(pictures):
+                self.repeating.append(manifest)
+            self.add(unknown)
+
+    def __len__(self) -> int:
+        return len(self._compact) + len(self._recent)
+
+    def add(self, pictures: Iterable[StoredPicture]) -> None:
+        """Remember pictures."""
+        self._recent.update(picture.identity for picture in pictures)
+        if len(self._recent) >= _COMPACT_AFTER:
+            fresh = _as_array(sorted(self._recent))
+            self._compact = np.insert(self._compact, np.searchsorted(self._compact, fresh), fresh)
+            self._recent.clear()
+
+    def unknown(self, pictures: Sequence[StoredPicture]) -> list[StoredPicture]:
+        """Those of `pictures` that were not seen before, in their order."""
+        hashes = [picture.identity for picture in pictures]
+        keys = _as_array(hashes)
+        places = np.searchsorted(self._compact, keys)
+        folded = np.zeros(len(keys), bool)
+        inside = places < len(self._compact)
+        folded[inside] = self._compact[places[inside]] == keys[inside]
+        return [
+            picture
+            for picture, digest, known in zip(pictures, hashes, folded, strict=True)
+            if not known and digest not in self._recent
+        ]
+
+
+def _as_array(hashes: Sequence[bytes]) -> NDArray[np.bytes_]:
+    return np.frombuffer(b"".join(hashes), dtype=f"S{IDENTITY_BYTES}")
+
+
+def _hashes(data: bytes) -> NDArray[np.bytes_]:
+    column = pq.read_table(pa.BufferReader(data), columns=["hash"]).column("hash")
+    return _as_array(column.to_pylist())
+
+
+def fold(output: Folder, manifests: Sequence[str], denylist: Denylist = NOTHING) -> None:
+    """Move finished manifests from the log into the record, without the pictures that the denylist forbids.
+
+    The record is written before anything is deleted, so that a kill at any point leaves each picture in at least one
+    of the two. A small last file is merged into the new one, so that the number of files stays small for years.
+    """
+    if not manifests:
+        return
+    tables = [_as_table(manifest, read_manifest(output, manifest)) for manifest in manifests]
+    former = None
+    if names := list(output.names(KNOWN_FOLDER)):
+        last = pq.read_table(pa.BufferReader(output.read(names[-1])))
+        if len(last) < _MERGE_BELOW_ROWS:
+            former = names[-1]
+            tables.insert(0, last.filter(pc.invert(pc.is_in(last.column("manifest"), pa.array(manifests)))))
+    data = as_parquet(denylist.without(pa.concat_tables(tables)))
+    latest = max(*manifests, _latest_in(former))  # a clock may have been set back
+    name = f"{KNOWN_FOLDER}/{latest}-{hashlib.sha256(data).hexdigest()[:8]}.parquet"
+    with suppress(AlreadyExistsError):  # written before a kill: the same name means the same content
+        output.create(name, data)
+    if former and former != name:
+        output.delete(former)
+    output.delete_all([manifest_name(manifest) for manifest in manifests])
+
+
+def _as_table(manifest: str, pictures: Sequence[StoredPicture]) -> pa.Table:
+    listed = as_table(pictures)
+    columns = {"hash": [picture.identity for picture in pictures], "manifest": [manifest] * len(listed)}
+    return pa.table({**columns, **{name: listed.column(name) for name in PICTURES.names}}, schema=SCHEMA)
+
+
+def is_folded(output: Folder, manifest: str) -> bool:
+    """Whether the record holds a manifest. Slow, as it reads the record: for rare use."""
+    for name in output.names(KNOWN_FOLDER):
+        column = pq.read_table(pa.BufferReader(output.read(name)), columns=["manifest"]).column("manifest")
+        if pc.any(pc.equal(column, manifest)).as_py():
+            return True
+    return False
+
+
+def count_folded(output: Folder) -> int:
+    """The number of pictures in the record, by the ends of its files; one that cannot be read counts as empty."""
+    count = 0
+    for name in output.names(KNOWN_FOLDER):
+        with suppress(NotFoundError, ValueError, OSError):  # merged into another meanwhile, or damaged
+            count += read_size(output, name).rows
+    return count
+
+
+def check_log(output: Folder) -> None:
+    """Make sure that each manifest with rows in the tables is in the record or in the log.
+
+    Raises:
+        OutputError: manifests were deleted by hand, so that their pictures would be featurized twice.
+    """
+    log = {*manifest_ids(output)}
+    folded = max(map(_latest_in, output.names(KNOWN_FOLDER)), default="")
+    tables = _days_since(output, folded) if folded else output.names(FEATURES_TABLE)
+    done = (name.rpartition("/")[2].removesuffix(".parquet") for name in tables)
+    done = (manifest for manifest in done if not manifest.endswith(RETRY))  # other manifests list its pictures
+    gone = [manifest for manifest in done if manifest > folded and manifest != EMPTY and manifest not in log]
+    missing = [manifest for manifest in gone if not read_decision(output, manifest).withdrawn]
+    if missing:
+        raise OutputError(
+            f"{len(missing)} manifests are gone from {output.path(LOG_FOLDER)} though their rows are in the tables, "
+            f"like {missing[0]}; put them back, or delete {output.path(table_file(FEATURES_TABLE, missing[0]))} and "
+            "the same file of quarantine, too: then their pictures are found and featurized again"
+        )
+
+
+def _latest_in(record: str | None) -> str:
+    """The latest manifest in a file of the record, by its name."""
+    return record.rpartition("/")[2].rpartition("-")[0] if record else ""
+
+
+def _days_since(output: Folder, manifest: str) -> Iterator[str]:
+    day, today = written_at(manifest).date(), datetime.now(UTC).date()
+    while day <= today:
+        yield from output.names(f"{FEATURES_TABLE}/date={day}")
+        day += timedelta(days=1)

@@ -1,0 +1,98 @@
+"""Where input, models, output and checkpoint of a stream are, checked to fit together, and what Spark needs to know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from conf.aws.connection import AWS_DEFAULTS, CHECKPOINT_PROPERTIES, S3Connection
+from conf.errors import OutputError
+from conf.settings import Settings
+from conf.uris import resolve
+from streaming.output.format_number import check_format
+from streaming.output.manifests import is_log
+from streaming.storage.folder import Folder, OnSkip, StoredPicture
+from streaming.storage.locations import check_outside, check_readable_by_spark, is_on_s3, list_pictures, open_folder
+from streaming.storage.names import ALL_NAMES, Names
+
+
+def open_output(settings: Settings, connection: S3Connection) -> Folder:
+    """The output that a stream has begun on.
+
+    Raises:
+        OutputError: none has, or it is of another format.
+    """
+    assert settings.output is not None
+    output = open_folder(settings.output, connection)
+    check_format(output)
+    if not is_log(output):
+        raise OutputError(f"{output.root}: no stream has written here yet; check --output")
+    return output
+
+
+@dataclass(frozen=True)
+class Input:
+    """Where pictures come from.
+
+    Attributes:
+        root: canonical path of the folder or prefix.
+        connection: how it is reached if it is on S3.
+        names: which files and objects are pictures.
+    """
+
+    root: str
+    connection: S3Connection = AWS_DEFAULTS
+    names: Names = ALL_NAMES
+
+    def pictures(self, on_skip: OnSkip) -> Iterator[StoredPicture]:
+        """The pictures that are there; `on_skip` is told of the rest."""
+        return list_pictures(self.root, on_skip, self.connection, self.names)
+
+    def takes(self, path: str) -> bool:
+        """Whether a path inside is a picture by its name."""
+        return self.names.takes(path.removeprefix(f"{self.root}/"))
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where everything is, checked."""
+
+    input: Input
+    models: Folder
+    output: Folder
+    checkpoint: Folder
+    connection: S3Connection
+
+    def spark_properties(self) -> dict[str, str]:
+        """What Spark needs for these places."""
+        properties = {
+            "spark.sql.streaming.pollingDelay": "100ms",
+            "spark.scheduler.mode": "FAIR",
+            # A kill in the first write of a checkpoint leaves a file there that nobody reads.
+            "spark.sql.streaming.verifyCheckpointDirectoryEmptyOnStart": "false",
+        }
+        if any(is_on_s3(place.root) for place in (self.output, self.checkpoint)):
+            properties |= self.connection.spark_properties()
+            properties["spark.sql.streaming.pollingDelay"] = "500ms"  # each look for a manifest is a paid request
+        if is_on_s3(self.checkpoint.root):
+            properties |= CHECKPOINT_PROPERTIES
+        return properties
+
+    @classmethod
+    def of(cls, settings: Settings) -> Places:
+        """From settings whose input, models and output are there.
+
+        Raises:
+            SettingsError: something of ours lies inside the input, where it would be taken for pictures, or the output
+                has a name that Spark cannot read.
+        """
+        assert settings.input is not None
+        assert settings.models is not None
+        assert settings.output is not None
+        connection = S3Connection.of(settings.s3)
+        source, output = resolve(settings.input), open_folder(settings.output, connection)
+        check_readable_by_spark(output.root)
+        models = open_folder(settings.models, connection)
+        checkpoint = open_folder(settings.checkpoint or output.path("_checkpoint"), connection)
+        check_outside(source, {"models": models.root, "output": output.root, "checkpoint": checkpoint.root})
+        return cls(Input(source, connection, Names.of(settings.stream)), models, output, checkpoint, connection)

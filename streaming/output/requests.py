@@ -1,0 +1,64 @@
+"""Requests: the pictures that other processes ask the holder of the lease to append to the manifest log.
+
+Only the holder appends manifests. Others leave a file under OUTPUT/_requests, which the holder turns into manifests
+once: after a kill in between, the pictures that are in manifests already are known and are skipped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+
+from conf.errors import AlreadyExistsError, OutputError
+from streaming.output.manifests import RETRY, decode, encode
+from streaming.storage.folder import Folder, StoredPicture
+
+REQUESTS_FOLDER = "_requests"
+SUFFIX = ".json"
+_PAUSE_SECONDS = 10  # each look is a paid request on S3
+
+_logger = logging.getLogger(__name__)
+
+
+def create_request(output: Folder, pictures: Sequence[StoredPicture]) -> str:
+    """Ask for pictures, durably, and return the request's id: a hash of its content, so asking twice is asking once."""
+    data = encode(pictures)
+    request = hashlib.sha256(data).hexdigest()[:32]
+    with suppress(AlreadyExistsError):
+        output.create(_name(request), data)
+    return request
+
+
+def request_ids(output: Folder) -> list[str]:
+    """The ids of the requests that are not taken in yet."""
+    return [request for request in all_ids(output) if not request.endswith(RETRY)]
+
+
+def all_ids(output: Folder) -> list[str]:
+    """The ids of all requests, with those for pictures in quarantine: see `retries`."""
+    names = output.names(REQUESTS_FOLDER)
+    return [name.removeprefix(f"{REQUESTS_FOLDER}/").removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX)]
+
+
+def read_request(output: Folder, request: str) -> list[StoredPicture]:
+    """The pictures of a request.
+
+    Raises:
+        NotFoundError: it is gone.
+        OutputError: its file was not written by `create_request`.
+    """
+    try:
+        return decode(output.read(_name(request)))
+    except (ValueError, KeyError, TypeError) as error:
+        raise OutputError(f"{output.path(_name(request))} is not a request; delete it") from error
+
+
+def delete_request(output: Folder, request: str) -> None:
+    """Delete a request; it may be gone already."""
+    output.delete(_name(request))
+
+
+def _name(request: str) -> str:
+    return f"{REQUESTS_FOLDER}/{request}{SUFFIX}"

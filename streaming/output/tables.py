@@ -1,0 +1,176 @@
+"""Publishes the outcome of each manifest as plain Parquet, exactly once.
+
+Each manifest has one file in each of the tables. The features file is created if absent, and decides the manifest: see
+`decision`, and `embeddings` for those of its rows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from conf.errors import OutputError
+from streaming.features.schema import EMBEDDINGS, FEATURES, QUARANTINE, label_of, with_all_columns
+from streaming.output.batch_report import BatchReport
+from streaming.output.decision import FEATURES_TABLE, QUARANTINE_TABLE, Decision, decide, is_decided
+from streaming.output.embeddings import EMBEDDINGS_TABLE, settle, stage
+from streaming.output.manifests import manifest_ids, table_file
+from streaming.storage.ahead import ahead
+from streaming.storage.folder import Folder
+from streaming.storage.locations import is_on_s3
+from streaming.storage.parquet import as_parquet
+
+_DAYS = 31
+_READ_AHEAD = 4
+_READ_AHEAD_ON_S3 = 16
+_TABLES = {FEATURES_TABLE: FEATURES, QUARANTINE_TABLE: QUARANTINE}
+
+EMPTY = "empty"
+"""In place of a manifest in the name of a file without rows."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """The outcome of the pictures of one manifest.
+
+    Attributes:
+        outcomes: `schema.OUTCOMES`, one row per picture.
+        backbone: the `backbone.backbone_id` of the embeddings in the outcomes.
+        processed_at: the time of the micro-batch, the same if Spark repeats it.
+        report: of the micro-batch; it stands in the footer of the features file.
+    """
+
+    outcomes: pa.Table
+    backbone: str
+    processed_at: datetime
+    report: BatchReport
+
+
+class Tables:
+    """The tables of an output, in hive layout: `OUTPUT/features/date=2026-01-31/<manifest>.parquet`.
+
+    Args:
+        output: has the tables.
+        with_embeddings: whether the table of embeddings is one of them; otherwise results must not have any.
+    """
+
+    def __init__(self, output: Folder, *, with_embeddings: bool = False) -> None:
+        self._output = output
+        self._tables = dict(_TABLES, **{EMBEDDINGS_TABLE: EMBEDDINGS} if with_embeddings else {})
+
+    def prepare(self) -> None:
+        """Create a file without rows in each table that has no file, so that every reader finds the schema."""
+        today = f"date={datetime.now(UTC):%Y-%m-%d}"
+        for table, schema in self._tables.items():
+            if next(self._output.names(table), None) is None:
+                self._output.create(f"{table}/{today}/{EMPTY}.parquet", as_parquet(schema.empty_table()))
+
+    def latest_model(self) -> str | None:
+        """The model of the latest rows; None if there are none."""
+        for name in latest_files(self._output, datetime.now(UTC)):
+            column = pq.read_table(pa.BufferReader(self._output.read(name)), columns=["model_version"]).column(0)
+            if len(column):
+                return str(column[-1].as_py())
+        return None
+
+    def is_committed(self, manifest: str) -> bool:
+        """Whether the result of a manifest is there."""
+        return is_decided(self._output, manifest)
+
+    def commit(self, manifest: str, result: Result) -> bool:
+        """Publish a result; False if another process did so first, whose result stands."""
+        staged = stage(self._output, manifest, embedding_rows(result))
+        decision = Decision.of(quarantine_rows(result), staged.name if staged else None)
+        if not decide(self._output, manifest, feature_rows(result), decision, result.report.as_footer()):
+            settle(self._output, manifest)
+            return False
+        if staged:
+            staged.publish(self._output)
+        return True
+
+
+def rows_by_model(output: Folder) -> Counter[str]:
+    """The number of rows of features of each model.
+
+    Raises:
+        OutputError: a file is damaged; the message names it.
+    """
+    names = (name for name in output.names(FEATURES_TABLE) if name.endswith(".parquet"))
+    counts: Counter[str] = Counter()
+    for name, data in ahead(output.read, names, _READ_AHEAD_ON_S3 if is_on_s3(output.root) else _READ_AHEAD):
+        try:
+            versions = pq.read_table(pa.BufferReader(data), columns=["model_version"]).column(0)
+        except (pa.ArrowException, OSError) as error:
+            raise OutputError(f"{output.path(name)} cannot be read: {error}; restore or delete it") from error
+        counts.update({one["values"]: one["counts"] for one in pc.value_counts(versions).to_pylist()})
+    return counts
+
+
+def latest_files(output: Folder, now: datetime, table: str = FEATURES_TABLE) -> Iterator[str]:
+    """The files of a table, the latest first.
+
+    A table may cover years: only the days that are needed are listed, unless nothing was added in a month.
+    """
+    day = now.date() + timedelta(days=1)  # a clock may have been set back
+    for _ in range(_DAYS):
+        yield from sorted(output.names(f"{table}/date={day}"), reverse=True)
+        day -= timedelta(days=1)
+    older = f"{table}/date={day + timedelta(days=1)}"
+    yield from sorted((name for name in output.names(table) if name < older), reverse=True)
+
+
+def unfinished(output: Folder) -> list[str]:
+    """The manifests in the log that are not decided yet, oldest first."""
+    return _in_log(output, decided=False)
+
+
+def finished(output: Folder) -> list[str]:
+    """The manifests in the log that are decided, oldest first."""
+    return _in_log(output, decided=True)
+
+
+def _in_log(output: Folder, *, decided: bool) -> list[str]:
+    log = manifest_ids(output)
+    days = {table_file(FEATURES_TABLE, manifest).rpartition("/")[0] for manifest in log}
+    done = {name for day in days for name in output.names(day)}
+    return [manifest for manifest in log if (table_file(FEATURES_TABLE, manifest) in done) == decided]
+
+
+def feature_rows(result: Result) -> pa.Table:
+    """The rows of a result for the table of features, `schema.FEATURES`."""
+    accepted = _accepted(result)
+    labels = pa.array([label_of(path) for path in accepted.column("path").to_pylist()], pa.string())
+    return _stamped(accepted.append_column("label", labels), result, FEATURES)
+
+
+def embedding_rows(result: Result) -> pa.Table:
+    """The rows of a result for the table of embeddings, `schema.EMBEDDINGS`; none if embeddings are not kept."""
+    accepted = _accepted(result)
+    return _stamped(accepted.filter(pc.is_valid(accepted.column("embedding"))), result, EMBEDDINGS)
+
+
+def _accepted(result: Result) -> pa.Table:
+    return result.outcomes.filter(pc.is_null(result.outcomes.column("reason")))
+
+
+def quarantine_rows(result: Result) -> pa.Table:
+    """The rows of a result for the table of quarantine, `schema.QUARANTINE`."""
+    rejected = result.outcomes.filter(pc.is_valid(result.outcomes.column("reason")))
+    return _stamped(rejected, result, QUARANTINE)
+
+
+def _stamped(rows: pa.Table, result: Result, schema: pa.Schema) -> pa.Table:
+    stamps = {
+        "model_version": result.report.model_version,
+        "backbone": result.backbone,
+        "processed_at": result.processed_at,
+    }
+    for name in stamps.keys() & {*schema.names}:
+        rows = rows.append_column(name, pa.repeat(pa.scalar(stamps[name], schema.field(name).type), len(rows)))
+    return with_all_columns(rows, schema)

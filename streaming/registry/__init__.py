@@ -1,0 +1,1 @@
+"""The registry: bundles of models, and CURRENT, which names the one in use."""

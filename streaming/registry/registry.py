@@ -1,0 +1,138 @@
+"""The registry: a folder of bundles, and CURRENT, which names the one to serve and those promoted before it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from conf.errors import AlreadyExistsError, BundleError, ConflictError, ModelError, NoModelError, NotFoundError
+from streaming.registry.bundle import MANIFEST, Bundle, BundleManifest, is_version, made_at, read_bundle_manifest
+from streaming.storage.folder import Folder
+
+CURRENT = "CURRENT"
+_UNFINISHED = timedelta(hours=1)  # a younger bundle may belong to a fit that is alive
+
+
+class Current(BaseModel):
+    """The content of CURRENT: the version to serve, and those promoted before it, the latest first."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: str
+    previous: tuple[str, ...] = ()
+    promoted_at: datetime
+
+
+class Registry:
+    """The models in one folder."""
+
+    def __init__(self, models: Folder) -> None:
+        self._models = models
+
+    def current(self) -> str:
+        """The version to serve.
+
+        Raises:
+            NoModelError: nothing was ever promoted.
+            ModelError: CURRENT cannot be read.
+        """
+        version = self.current_or_none()
+        if version is None:
+            raise NoModelError(
+                f"no model in {self._models.root}: fit one with "
+                f"python -m batch_fit fit --input PICTURES --models {self._models.root}"
+            )
+        return version
+
+    def current_or_none(self) -> str | None:
+        """The version to serve, if one was ever promoted."""
+        state, _ = self._state()
+        return state.version if state else None
+
+    def versions(self) -> list[BundleManifest]:
+        """The manifests of all bundles, oldest first; their files are not checked.
+
+        Raises:
+            BundleError: a manifest was changed; the message names it.
+        """
+        found = []
+        for name in self._models.names(""):
+            version, _, file = name.partition("/")
+            if file == MANIFEST and is_version(version):
+                try:
+                    found.append(read_bundle_manifest(self._models, version))
+                except BundleError:
+                    if self._models.exists(name):
+                        raise  # else its fit has deleted it meanwhile
+        return found
+
+    def remove_incomplete(self, now: datetime) -> None:
+        """Delete the incomplete bundles of failed or killed fits; a fit writes its files at its end, within an hour."""
+        files = [name.partition("/") for name in self._models.names("")]
+        complete = {version for version, _, file in files if file == MANIFEST}
+        for version in sorted({version for version, _, _ in files if is_version(version)} - complete):
+            if now - made_at(version) > _UNFINISHED:
+                self._models.delete_tree(version)
+
+    def open(self, version: str) -> Bundle:
+        """Read and check a bundle.
+
+        Raises:
+            ModelError: there is no such version, or it was changed.
+        """
+        if not is_version(version):
+            raise ModelError(f"{version!r} is not a model version; python -m batch_fit models list shows them")
+        return Bundle(self._models, version)
+
+    def promote(self, version: str) -> None:
+        """Make `version`, which must be a sound bundle, the current one; the present one becomes history.
+
+        Raises:
+            ModelError: the bundle is not usable, or another process promoted at the same time.
+        """
+        self.open(version)
+        state, tag = self._state()
+        if state and state.version == version:
+            return
+        previous = (state.version, *state.previous) if state else ()
+        self._write(Current(version=version, previous=previous, promoted_at=datetime.now(UTC)), tag)
+
+    def rollback(self) -> str:
+        """Go back to the model that was current before, and return its version.
+
+        Raises:
+            ModelError: there is none, it is not usable, or another process promoted at the same time.
+        """
+        state, tag = self._state()
+        if state is None or not state.previous:
+            raise ModelError(f"{self._models.root}: there is no earlier model to go back to")
+        version, *earlier = state.previous
+        self.open(version)
+        self._write(Current(version=version, previous=tuple(earlier), promoted_at=datetime.now(UTC)), tag)
+        return version
+
+    def _state(self) -> tuple[Current | None, str | None]:
+        try:
+            data, tag = self._models.read_tagged(CURRENT)
+        except NotFoundError:
+            return None, None
+        try:
+            return Current.model_validate_json(data), tag
+        except ValidationError as error:
+            raise ModelError(
+                f"{self._models.path(CURRENT)} cannot be read: {error.errors()[0]['msg']}; "
+                "delete it and promote a version"
+            ) from error
+
+    def _write(self, state: Current, tag: str | None) -> None:
+        data = state.model_dump_json(indent=2).encode()
+        try:
+            if tag is None:
+                self._models.create(CURRENT, data)
+            else:
+                self._models.replace(CURRENT, data, tag)
+        except (AlreadyExistsError, ConflictError):
+            raise ModelError(
+                f"{self._models.path(CURRENT)} was changed by somebody else meanwhile; look at it and try again"
+            ) from None

@@ -1,0 +1,97 @@
+"""Writes tables as the bytes of a Parquet file, and reads its footer.
+
+It is separate from the schemas because a worker that featurizes writes no Parquet and need not import the writer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from streaming.storage.folder import Folder
+
+_TAIL = 64 * 1024
+_LENGTH_AND_MAGIC = 8
+
+Footer = Mapping[bytes, bytes]
+"""Key-value metadata that a Parquet file carries beside its rows."""
+
+
+_ARROW_SCHEMA = b"ARROW:schema"
+
+
+def as_parquet(table: pa.Table, footer: Footer | None = None) -> bytes:
+    """The content of a file with this table, and with `footer` beside its rows."""
+    buffer = pa.BufferOutputStream()
+    with write_parquet(buffer, table.schema, "zstd", footer) as writer:
+        writer.write_table(table)
+    data: bytes = buffer.getvalue().to_pybytes()
+    return data
+
+
+@contextmanager
+def write_parquet(
+    sink: pa.NativeFile, schema: pa.Schema, compression: str, footer: Footer | None
+) -> Iterator[pq.ParquetWriter]:
+    """A writer of a file whose footer has `footer` and the metadata of the schema.
+
+    Lists of numbers have no dictionary, which makes them half as large again, and slow: no two numbers are the same.
+    """
+    carried = schema.metadata or {}
+    whole = [field.name for field in schema if not pa.types.is_list(field.type)]
+    with pq.ParquetWriter(sink, schema, compression=compression, use_dictionary=whole) as writer:
+        yield writer
+        writer.add_key_value_metadata({key: value for key, value in (footer or {}).items() if key not in carried})
+
+
+def footer_of(data: bytes) -> Footer:
+    """The footer of a file, or of the last bytes of a file if they hold all of the footer."""
+    metadata = pq.read_metadata(pa.BufferReader(data)).metadata or {}
+    return {key: value for key, value in metadata.items() if key != _ARROW_SCHEMA}
+
+
+def read_footer(folder: Folder, name: str) -> Footer:
+    """The footer of a file in a folder, of which only the end is read.
+
+    Raises:
+        NotFoundError: there is no such file.
+    """
+    return footer_of(_end(folder, name))
+
+
+@dataclass(frozen=True)
+class Size:
+    """The size of one file, or of several.
+
+    Attributes:
+        rows: their number.
+        bytes: of the rows, as they are stored; the footer does not count.
+    """
+
+    rows: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: Size) -> Size:
+        return Size(self.rows + other.rows, self.bytes + other.bytes)
+
+
+def read_size(folder: Folder, name: str) -> Size:
+    """The size of a file in a folder, of which only the end is read.
+
+    Raises:
+        NotFoundError: there is no such file.
+    """
+    metadata = pq.read_metadata(pa.BufferReader(_end(folder, name)))
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    columns = [group.column(number) for group in groups if group.num_rows for number in range(group.num_columns)]
+    return Size(metadata.num_rows, sum(column.total_compressed_size for column in columns))
+
+
+def _end(folder: Folder, name: str) -> bytes:
+    end = folder.read_end(name, _TAIL)
+    length = int.from_bytes(end[-_LENGTH_AND_MAGIC:-4], "little") + _LENGTH_AND_MAGIC
+    return end if length <= len(end) else folder.read_end(name, length)

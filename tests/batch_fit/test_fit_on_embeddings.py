@@ -1,0 +1,157 @@
+"""A fit on the embeddings of an output: the same model as a fit on the pictures, and clear words where it cannot be."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from batch_fit.__main__ import main
+from streaming.__main__ import main as stream
+from streaming.features.projection import Projection
+from streaming.features.schema import EMBEDDINGS
+from streaming.output.embeddings import embeddings_files
+from streaming.registry import bundle
+from streaming.registry.bundle import Bundle
+from streaming.registry.registry import Registry
+from streaming.storage.folder import Folder, identity_of
+from streaming.storage.locations import open_folder
+from streaming.storage.parquet import as_parquet
+from tests.support.streams import Place, begin, replay
+
+
+def _fit(place: Place, *more: str) -> int:
+    return main(["fit", "--models", str(place.models), "--k", "5", "--promote", "never", "--log-format", "text", *more])
+
+
+def _fitted(place: Place, *more: str) -> Bundle:
+    before = {one.version for one in _registry(place).versions()}
+    assert _fit(place, *more) == 0
+    [version] = {one.version for one in _registry(place).versions()} - before
+    return _registry(place).open(version)
+
+
+def _registry(place: Place) -> Registry:
+    return Registry(open_folder(str(place.models)))
+
+
+def _agree(first: Projection, second: Projection) -> None:
+    """To rounding: the statistics are merged in another order, as the rows are dealt to tasks by files."""
+    for name in ("mean", "std", "explained_variance"):
+        np.testing.assert_allclose(getattr(first, name), getattr(second, name), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(first.components, second.components, atol=1e-9)
+
+
+@pytest.fixture
+def replayed(place: Place, pictures: list[Path], broken: list[Path], jvm: None) -> Place:
+    """An output with embeddings of 40 pictures, in several files."""
+    place.put(*pictures[:40])
+    place.put(*broken, folder="broken")
+    assert replay(place, "--max-pictures", "12") == 0
+    return place
+
+
+def test_it_gives_the_model_of_a_fit_on_the_pictures(replayed: Place, tmp_path: Path) -> None:
+    """Of all pictures, of a sample, and added to a base; the rows of the stream are its own."""
+    place = replayed
+    weights = tmp_path / "backbone.tflite"
+    weights.write_bytes(_registry(place).open(_registry(place).current()).file(bundle.BACKBONE))
+    on_pictures = ("--input", str(place.source), "--weights", str(weights))
+    on_embeddings = ("--embeddings", str(place.output))
+    by_pictures, whole = _fitted(place, *on_pictures), _fitted(place, *on_embeddings)
+    _agree(by_pictures.projection(), whole.projection())
+    for name in (bundle.BACKBONE, bundle.HELD_BACK, bundle.IDENTITIES):
+        assert by_pictures.file(name) == whole.file(name)
+    assert (whole.manifest.pictures, whole.manifest.input) == (40, str(place.output))
+    sampled = _fitted(place, *on_pictures, "--limit", "30", "--ignore", "broken/")  # which would be in the sample
+    sample = _fitted(place, *on_embeddings, "--limit", "30")
+    _agree(sampled.projection(), sample.projection())
+    added = _fitted(place, *on_embeddings, "--from", sample.version)
+    _agree(added.projection(), whole.projection())
+    assert added.manifest.pictures == 40
+
+
+def test_the_forgotten_are_not_in_it(replayed: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where a denylist alone knows of them, because their rows came back by hand."""
+    place = replayed
+    saved = {file: file.read_bytes() for file in (place.output / "embeddings").glob("date=*/2*")}
+    [gone, *_] = place.featurized()
+    assert stream(["forget", "--output", str(place.output), gone]) == 0
+    assert gone not in place.embedded()
+    for file, data in saved.items():
+        file.write_bytes(data)
+    assert gone in place.embedded()
+    made = _fitted(place, "--embeddings", str(place.output))
+    assert made.manifest.pictures == 39
+    kept = pq.read_table(pa.BufferReader(made.file(bundle.IDENTITIES))).column(0).to_pylist()
+    assert identity_of(gone) not in kept
+    assert "39" in capsys.readouterr().out
+
+
+@pytest.fixture
+def output(place: Place) -> Folder:
+    """An output with rows of two days, made without Spark."""
+    output = open_folder(str(place.output))
+    begin(output)
+    return output
+
+
+def _add(output: Folder, day: str, backbone: str, count: int = 3, length: int = 1280) -> str:
+    rows = {
+        "path": [f"/in/{day}/{number}.jpg" for number in range(count)],
+        "embedding": np.random.default_rng(int(day[-2:])).random((count, length), np.float32).tolist(),
+        "backbone": [backbone] * count,
+        "processed_at": [0] * count,
+    }
+    name = f"embeddings/date={day}/2.parquet"
+    output.create(name, as_parquet(pa.table(rows, EMBEDDINGS)))
+    return name
+
+
+def test_the_days_are_chosen(output: Folder) -> None:
+    for day in ("2026-01-30", "2026-01-31", "2026-02-01"):
+        _add(output, day, "b")
+
+    def days(since: int | None, until: int | None) -> list[str]:
+        bounds = [date(2026, 1, day) if day else None for day in (since, until)]
+        return [name.split("=")[1][:10] for name in embeddings_files(output, *bounds)]
+
+    assert days(None, None) == ["2026-01-30", "2026-01-31", "2026-02-01"]
+    assert days(31, None) == ["2026-01-31", "2026-02-01"]
+    assert days(None, 31) == ["2026-01-30", "2026-01-31"]
+    assert days(31, 31) == ["2026-01-31"]
+    assert days(29, 29) == []
+
+
+def test_what_cannot_be_fitted_is_one_line(
+    place: Place, output: Folder, jvm: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing kept; several backbones; one that no model has; embeddings of another length; a damaged file."""
+
+    def said(code: int, *more: str) -> str:
+        assert _fit(place, "--embeddings", str(place.output), *more) == code
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith("error: ")
+        return error
+
+    assert "has no embeddings in these days; run and replay keep them" in said(3)
+    current = _registry(place).open(_registry(place).current())
+    mine = current.manifest.files[bundle.BACKBONE][:16]
+    _add(output, "2026-01-30", mine)
+    _add(output, "2026-01-31", "0123456789abcdef", 2)
+    assert f"several backbones: {mine} (3 rows), 0123456789abcdef (2 rows); give --backbone ID" in said(2)
+    assert "no model of the registry has the backbone 0123456789abcdef" in said(4, "--backbone", "0123456789abcdef")
+    assert "has no embeddings of backbone none in these days" in said(3, "--backbone", "none")
+    assert "has no embeddings in these days" in said(3, "--since", "2027-01-01")
+    name = _add(output, "2026-02-01", mine, length=7)
+    assert f"{name} has embeddings of [7] numbers, not 1280" in said(5, "--backbone", mine)
+    _, tag = output.read_tagged(name)
+    output.replace(name, b"no Parquet", tag)
+    assert f"{name} cannot be read" in said(5)
+    assert _fit(place) == 2
+    assert "give --input PICTURES, or --embeddings OUTPUT" in capsys.readouterr().err
+    assert [one.version for one in _registry(place).versions()] == [current.version]

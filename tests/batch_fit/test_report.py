@@ -1,0 +1,296 @@
+"""The report: complete, readable without a network, and the same for the same fit."""
+
+from __future__ import annotations
+
+import html
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from batch_fit.classes import Classes
+from batch_fit.classification import Answers, Classification
+from batch_fit.report.classes import ClassesReport, describe_classes
+from batch_fit.report.report import FitReport, Quarantined, render
+from conf.emr.package import _archive, _code
+from streaming.features.classifier import Classifier
+from streaming.forget.models import _EXAMPLE
+from streaming.registry.bundle import BundleManifest, Comparison, HeldBackFigures
+from tests.support.streams import PROJECT
+
+LABELS = [f"Fruit {number}" for number in range(58)]
+
+
+def shares(count: int = 1280) -> NDArray[np.float64]:
+    falling = np.geomspace(1, 1e-4, count)
+    share: NDArray[np.float64] = falling / falling.sum()
+    return share
+
+
+def report_of(k: int = 12, labels: list[str] = LABELS, **of_model: Any) -> FitReport:
+    """A fit on 10 pictures for each label, and 3 more for the first; `of_model` changes the model's manifest."""
+    score_labels = labels * 10 + labels[:1] * 3
+    manifest = BundleManifest(
+        version="20261121T095147Z-1a2b3c4d",
+        created_at=datetime(2026, 11, 21, 9, 51, 47, tzinfo=UTC),
+        weights="imagenet",
+        k=k,
+        variance_kept=shares()[:k].sum(),
+        pictures=len(score_labels),
+        quarantined=1235,
+        input="/pictures/in",
+        limit=None,
+        from_version=None,
+        held_back=HeldBackFigures(pictures=58, variance_kept=0.431, error_p50=700, error_p95=1100),
+        comparison=Comparison(current="20260101T000000Z-00000000", reason="it keeps more than <that>"),
+        files={},
+    )
+    return FitReport(
+        manifest=manifest.model_copy(update=of_model),
+        labels={label: score_labels.count(label) for label in labels},
+        quarantined=[
+            Quarantined("corrupt", 1234, [("/pictures/in/b/half.png", "this PNG does not decode")]),
+            Quarantined("empty", 1, [("/pictures/in/a/nothing.jpg", "the file has no bytes")]),
+        ],
+        seconds={"list the pictures": 0.04, "featurize and fold": 192.3},
+        explained_variance=shares(),
+        variance_target=0.5,
+        scores=np.random.default_rng(0).normal(size=(len(score_labels), k)).astype(np.float32),
+        score_labels=score_labels,
+    )
+
+
+def classes_of(labels: list[str] = LABELS, holdout: str = "picture", *, measured: bool = True) -> ClassesReport:
+    """20 held-out pictures for each label; of the one at place i, i are taken for the first label."""
+    actual = np.repeat(labels, 20)
+    ranks = np.tile(np.arange(20), len(labels))
+    wrong = ranks < np.repeat(np.arange(len(labels)), 20)
+    predicted = np.where(wrong, labels[0], actual)
+    confidence = np.where(wrong, 0.45, 0.999) if measured else np.zeros(0)
+    nothing = Classifier(tuple(labels), np.zeros((len(labels), 1)), np.zeros(len(labels)))
+    classes = Classes("/in", tuple(labels), {"Rare": 3, "Rarer": 2})
+    answers = Answers(actual, predicted, confidence) if measured else None
+    return describe_classes(Classification(nothing, classes, holdout, answers, np.arange(101.0 if measured else 0)))
+
+
+class Page(HTMLParser):
+    """Collects what a page is made of, and checks that its elements are closed in order."""
+
+    VOID = ("meta", "br", "path", "use", "circle", "rect")
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(page)
+        assert not self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag not in self.VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._open and self._open[-1] != "style":
+            self.text += f" {data}"
+
+    @property
+    def words(self) -> str:
+        return " ".join(self.text.split())
+
+    def all(self, name: str) -> list[str]:
+        return [value for attribute, value in self.attributes if attribute == name]
+
+
+def points(page: Page) -> int:
+    """How many pictures the scatter plot shows."""
+    return sum(reference.startswith("#scatter-m") for reference in page.all("xlink:href")) - ticks(page)
+
+
+def ticks(page: Page) -> int:
+    return sum(re.fullmatch(r"scatter-[xy]tick_\d+", name) is not None for name in page.all("id"))
+
+
+def test_the_page_loads_nothing() -> None:
+    page = Page(render(report_of()))
+    assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
+    assert not page.all("src")
+    assert not [value for name in ("href", "xlink:href") for value in page.all(name) if not value.startswith("#")]
+    assert "default-src 'none'; style-src 'unsafe-inline'" in page.all("content")
+    assert not re.search(r"https?:|@import|url\((?!#)", render(report_of()))
+
+
+def test_the_page_says_what_was_fitted_on_what_and_how_long_it_took() -> None:
+    words = Page(render(report_of())).words
+    for said in (
+        "20261121T095147Z-1a2b3c4d",
+        "21 November 2026, 09:51 UTC",
+        "Weights imagenet",
+        "Input /pictures/in",
+        "Limit none: all pictures",
+        "Of 58 pictures held back at first, a model of as many components that had not seen them keeps 43.1%",
+        "Against the model that was current: it keeps more than <that>.",
+        "Read 1,818 pictures, of which 583 could be used",
+        "Pictures by label, of 58 labels",
+        "Fruit 0 13",
+        "Fruit 57 10",
+        "corrupt 1,234 pictures /pictures/in/b/half.png this PNG does not decode",
+        "empty 1 picture /pictures/in/a/nothing.jpg the file has no bytes",
+        "list the pictures 0.0 s",
+        "featurize and fold 3 min 12 s",
+    ):
+        assert said in words
+
+
+@pytest.mark.parametrize("k", [1, 2, 5, 12, 400, 1000, 1280])
+def test_the_chosen_k_and_its_share_are_marked(k: int) -> None:
+    words = Page(render(report_of(k))).words
+    kept = f"{shares()[:k].sum():.1%}"
+    assert f"Kept: {k:,} of 1,280 components (the fewest that reach 50%), which is {kept} of the variance" in words
+    assert f"k = {k:,} {kept}" in words
+
+
+def test_every_picture_of_the_sample_is_a_point_and_every_label_is_accounted_for() -> None:
+    page = Page(render(report_of()))
+    assert points(page) == 583
+    assert "Fruit 0 Fruit 1 Fruit 10 Fruit 11 Fruit 12 Fruit 13 Fruit 14 51 other labels" in page.words
+
+
+def test_one_label_and_one_component_still_make_a_picture() -> None:
+    page = Page(render(report_of(k=1, labels=["Only"])))
+    assert points(page) == 13
+    assert "There is no second component" in page.words
+    assert "PC 2" not in page.words
+    assert "other label" not in page.words
+
+
+def test_nothing_quarantined_and_nothing_new_are_said() -> None:
+    report = replace(
+        report_of(from_version="20261001T000000Z-00000000", quarantined=0),
+        labels={},
+        quarantined=[],
+        scores=np.empty((0, 12), np.float32),
+        score_labels=[],
+    )
+    words = Page(render(report)).words
+    assert "Every picture that was read could be used." in words
+    assert "This fit has read no new pictures" in words
+    assert "Added to 20261001T000000Z-00000000 , 583 pictures" in words
+
+
+def test_a_sample_is_called_one() -> None:
+    report = replace(report_of(pictures=24_000, limit=25_000), labels={"Fruit 0": 24_000})
+    words = Page(render(report)).words
+    assert "583 pictures of 24,000, chosen by the hash of their paths." in words
+    assert "Limit 25,000 pictures" in words
+
+
+def test_random_weights_are_shouted_about_and_others_are_not() -> None:
+    assert "Random weights." in Page(render(report_of(weights="random:7"))).words
+    assert "Random weights." not in Page(render(report_of())).words
+
+
+HOSTILE = '<script>alert("$x^2$ & more")</script>'
+
+
+def test_the_page_says_how_good_a_classifier_is() -> None:
+    page = Page(render(replace(report_of(), classes=classes_of(LABELS[:6]))))
+    for said in (
+        "6 labels can be predicted. 87.5% of 120 pictures held back got their own label",
+        "Pictures of one object from other angles make this look better than it is.",
+        "Fit with --holdout folder or prefix to hold back whole series.",
+        "5.0% are above 95 (percentile 95) and 1.0% are above 99 (percentile 99)",
+        "2 labels with fewer than 10 pictures left out Never predicted Label Pictures Rare 3 Rarer 2",
+        "the worst first Label Right Fruit 5 15 of 20 Fruit 4 16 of 20 Fruit 3 17 of 20",
+        "confusions Label, and what it was taken for Pictures Fruit 5 as Fruit 0 5 Fruit 4 as Fruit 0 4",
+    ):
+        assert said in page.words
+    assert page.all("role").count("img") == 3
+    assert "Pictures that got their label, by confidence: 0% of 15 from 40%, 100% of 105 from 90%" in page.all(
+        "aria-label"
+    )
+    assert page.tags.count("caption") == page.tags.count("table")
+    assert len(page.all("id")) == len(set(page.all("id")))
+    assert "Classes" not in Page(render(report_of())).words
+
+
+def test_many_classes_are_cut_to_the_worst_and_the_rest_is_counted() -> None:
+    report = classes_of()
+    assert (len(report.worst), report.others, len(report.confusions)) == (30, 28, 20)
+    assert [one.accuracy for one in report.worst] == sorted(one.accuracy for one in report.worst)
+    words = Page(render(replace(report_of(), classes=report))).words
+    assert "28 more, each with 0.0% or better" in words
+
+
+def test_a_classifier_that_was_not_measured_is_not_praised() -> None:
+    words = Page(render(replace(report_of(), classes=classes_of(measured=False)))).words
+    assert "Too few pictures were held back to tell how often that is right." in words
+    assert "confusions" not in words
+    assert "percentile" not in words
+    words = Page(render(replace(report_of(), classes=classes_of(holdout="prefix")))).words
+    assert "Here whole series were held back ( --holdout prefix )" in words
+
+
+def test_names_are_text_and_nothing_else() -> None:
+    report = replace(
+        report_of(labels=[HOSTILE, ""], input=HOSTILE, weights=HOSTILE),
+        classes=classes_of([HOSTILE, "b"]),
+        quarantined=[Quarantined(HOSTILE, 1, [(HOSTILE, HOSTILE)])],
+        seconds={HOSTILE: 1.0},
+    )
+    page = Page(render(report))
+    assert "script" not in page.tags
+    assert page.words.count(HOSTILE) == 10
+    assert "no folder 10" in page.words
+
+
+def test_the_same_fit_gives_the_same_bytes() -> None:
+    assert render(report_of()) == render(report_of())
+
+
+def test_what_cannot_be_seen_can_be_heard() -> None:
+    page = Page(render(report_of()))
+    assert page.all("lang") == ["en"]
+    assert page.all("role").count("img") == 2
+    assert any(text.startswith("Explained variance: the first 12 of 1280") for text in page.all("aria-label"))
+    assert any(text == "583 pictures on the first two components" for text in page.all("aria-label"))
+    assert page.tags.count("caption") == page.tags.count("table")
+    assert len(page.all("id")) == len(set(page.all("id")))
+
+
+def test_forget_finds_every_example_in_the_page() -> None:
+    """It reads the whole content of an element `code` as a path, whatever characters that has."""
+    paths = [HOSTILE, "/pictures/it's  a\npicture.jpg", "/pictures/{{ path }}.jpg"]
+    page = render(replace(report_of(), quarantined=[Quarantined("empty", 3, [(path, "") for path in paths])]))
+    assert {*paths} <= {*map(html.unescape, _EXAMPLE.findall(page))}
+
+
+def test_the_page_is_made_from_a_zip_file_too(tmp_path: Path) -> None:
+    """As on a cluster, which imports the programs from the archive that `conf.emr.package` makes."""
+    archive = tmp_path / "application.zip"
+    _archive(_code(), PROJECT, archive)
+    program = "from batch_fit.report import report; print(report.__file__, report.template().name)"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(archive)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == [f"{archive}/batch_fit/report/report.py", "report.html.j2"], done.stderr

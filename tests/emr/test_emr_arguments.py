@@ -1,0 +1,184 @@
+"""What EMR is told and what it costs, without AWS: the arguments of spark-submit, the estimate, the examples."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from botocore import xform_name
+from botocore.session import get_session
+
+from conf.emr import serverless
+from conf.emr.__main__ import command_line, main
+from conf.emr.application import SETTINGS
+from conf.emr.permissions import PERMISSIONS
+from conf.emr.spark_submit import PROGRAMS, Locations, spark_submit_arguments
+from conf.errors import SettingsError
+from conf.loading import load_settings
+
+ROOT = Path(__file__).parents[2]
+PLACES = Locations("s3://a/x86_64", "s3://in/pictures", "s3://m/models", "s3://out/table", "eu-west-3", "https://sqs/q")
+YARN_MEMORY = 12_288  # MB that EMR gives YARN on a node of 16 GB
+
+
+def properties(words: list[str]) -> dict[str, str]:
+    pairs = [words[place + 1] for place, word in enumerate(words) if word == "--conf"]
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def submitted(verb: str, **settings: Any) -> list[str]:
+    return spark_submit_arguments(verb, load_settings(settings, SETTINGS), PLACES)
+
+
+def after(words: list[str], flag: str) -> str:
+    return words[words.index(flag) + 1]
+
+
+def test_a_stream_has_attempts_that_grow_back_and_a_step_has_one() -> None:
+    stream = properties(submitted("run"))
+    assert stream["spark.yarn.maxAppAttempts"] == "4"
+    assert stream["spark.yarn.am.attemptFailuresValidityInterval"] == "1h"
+    assert stream["spark.sql.streaming.checkpointFileManagerClass"].endswith(
+        "AbortableStreamBasedCheckpointFileManager"
+    )
+    for verb in ("fit", "refit", "export", "reconcile", "replay"):
+        step = properties(submitted(verb))
+        assert step["spark.yarn.maxAppAttempts"] == "1"
+        assert "spark.yarn.am.attemptFailuresValidityInterval" not in step
+        assert step["spark.hadoop.fs.s3a.committer.name"] == "magic"
+        assert step["spark.sql.parquet.output.committer.class"].endswith("BindingParquetOutputCommitter")
+
+
+def test_nothing_that_a_stream_writes_to_hdfs_grows() -> None:
+    """Steps end, and are looked at in the History Server; the events of a stream would fill the disks."""
+    assert properties(submitted("run"))["spark.eventLog.enabled"] == "false"
+    assert "spark.eventLog.enabled" not in properties(submitted("fit"))
+
+
+def test_an_executor_and_a_master_share_a_node_and_workers_have_a_gigabyte_each() -> None:
+    given = properties(submitted("run"))
+
+    def megabytes(of: str) -> int:
+        return sum(int(given[f"spark.{of}.{kind}"].removesuffix("g")) * 1024 for kind in ("memory", "memoryOverhead"))
+
+    assert megabytes("executor") + megabytes("driver") <= YARN_MEMORY
+    cores = int(given["spark.executor.cores"])
+    assert int(given["spark.executor.memoryOverhead"].removesuffix("g")) > cores
+
+
+def test_every_driver_knows_the_region() -> None:
+    for verb in PROGRAMS:
+        assert properties(submitted(verb))["spark.yarn.appMasterEnv.AWS_REGION"] == "eu-west-3"
+
+
+def test_the_file_of_the_user_wins() -> None:
+    given = properties(submitted("run", **{"spark.conf": {"spark.executor.cores": "8", "spark.mine": "a b"}}))
+    assert given["spark.executor.cores"] == "8"
+    assert given["spark.mine"] == "a b"
+
+
+def test_every_file_that_is_named_is_one_that_deploy_uploads() -> None:
+    for verb in PROGRAMS:
+        words = submitted(verb)
+        assert after(words, "--py-files") == "s3a://a/x86_64/application.zip"
+        assert after(words, "--archives") == "s3a://a/x86_64/dependencies.zip#dependencies"
+        files = after(words, "--files").split(",")
+        assert ("s3a://a/x86_64/backbone.tflite" in files) == (verb == "fit")
+        launcher = words.index("s3a://a/x86_64/launch.py")
+        module, named, *rest = words[launcher + 1 :]
+        assert (module, named) == (PROGRAMS[verb].module, PROGRAMS[verb].verb)
+        assert after(rest, "--config") == "emr.yaml"
+
+
+def test_only_the_stream_follows_the_queue() -> None:
+    assert after(submitted("run"), "--queue") == "https://sqs/q"
+    assert after(submitted("run"), "--discovery") == "events"
+    assert "--queue" not in submitted("replay")
+    by_listing = Locations("s3://a", "s3://in", "s3://m", "s3://out", "eu-west-3")
+    assert "--discovery" not in spark_submit_arguments("run", load_settings({}, SETTINGS), by_listing)
+
+
+def test_a_verb_that_is_none_is_refused() -> None:
+    with pytest.raises(SettingsError, match="there is no 'walk'; choose from run, replay"):
+        submitted("walk")
+
+
+def test_a_stream_on_serverless_is_started_again_and_a_batch_job_is_not() -> None:
+    outputs = {"NodeRoleArn": "arn:role", "LogGroupName": "/picture-features/pictures", "Logs": "s3://logs/emr"}
+    settings = load_settings({}, SETTINGS)
+    stream = serverless.job("run", settings, PLACES, outputs)
+    batch = serverless.job("reconcile", settings, PLACES, outputs, ["--enqueue"])
+    assert (stream["mode"], batch["mode"]) == ("STREAMING", "BATCH")
+    assert stream["retryPolicy"] == {"maxFailedAttemptsPerHour": 4}
+    assert batch["retryPolicy"] == {"maxAttempts": 1}
+    driver = batch["jobDriver"]["sparkSubmit"]
+    assert driver["entryPointArguments"][-1] == "--enqueue"
+    words = shlex.split(driver["sparkSubmitParameters"])
+    assert properties(words)["spark.archives"] == "s3://a/x86_64/dependencies.zip#dependencies"
+    assert properties(words)["spark.emr-serverless.driverEnv.AWS_REGION"] == "eu-west-3"
+    assert batch["tags"] == {"application": "picture-features", "stack": "pictures"}
+
+
+def test_the_documented_costs_are_what_the_program_says(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cost", "--pictures", "50e6"]) == 0
+    backlog, month, source = capsys.readouterr().out.split("\n\n")
+    documented = (ROOT / "docs" / "emr.md").read_text(encoding="utf-8")
+    for line in (*backlog.splitlines(), *month.splitlines()):
+        assert f"    {line}\n" in documented
+    assert "prices of 2026-11-21" in source
+
+
+def test_the_rate_and_the_prices_are_the_users(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["cost", "--pictures", "1e6", "--rate", "1e9"]
+    assert main(words) == 0
+    assert "1,000,000 pictures once, 0.0 hours" in capsys.readouterr().out
+    prices = tmp_path / "prices.yaml"
+    prices.write_text("region: eu-central-1\n")
+    assert main([*words, "--prices", str(prices)]) == 2
+    assert "'node_hour' is missing; see conf/emr/prices.yaml" in capsys.readouterr().err
+    assert main(["cost", "--pictures", "0"]) == 2
+
+
+def test_the_examples_are_what_their_readers_take() -> None:
+    dag = ast.parse((ROOT / "docs" / "examples" / "airflow_dag.py").read_text(encoding="utf-8"))
+    imported = {alias.name for node in ast.walk(dag) if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert {"EmrAddStepsOperator", "spark_submit_arguments", "step_of", "locations_of"} <= imported
+    workflow = yaml.safe_load((ROOT / "docs" / "examples" / "deploy.yaml").read_text(encoding="utf-8"))
+    assert list(workflow["jobs"]) == ["check", "package", "deploy"]
+    assert workflow["permissions"] == {"contents": "read"}
+    assert workflow["jobs"]["deploy"]["permissions"]["id-token"] == "write"
+
+
+@pytest.mark.parametrize("page", ["docs/emr.md", "docs/examples/deploy.yaml"])
+def test_every_documented_command_is_one(page: str) -> None:
+    """By the parser itself, which ends the program at an option that there is none of."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for variable in ("${{ matrix.platform }}", "$PLATFORM"):
+        text = text.replace(variable, "x86_64")
+    commands = re.findall(r"python -m conf\.emr ([^`\n]+)", text)
+    assert commands
+    for command in commands:
+        parser, words = command_line(shlex.split(command, comments=True))
+        parser.parse_args(words)
+
+
+def test_every_call_to_aws_has_its_permission() -> None:
+    """By the names of boto3's methods and paginators in the sources."""
+    services = map(
+        get_session().get_service_model, ("cloudformation", "cloudwatch", "emr", "emr-serverless", "logs", "s3", "sts")
+    )
+    methods = {xform_name(name): name for service in services for name in service.operation_names}
+    words = {
+        getattr(node, "attr", None) or getattr(node, "value", None)
+        for file in (ROOT / "conf" / "emr").glob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, (ast.Attribute, ast.Constant))
+    }
+    called = {methods[word] for word in words if word in methods}
+    assert {"CreateStack", "AddJobFlowSteps", "FilterLogEvents", "GetJobRun", "ListObjectVersions"} <= called
+    assert called <= set(PERMISSIONS)

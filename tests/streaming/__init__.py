@@ -1,0 +1,1 @@
+"""Tests of the stream, in the rooms that it has."""

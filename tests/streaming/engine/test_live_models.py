@@ -1,0 +1,67 @@
+"""A running stream follows the registry: the next micro-batch has the model that is current then."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+
+import pytest
+
+from streaming.registry.registry import Registry
+from streaming.storage.locations import open_folder
+from tests.support.streams import Place, end, replay, start
+
+pytestmark = pytest.mark.usefixtures("programs")
+
+Wait = Callable[[Callable[[], bool]], None]
+
+
+def test_a_stream_changes_its_model_between_micro_batches_and_goes_back(
+    place: Place, pictures: list[Path], wait_for: Wait, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Promote and rollback reach a running stream with the next micro-batch; each batch has one model.
+
+    Where they are asked for, its log has the metrics of each. A changed bundle keeps the last good model in service: a
+    stream that runs says what is wrong and goes on; one that starts refuses, naming the file.
+    """
+    registry = Registry(open_folder(str(place.models)))
+    first = registry.current()
+    run_with_metrics = place.arguments("run", "--interval", "100ms", "--log-format", "json")
+    process = start("streaming", run_with_metrics, PICTURE_FEATURES_LOG__METRICS="emf")
+    place.put(*pictures[:5])
+    wait_for(lambda: place.committed() > 0 and len(place.rows()) == 5)
+    second = place.promote_another(2)
+    place.put(*pictures[5:10])
+    wait_for(lambda: len(place.rows()) == 10)
+    registry.rollback()
+    place.put(*pictures[10:15])
+    wait_for(lambda: len(place.rows()) == 15)
+    changed = place.promote_another(3)
+    damaged = bytearray((place.models / changed / "backbone.tflite").read_bytes())
+    damaged[-1000] ^= 1
+    (place.models / changed / "backbone.tflite").write_bytes(damaged)
+    place.put(*pictures[15:20])
+    wait_for(lambda: len(place.rows()) == 20)
+    process.send_signal(signal.SIGTERM)
+    said = end(process)
+    assert process.returncode == 0, said
+    rows = place.rows().to_pandas()
+    assert rows.groupby("processed_at")["model_version"].nunique().max() == 1
+    assert {len(features) for features in rows[rows.model_version == second].features} == {4}
+    documents = [json.loads(line) for line in said.splitlines() if '"_aws"' in line]
+    assert {one["output"] for one in documents} == {str(place.output)}
+    # Five pictures that arrive one after the other may be more than one micro-batch.
+    in_turn = [
+        (version, sum(one["Pictures"] for one in of_version))
+        for version, of_version in groupby(documents, key=itemgetter("model_version"))
+    ]
+    assert in_turn == [(first, 5), (second, 5), (first, 10)]
+    assert f"keeping model {first}: {place.models}/{changed} is not usable: backbone.tflite was changed" in said
+
+    place.put(*pictures[20:21])
+    assert replay(place) == 4
+    assert "backbone.tflite was changed; promote another version" in capsys.readouterr().err

@@ -1,0 +1,1 @@
+"""What tests and benchmarks share: places, pictures, models, servers, and programs to run."""

@@ -1,0 +1,48 @@
+"""A right to write without a lease, which a test takes away as it likes, and what writes with it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+from streaming.discovery.by_listing import ListingDiscoverer
+from streaming.lease.denylist import NOTHING, Denylist
+from streaming.lease.tenure import Tenure
+from streaming.output.inbox import Inbox
+from streaming.output.known import KnownPictures
+from streaming.output.manifest_log import ManifestLog
+from streaming.output.places import Input
+from streaming.storage.folder import Folder
+
+
+class LooseTenure(Tenure):
+    """Calls `check` before each write, and forbids what `denylist` holds."""
+
+    def __init__(self, output: Folder, check: Callable[[], None] = lambda: None, denylist: Denylist = NOTHING) -> None:
+        self.output = output
+        self.stop = threading.Event()
+        self._check = check
+        self._denylist = denylist
+
+    def check(self) -> None:
+        self._check()
+
+    @contextmanager
+    def writing(self) -> Iterator[Denylist]:
+        self._check()
+        yield self._denylist
+
+
+def new_log(output: Folder, check: Callable[[], None] = lambda: None) -> ManifestLog:
+    """The manifest log as a start finds it that has nothing to recover."""
+    return ManifestLog(LooseTenure(output, check), KnownPictures(output))
+
+
+def new_listing(
+    source: Input, output: Folder, settle: float = 0, check: Callable[[], None] = lambda: None
+) -> ListingDiscoverer:
+    """A discoverer by listing of its own log."""
+    log = new_log(output, check)
+    return ListingDiscoverer(source, log, Inbox(log), timedelta(seconds=settle))

@@ -1,0 +1,230 @@
+"""A real YARN on loopback: one ResourceManager and one NodeManager, from Maven Central's artifacts.
+
+All files are in one folder, and all processes are gone when the context ends. The cluster's own configuration is in
+files, as on EMR: what is submitted need not know where it runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+from xml.sax.saxutils import escape
+
+import psutil
+import pyspark
+
+from conf.spark.java import find_java
+from conf.spark.s3_client import PACKAGES, resolve
+from tests.support.servers import free_port
+from tests.support.waiting import wait_until
+
+SPARK_HOME = Path(pyspark.__file__).parent
+_JARS = tuple(
+    f"org.apache.hadoop:hadoop-{name}:3.4.2"  # of Spark's own Hadoop, and of EMR's
+    for name in (
+        *("yarn-server-resourcemanager", "yarn-server-nodemanager", "yarn-client", "common"),
+        "yarn-server-timelineservice",  # the ResourceManager does not start without its classes
+    )
+)
+_RESOURCE_MANAGER = "org.apache.hadoop.yarn.server.resourcemanager.ResourceManager"
+_NODE_MANAGER = "org.apache.hadoop.yarn.server.nodemanager.NodeManager"
+_APPLICATION_MASTER = "org.apache.spark.deploy.yarn.ApplicationMaster"
+_LOG4J = """\
+log4j.rootLogger=INFO, out
+log4j.appender.out=org.apache.log4j.ConsoleAppender
+log4j.appender.out.layout=org.apache.log4j.PatternLayout
+log4j.appender.out.layout.ConversionPattern=%d{ISO8601} %p %c{1}: %m%n
+"""
+
+
+@dataclass(frozen=True)
+class Yarn:
+    """A running cluster.
+
+    Attributes:
+        folder: holds all its files.
+        web: the address of the ResourceManager's REST interface.
+        environment: of whoever submits to it.
+    """
+
+    folder: Path
+    web: str
+    environment: Mapping[str, str]
+
+    def submit(self, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
+        """Start spark-submit, which waits for the end of the application; what it says is in submit.log."""
+        with (self.folder / "submit.log").open("ab") as log:
+            return subprocess.Popen(
+                [str(SPARK_HOME / "bin/spark-submit"), *arguments],
+                cwd=self.folder,
+                env={**os.environ, **self.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    def application(self) -> dict[str, Any]:
+        """What YARN says of the one application that was submitted."""
+        [application] = self._ask("apps")["apps"]["app"]
+        return cast("dict[str, Any]", application)
+
+    def attempts(self) -> int:
+        """How many attempts it has had."""
+        return len(self._ask(f"apps/{self.application()['id']}/appattempts")["appAttempts"]["appAttempt"])
+
+    def kill_master(self) -> None:
+        """Kill -9 the application master, which in cluster mode is the driver's JVM."""
+        [master] = [process for process in self.processes() if _is_master(process)]
+        master.kill()
+
+    def processes(self) -> list[psutil.Process]:
+        """All that were started here, those included that lost their parents: they work in this folder or below."""
+        return [process for process in psutil.process_iter() if self.folder in _folders_of(process)]
+
+    def said(self) -> str:
+        """The ends of all logs, for whoever reads of a failure."""
+        files = [file for file in self.folder.rglob("*") if file.name in {"stdout", "stderr"} or file.suffix == ".log"]
+        return "\n".join(f"--- {file}\n{file.read_text(errors='replace')[-3000:]}" for file in sorted(files))
+
+    def _ask(self, path: str) -> dict[str, Any]:
+        with urllib.request.urlopen(f"{self.web}/ws/v1/cluster/{path}", timeout=10) as answer:
+            return cast("dict[str, Any]", json.load(answer))
+
+
+@contextmanager
+def yarn(folder: Path, container_environment: Mapping[str, str]) -> Iterator[Yarn]:
+    """A cluster until the context ends.
+
+    Args:
+        folder: for all its files.
+        container_environment: what containers find in their environment, as on EMR an instance's role.
+    """
+    java = find_java()
+    web = f"127.0.0.1:{free_port()}"
+    _configure(folder, web, container_environment)
+    environment = {
+        "HADOOP_CONF_DIR": str(folder / "hadoop"),
+        "SPARK_CONF_DIR": str(folder / "spark"),
+        "SPARK_HOME": str(SPARK_HOME),
+        "SPARK_LOCAL_IP": "127.0.0.1",
+        "JAVA_HOME": str(java),
+    }
+    classes = os.pathsep.join([str(folder / "hadoop"), *resolve(_JARS, (), folder / "ivy.log")])
+    cluster = Yarn(folder, f"http://{web}", environment)
+    try:
+        with (
+            _daemon(java, classes, _RESOURCE_MANAGER, folder, environment),
+            _daemon(java, classes, _NODE_MANAGER, folder, environment),
+        ):
+            _wait_for_node(cluster)
+            yield cluster
+    finally:
+        _kill(cluster.processes())
+
+
+def _configure(folder: Path, web: str, container_environment: Mapping[str, str]) -> None:
+    node = {name: f"127.0.0.1:{free_port()}" for name in ("address", "localizer.address", "webapp.address")}
+    manager = {
+        name: f"127.0.0.1:{free_port()}"
+        for name in ("address", "scheduler.address", "resource-tracker.address", "admin.address")
+    }
+    yarn_site = {
+        **{f"yarn.resourcemanager.{name}": address for name, address in manager.items()},
+        "yarn.resourcemanager.webapp.address": web,
+        "yarn.resourcemanager.scheduler.class": (
+            "org.apache.hadoop.yarn.server.resourcemanager.scheduler.fifo.FifoScheduler"
+        ),
+        "yarn.resourcemanager.am.max-attempts": "4",
+        "yarn.scheduler.minimum-allocation-mb": "128",
+        "yarn.scheduler.maximum-allocation-mb": "12288",
+        **{f"yarn.nodemanager.{name}": address for name, address in node.items()},
+        "yarn.nodemanager.local-dirs": str(folder / "local"),
+        "yarn.nodemanager.log-dirs": str(folder / "logs"),
+        "yarn.nodemanager.resource.memory-mb": "12288",  # what EMR gives YARN on a node of 4 cores and 16 GB
+        "yarn.nodemanager.resource.cpu-vcores": "4",
+        "yarn.nodemanager.vmem-check-enabled": "false",  # as on EMR
+        "yarn.nodemanager.disk-health-checker.enable": "false",  # it stops at a disk that is 90 % full
+    }
+    spark = {
+        **PACKAGES,  # on EMR they are on the class path
+        "spark.yarn.jars": f"local:{SPARK_HOME}/jars/*",
+        "spark.yarn.stagingDir": f"file://{folder}/staging",
+    }
+    for name, value in {"SPARK_LOCAL_IP": "127.0.0.1", **container_environment}.items():
+        spark |= {f"spark.yarn.appMasterEnv.{name}": value, f"spark.executorEnv.{name}": value}
+    (folder / "hadoop").mkdir(parents=True)
+    (folder / "spark").mkdir()
+    (folder / "hadoop/core-site.xml").write_text(_as_xml({"fs.defaultFS": "file:///"}))
+    (folder / "hadoop/yarn-site.xml").write_text(_as_xml(yarn_site))
+    (folder / "hadoop/log4j.properties").write_text(_LOG4J)
+    (folder / "spark/spark-defaults.conf").write_text("".join(f"{key} {value}\n" for key, value in spark.items()))
+
+
+def _as_xml(properties: Mapping[str, str]) -> str:
+    entries = [
+        f"<property><name>{escape(key)}</name><value>{escape(value)}</value></property>"
+        for key, value in properties.items()
+    ]
+    return "\n".join(["<configuration>", *entries, "</configuration>", ""])
+
+
+@contextmanager
+def _daemon(java: Path, classes: str, main: str, folder: Path, environment: Mapping[str, str]) -> Iterator[None]:
+    options = ["-Xmx512m", "--add-opens=java.base/java.lang=ALL-UNNAMED"]
+    with (folder / f"{main.rpartition('.')[2]}.log").open("wb") as log:
+        process = subprocess.Popen(
+            [str(java / "bin/java"), *options, "-cp", classes, main],
+            cwd=folder,
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_for_node(cluster: Yarn) -> None:
+    def is_there() -> bool:
+        with suppress(OSError):
+            return bool(cluster._ask("metrics")["clusterMetrics"]["activeNodes"] == 1)
+        return False
+
+    wait_until(is_there, every=0.2, said=cluster.said)
+
+
+def _kill(processes: Sequence[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(processes, timeout=10)
+
+
+def _folders_of(process: psutil.Process) -> Sequence[Path]:
+    """The folder in which a process works, and those above."""
+    try:
+        folder = Path(process.cwd())
+    except psutil.Error:
+        return ()
+    return (folder, *folder.parents)
+
+
+def _is_master(process: psutil.Process) -> bool:
+    try:
+        return process.name() == "java" and _APPLICATION_MASTER in process.cmdline()
+    except psutil.Error:
+        return False
