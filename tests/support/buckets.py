@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +66,9 @@ class Bucket:
 
     def counted(self) -> Counter[str]:
         return Counter(path for table in ("features", "quarantine") for path in self.rows(table)["path"].to_pylist())
+
+    def has(self, paths: Iterable[str]) -> bool:
+        return self.counted().keys() >= set(paths)
 
     def featurized(self) -> list[str]:
         return sorted(self.rows()["path"].to_pylist())

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,6 +79,10 @@ class Place:
         """How often each picture stands in features and quarantine together, by path."""
         paths = [path for table in ("features", "quarantine") for path in self.rows(table).column("path").to_pylist()]
         return Counter(paths)
+
+    def has(self, paths: Iterable[str]) -> bool:
+        """Whether each picture is in features or quarantine; how many manifests they came in is up to the stream."""
+        return self.counted().keys() >= set(paths)
 
     def featurized(self) -> list[str]:
         """The paths in the table of features, sorted."""

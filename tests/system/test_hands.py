@@ -94,20 +94,20 @@ def test_a_bad_current_keeps_the_last_good_model_and_the_next_good_one_is_taken(
 ) -> None:
     """CURRENT that is no JSON, then none at all, then another model."""
     process = start("streaming", place.arguments("run", "--interval", "100ms"))
-    place.put(*pictures[:2])
-    wait_for(lambda: place.committed() == 1)
+    paths = place.put(*pictures[:2])
+    wait_for(lambda: place.has(paths))
     current = place.models / "CURRENT"
     good = current.read_bytes()
     current.write_bytes(b"{")
-    place.put(*pictures[2:4])
-    wait_for(lambda: place.committed() == 2)
+    paths += place.put(*pictures[2:4])
+    wait_for(lambda: place.has(paths))
     current.unlink()
-    place.put(*pictures[4:6])
-    wait_for(lambda: place.committed() == 3)
+    paths += place.put(*pictures[4:6])
+    wait_for(lambda: place.has(paths))
     current.write_bytes(good)
     second = place.promote_another(5)
-    place.put(*pictures[6:8])
-    wait_for(lambda: place.committed() == 4)
+    paths += place.put(*pictures[6:8])
+    wait_for(lambda: place.has(paths))
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=180)
     assert process.returncode == 0, said

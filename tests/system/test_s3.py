@@ -174,12 +174,12 @@ def test_a_killed_stream_on_s3_loses_and_repeats_nothing(
         bucket.s3.delete_object(Bucket=bucket.name, Key=key)
     paths += bucket.put(pictures[10:20])
     second = start("streaming", bucket.arguments("run", "--interval", "200ms", "--max-pictures", "5"))
-    wait_for(lambda: sum(bucket.counted().values()) >= 20)
+    wait_for(lambda: bucket.has(paths))
     version = place.promote_another(1)
     bucket.put_tree(place.models / version, f"models/{version}")
     bucket.s3.upload_file(str(place.models / "CURRENT"), bucket.name, "models/CURRENT")
     paths += bucket.put(pictures[20:25])
-    wait_for(lambda: sum(bucket.counted().values()) >= 25)
+    wait_for(lambda: bucket.has(paths))
     assert Counter(bucket.rows()["model_version"].to_pylist())[version] == 5
     assert main(["stop", "--output", bucket.uri("output")]) == 0
     said, _ = second.communicate(timeout=180)

@@ -104,7 +104,7 @@ def test_java_ends_with_its_program_and_a_program_says_that_its_java_ended(
     wait_for(lambda: not _javas(logs), 60)
 
     stream = start("streaming", arguments)
-    wait_for(lambda: place.committed() == 1)
+    wait_for(lambda: place.committed() >= 1)
     [java] = _javas(logs)
     workers = java.children(recursive=True)
     java.kill()

@@ -29,7 +29,7 @@ from streaming.registry import bundle
 from streaming.registry.registry import Registry
 from streaming.storage.folder import StoredPicture
 from streaming.storage.locations import open_folder
-from tests.support.streams import TWO_TASKS, Place, end, replay, start
+from tests.support.streams import TWO_TASKS, Place, end, replay, run, start
 
 pytestmark = pytest.mark.usefixtures("programs")
 
@@ -92,19 +92,14 @@ def test_the_features_of_a_picture_do_not_depend_on_its_company(
         assert many[Path(path).name] == features
 
 
-def test_a_killed_driver_loses_and_repeats_nothing(place: Place, pictures: list[Path], wait_for: Wait) -> None:
-    """Kill -9 in mid-batch, before and after the first commits; the next start finishes the work at once."""
+def test_a_killed_driver_loses_and_repeats_nothing(place: Place, pictures: list[Path]) -> None:
+    """Kill -9 before the first commit and before the last; the next start finishes the work at once."""
     paths = place.put(*pictures)
-
-    def kill_at(committed: int) -> None:
-        process = start("streaming", place.arguments("replay", "--max-pictures", "20"))
-        wait_for(lambda: len(place.logged()) == 3 and place.committed() == committed)
-        process.kill()
-        end(process)
-        assert place.committed() < 3
-
-    kill_at(0)
-    kill_at(2)
+    replayed = place.arguments("replay", "--max-pictures", "20")
+    for before, committed in (("1", 0), ("3", 2)):
+        killed = run("tests.support.killing", ["before", "create", "features/date=*/2*", before, "streaming", *replayed])
+        assert killed.returncode == -9, killed.stdout
+        assert (len(place.logged()), place.committed()) == (3, committed)
     assert replay(place, "--max-pictures", "20") == 0
     assert place.counted() == dict.fromkeys(paths, 1)
 
@@ -115,16 +110,16 @@ def test_a_killed_stream_is_succeeded_by_one_stream(
     """What arrived before, between and after is there once; a third is refused, the holder named."""
     paths = place.put(*pictures[:10])
     first = start("streaming", place.arguments("run", "--interval", "100ms"))
-    wait_for(lambda: place.committed() == 1)
+    wait_for(lambda: place.has(paths))
     first.kill()
     end(first)
     paths += place.put(*pictures[10:20])
     second = start("streaming", place.arguments("run", "--interval", "100ms"))
-    wait_for(lambda: place.committed() == 2)
+    wait_for(lambda: place.has(paths))
     assert replay(place) == 5
     assert f"another stream writes to this output: process {second.pid} on" in capsys.readouterr().err
     paths += place.put(*pictures[20:30])
-    wait_for(lambda: place.committed() == 3)
+    wait_for(lambda: place.has(paths))
     assert main(["stop", "--output", str(place.output)]) == 0
     assert "model" in end(second)
     assert second.returncode == 0

@@ -81,13 +81,20 @@ def test_an_overwritten_picture_is_not_read_again(source: Path, output: Folder) 
 
 
 class _Clocks:
-    """This machine's clocks, which stand still: `wait` moves them on; `differ` sets the one against file times."""
+    """This machine's clocks, which stand still: `wait` moves them on; `differ` sets the one against file times.
+
+    Other threads of this process, such as Spark's, sleep in real time and leave them alone.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._waited, self._apart, self._real = 0.0, 0.0, time.time
+        self._sleep, self._thread = time.sleep, threading.get_ident()
         monkeypatch.setattr(time, "monotonic", lambda: self._waited)
         monkeypatch.setattr(time, "time", lambda: self._real() + self._apart)
-        monkeypatch.setattr(time, "sleep", self.wait)
+        monkeypatch.setattr(time, "sleep", self._wait_or_sleep)
+
+    def _wait_or_sleep(self, seconds: float) -> None:
+        (self.wait if threading.get_ident() == self._thread else self._sleep)(seconds)
 
     def wait(self, seconds: float) -> None:
         self._waited += seconds

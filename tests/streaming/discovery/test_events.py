@@ -355,9 +355,9 @@ def test_a_killed_stream_of_events_loses_and_repeats_nothing(
     first.communicate()
     paths += put(pictures[5:15])
     second = start("streaming", arguments)
-    wait_for(lambda: place.committed() >= 1 and sum(place.counted().values()) >= 15)
+    wait_for(lambda: place.has(paths))
     paths += put(pictures[15:20])
-    wait_for(lambda: sum(place.counted().values()) >= 20 and bucket.waiting() == 0)
+    wait_for(lambda: place.has(paths) and bucket.waiting() == 0)
     assert stream(["stop", "--output", str(place.output)]) == 0
     said, _ = second.communicate(timeout=180)
     assert second.returncode == 0, said

@@ -104,13 +104,13 @@ def test_a_driver_that_appends_after_its_lease_repeats_nothing(
     """A manifest of pictures that are known already is withdrawn by the stream that holds the lease."""
     paths = place.put(*pictures[:4])
     process = start("streaming", place.arguments("run", "--interval", "100ms"))
-    wait_for(lambda: place.committed() == 1)
+    wait_for(lambda: place.has(paths))
     now = datetime.now(UTC)
     again = [StoredPicture(path, 1, now) for path in paths[2:]]
     late = manifests.append_manifest(open_folder(str(place.output)), again, now)
     wait_for(lambda: late not in [manifest.stem for manifest in place.logged()])
     paths += place.put(*pictures[4:6])
-    wait_for(lambda: place.committed() == 3)  # with the withdrawn one, which has a file without rows
+    wait_for(lambda: place.has(paths))
     process.send_signal(signal.SIGTERM)
     said = end(process)
     assert process.returncode == 0, said

@@ -562,7 +562,7 @@ def test_the_running_stream_takes_notice(
     paths = place.put(*pictures[:10])
     running = start("streaming", place.arguments("run", "--interval", "100ms", "--max-pictures", "5"))
     try:
-        wait_for(lambda: place.committed() >= 2)
+        wait_for(lambda: place.has(paths))
         to_come = str(place.source / "apple" / pictures[20].name)
         gone = [*paths[:3], to_come]
         done, missed = threading.Event(), []
@@ -582,7 +582,7 @@ def test_the_running_stream_takes_notice(
         shutil.copy(pictures[21], paths[0])  # written anew
         place.put(pictures[20])
         later = place.put(*pictures[22:25])
-        wait_for(lambda: place.counted().keys() >= {*later})
+        wait_for(lambda: place.has(later))
     finally:
         running.terminate()
         said, _ = running.communicate(timeout=180)

@@ -198,7 +198,7 @@ def test_a_running_stream_retries_what_was_restored_on_s3(
     gone = StoredPicture(f"s3://{bucket.name}/input/apple/{pictures[3].name}", 7, LONG_AGO)
     create_request(open_folder(bucket.uri("output")), [gone])
     running = start("streaming", bucket.arguments("run", "--interval", "200ms"))
-    wait_for(lambda: bucket.committed() == 2, 300)
+    wait_for(lambda: bucket.has([*paths, gone.path]), 300)
     assert bucket.rows("quarantine")["reason"].to_pylist() == ["vanished"]
     bucket.put(pictures[3:4])
     assert stream(["quarantine", "retry", "--output", bucket.uri("output"), "--master", "local[2,4]"]) == 0

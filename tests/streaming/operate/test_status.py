@@ -216,15 +216,15 @@ def test_status_tells_a_stream_that_runs_from_one_that_died(
     asked = ["status", "--output", str(place.output)]
     assert main(asked) == 5
     assert "no stream has written here yet" in capsys.readouterr().err
-    place.put(*pictures[:3])
+    paths = place.put(*pictures[:3])
     process = start("streaming", place.arguments("run", "--interval", "100ms"))
-    wait_for(lambda: place.committed() == 1)
+    wait_for(lambda: place.has(paths))
     assert main(asked) == 0
     assert f"stream       process {process.pid} on" in capsys.readouterr().out
     wait_for(lambda: main([*asked, "--check"]) == 0 and "last look" in capsys.readouterr().out)
     process.kill()
     process.communicate()
-    place.put(*pictures[3:6])
+    paths += place.put(*pictures[3:6])
     assert main(asked) == 0
     said = capsys.readouterr().out
     assert f"stream       died: process {process.pid} on" in said
@@ -232,7 +232,7 @@ def test_status_tells_a_stream_that_runs_from_one_that_died(
     assert main([*asked, "--check"]) == 8
     assert f"the stream died: process {process.pid} on" in capsys.readouterr().err
     process = start("streaming", place.arguments("run", "--interval", "100ms", "--lease", "3s"))
-    wait_for(lambda: place.committed() == 2)
+    wait_for(lambda: place.has(paths))
     wait_for(lambda: main([*asked, "--json"]) == 0 and json.loads(capsys.readouterr().out)["seconds_behind"] == 0)
     wait_for(lambda: main(["stop", "--output", str(place.output)]) == 0 and "stopped" in capsys.readouterr().out)
     process.communicate()
