@@ -68,7 +68,7 @@ class Bucket:
         return Counter(path for table in ("features", "quarantine") for path in self.rows(table)["path"].to_pylist())
 
     def has(self, paths: Iterable[str]) -> bool:
-        return self.counted().keys() >= set(paths)
+        return self.committed() > 0 and self.counted().keys() >= set(paths)
 
     def featurized(self) -> list[str]:
         return sorted(self.rows()["path"].to_pylist())

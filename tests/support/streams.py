@@ -82,7 +82,7 @@ class Place:
 
     def has(self, paths: Iterable[str]) -> bool:
         """Whether each picture is in features or quarantine; how many manifests they came in is up to the stream."""
-        return self.counted().keys() >= set(paths)
+        return self.committed() > 0 and self.counted().keys() >= set(paths)
 
     def featurized(self) -> list[str]:
         """The paths in the table of features, sorted."""
