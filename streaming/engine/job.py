@@ -33,7 +33,7 @@ from streaming.output.inbox import Inbox
 from streaming.output.known import check_log
 from streaming.output.lineage import Derivative
 from streaming.output.manifest_log import ManifestLog
-from streaming.output.places import Places
+from streaming.output.places import StreamPlaces
 from streaming.output.recovery import recover
 from streaming.output.tables import Tables, unfinished
 from streaming.registry.registry import Registry
@@ -52,7 +52,7 @@ class StreamJob:
     def __init__(
         self,
         settings: Settings,
-        places: Places,
+        places: StreamPlaces,
         tenure: Tenure,
         log: ManifestLog,
         epochs: Epochs,
@@ -190,7 +190,7 @@ def open_job(settings: Settings, on_report: Callable[[BatchReport], None]) -> It
     Raises:
         AppError: a check failed, so that Spark need not be started.
     """
-    places = Places.of(settings)
+    places = StreamPlaces.of(settings)
     Registry(places.models).current()
     next(places.input.pictures(lambda path, why: None), None)  # whether it can be listed
     begin_format(places.output)
@@ -203,7 +203,7 @@ def open_job(settings: Settings, on_report: Callable[[BatchReport], None]) -> It
         yield StreamJob(settings, places, tenure, log, epochs, on_report)
 
 
-def _prepare(places: Places, *, keeps_embeddings: bool) -> None:
+def _prepare(places: StreamPlaces, *, keeps_embeddings: bool) -> None:
     """Create what an output needs: tables, manifest log, and the record of its registry; and delete leftovers."""
     places.output.remove_leftovers()
     Tables(places.output, with_embeddings=keeps_embeddings).prepare()

@@ -36,7 +36,7 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Places:
+class ExportPlaces:
     """The folders of an export, checked."""
 
     output: Folder
@@ -44,7 +44,7 @@ class Places:
     connection: S3Connection
 
     @classmethod
-    def of(cls, settings: Settings) -> Places:
+    def of(cls, settings: Settings) -> ExportPlaces:
         """The places in settings that have both output and target.
 
         Raises:
@@ -94,7 +94,7 @@ class Plan:
         model: of all rows; None leaves each in its own.
     """
 
-    places: Places
+    places: ExportPlaces
     base: Snapshot | None
     write: list[SourceDay]
     keep: list[SnapshotDay]
@@ -135,7 +135,7 @@ class Plan:
         )
 
 
-def nothing_new(places: Places, snapshot: Snapshot) -> str:
+def nothing_new(places: ExportPlaces, snapshot: Snapshot) -> str:
     """The message that explains why no snapshot is made."""
     held = (
         f"nothing new: {places.to.path(snapshot.snapshot)} holds {'' if snapshot.left_out else 'all '}"
@@ -159,7 +159,7 @@ def _days(count: int) -> str:
     return "1 day" if count == 1 else f"{count:,} days"
 
 
-def make_plan(places: Places, options: ExportSettings, model: SnapshotModel | None) -> Plan:
+def make_plan(places: ExportPlaces, options: ExportSettings, model: SnapshotModel | None) -> Plan:
     """Compare the table with the latest complete snapshot.
 
     Args:
@@ -186,7 +186,7 @@ def make_plan(places: Places, options: ExportSettings, model: SnapshotModel | No
     return plan
 
 
-def _base(places: Places, options: ExportSettings) -> Snapshot | None:
+def _base(places: ExportPlaces, options: ExportSettings) -> Snapshot | None:
     """The latest complete snapshot; None if it was made with other options."""
     complete = [one.id for one in snapshots(places.to) if one.complete]
     if not complete:
@@ -197,13 +197,13 @@ def _base(places: Places, options: ExportSettings) -> Snapshot | None:
     return base if (base.format, base.target_mb) == (options.format, options.target_mb) else None
 
 
-def _intact_days(places: Places, base: Snapshot) -> dict[date, SnapshotDay]:
+def _intact_days(places: ExportPlaces, base: Snapshot) -> dict[date, SnapshotDay]:
     """The days of a snapshot whose files were neither deleted nor changed."""
     there = places.sizes(base.snapshot)
     return {day.date: day for day in base.days if all(there.get(file.name) == file.bytes for file in day.files)}
 
 
-def _list_days(places: Places, since: date | None, model: SnapshotModel | None) -> Iterator[SourceDay]:
+def _list_days(places: ExportPlaces, since: date | None, model: SnapshotModel | None) -> Iterator[SourceDay]:
     """The days of the table in order, from one listing, and one of the embeddings if there is a model."""
     embeddings = _list_table(places, EMBEDDINGS_TABLE) if model else iter(())
     behind = next(embeddings, None)
@@ -216,7 +216,7 @@ def _list_days(places: Places, since: date | None, model: SnapshotModel | None) 
             yield _source_day(places.output.root, day, files, names, model)
 
 
-def _list_table(places: Places, table: str) -> Iterator[tuple[str, dict[str, StoredPicture]]]:
+def _list_table(places: ExportPlaces, table: str) -> Iterator[tuple[str, dict[str, StoredPicture]]]:
     """The days of a table in order, each with its files by their manifests."""
     folder = places.output.path(table)
     files = list_folder(folder, _warn, places.connection, deep=True)

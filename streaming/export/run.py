@@ -20,7 +20,7 @@ from conf.settings import Settings
 from conf.spark.progress import Progress
 from streaming.export.compaction import Compacted, compact
 from streaming.export.models import AS_INGESTED, choose_model
-from streaming.export.plan import Places, Plan, explain_left_out, make_plan, nothing_new
+from streaming.export.plan import ExportPlaces, Plan, explain_left_out, make_plan, nothing_new
 from streaming.export.record import Snapshot, SnapshotDay
 from streaming.export.rows import Target
 from streaming.export.snapshots import (
@@ -88,7 +88,7 @@ def export(settings: Settings, progress: Progress) -> Exported:
         LeaseLostError: another program took over meanwhile; nothing was published.
     """
     started = time.monotonic()
-    places = Places.of(settings)
+    places = ExportPlaces.of(settings)
     model = choose_model(settings, places.output, places.connection)
     # Before the table is listed: a `forget` that reads the derivatives too early to find this one has already erased
     # its rows in the table.
@@ -139,7 +139,7 @@ def _make(settings: Settings, plan: Plan, lease: Lease, progress: Progress) -> S
     return made
 
 
-def _clear_away(places: Places, snapshot: str) -> None:
+def _clear_away(places: ExportPlaces, snapshot: str) -> None:
     """Delete the files of a snapshot that was given up: the program that did so may have missed the last ones."""
     with suppress(StorageError):  # the next export or forget deletes them
         places.to.delete_tree(snapshot)
@@ -147,7 +147,7 @@ def _clear_away(places: Places, snapshot: str) -> None:
 
 def dry_run(settings: Settings) -> Plan:
     """The plan of `export`; changes nothing, and needs no Spark."""
-    places = Places.of(settings)
+    places = ExportPlaces.of(settings)
     return make_plan(places, settings.export, choose_model(settings, places.output, places.connection))
 
 
@@ -192,7 +192,7 @@ def _days(plan: Plan, compacted: Compacted) -> tuple[SnapshotDay, ...]:
     return tuple(sorted((*plan.keep, *written), key=lambda day: day.date))
 
 
-def check_written(places: Places, made: Snapshot, compacted: Compacted) -> None:
+def check_written(places: ExportPlaces, made: Snapshot, compacted: Compacted) -> None:
     """Make sure that a snapshot holds each row that was read and not left out, and no other file.
 
     Raises:

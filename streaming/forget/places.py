@@ -28,7 +28,7 @@ MANIFESTS, REQUESTS, _SAVED = "manifests", "requests", "saved features"
 
 
 @dataclass(frozen=True)
-class Places:
+class ErasurePlaces:
     """The places to erase pictures from.
 
     Attributes:
@@ -40,7 +40,7 @@ class Places:
     connection: S3Connection
 
     @classmethod
-    def of(cls, settings: Settings) -> Places:
+    def of(cls, settings: Settings) -> ErasurePlaces:
         """The places of the output in the settings.
 
         Raises:

@@ -20,7 +20,7 @@ from streaming.forget.exports import correct_records, export_files, record_tags,
 from streaming.forget.files import File, Found
 from streaming.forget.log import erase_in_manifest, erase_in_request
 from streaming.forget.models import AffectedModel, erase_in_model, find_models
-from streaming.forget.places import MANIFESTS, REQUESTS, Places
+from streaming.forget.places import MANIFESTS, REQUESTS, ErasurePlaces
 from streaming.forget.receipts import Ledger, finish, unfinished
 from streaming.forget.sweep import erase, find, measure
 from streaming.forget.sweeper import Sweeper
@@ -49,7 +49,7 @@ def forget(settings: Settings, wanted: Wanted, progress: Progress, *, dry_run: b
         OutputError: the output is not an output, or something in it cannot be read.
         LeaseLostError: an export may have begun in a folder while it was swept; the next run finishes it.
     """
-    places = Places.of(settings)
+    places = ErasurePlaces.of(settings)
     output = places.output
     if dry_run:
         searches = [Search(_entry_of(wanted, denylist.read_salt(output) or denylist.new_salt()), wanted)]
@@ -77,7 +77,7 @@ def _entry_of(wanted: Wanted, salt: bytes) -> Entry:
     return Entry.of(paths, prefixes, salt, datetime.now(UTC))
 
 
-def _deny(places: Places, wanted: Wanted) -> list[Search]:
+def _deny(places: ErasurePlaces, wanted: Wanted) -> list[Search]:
     """Put the wanted pictures on the denylists, durably; returns the searches to carry out."""
     output = places.output
     output.remove_leftovers()
@@ -104,7 +104,7 @@ def _erase_in_log(output: Folder, file: File, denylist: Denylist) -> None:
 class _Erasure:
     """The erasure of the pictures of one entry."""
 
-    def __init__(self, sweeper: Sweeper, places: Places, search: Search, lease: timedelta) -> None:
+    def __init__(self, sweeper: Sweeper, places: ErasurePlaces, search: Search, lease: timedelta) -> None:
         self._sweeper = sweeper
         self._places = places
         self._output = places.output

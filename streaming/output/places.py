@@ -54,7 +54,7 @@ class Input:
 
 
 @dataclass(frozen=True)
-class Places:
+class StreamPlaces:
     """Where everything is, checked."""
 
     input: Input
@@ -79,7 +79,7 @@ class Places:
         return properties
 
     @classmethod
-    def of(cls, settings: Settings) -> Places:
+    def of(cls, settings: Settings) -> StreamPlaces:
         """From settings whose input, models and output are there.
 
         Raises:

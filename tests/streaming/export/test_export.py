@@ -23,7 +23,7 @@ from conf.settings import ExportSettings
 from streaming.__main__ import main as stream
 from streaming.export import compaction
 from streaming.export.compaction import Compacted
-from streaming.export.plan import Places, Plan, make_plan
+from streaming.export.plan import ExportPlaces, Plan, make_plan
 from streaming.export.record import Snapshot, SnapshotDay, SnapshotFile
 from streaming.export.reprojection import SnapshotModel
 from streaming.export.rows import Counts, _rows_of
@@ -112,7 +112,7 @@ def test_a_snapshot_is_the_table_and_the_next_one_writes_only_what_changed(
     manifest = commit(output, 2, ["/q/05.jpg"])
     real = make_plan
 
-    def plan_and_go_on(places: Places, options: ExportSettings, model: SnapshotModel | None) -> Plan:
+    def plan_and_go_on(places: ExportPlaces, options: ExportSettings, model: SnapshotModel | None) -> Plan:
         """The stream commits another manifest while the export works."""
         made = real(places, options, model)
         commit(output, 2, ["/q/late.jpg"])
@@ -300,7 +300,7 @@ def test_wrong_places_are_answered_in_one_line(output: Folder, to: Folder, ask: 
 
 def test_what_is_not_what_was_read_is_not_published(output: Folder, to: Folder) -> None:
     """Rows are compared day by day, files by name and size."""
-    places = Places.of(load_settings({"output": output.root, "export.to": to.root}))
+    places = ExportPlaces.of(load_settings({"output": output.root, "export.to": to.root}))
     file = SnapshotFile(name="date=2026-01-30/part-00000-000.parquet", rows=4, bytes=3)
     day = SnapshotDay(date=DAY.date(), source="", manifests=2, latest_manifest="", files=(file,))
     snapshot = "20260130T120000000000Z-e3b0c442"

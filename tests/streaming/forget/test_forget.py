@@ -32,7 +32,7 @@ from streaming.forget import sweeper
 from streaming.forget.by_spark import visit_by_spark
 from streaming.forget.files import File, Found
 from streaming.forget.models import AffectedModel, erase_in_model
-from streaming.forget.places import Places
+from streaming.forget.places import ErasurePlaces
 from streaming.forget.receipts import finish
 from streaming.forget.sweep import erase
 from streaming.lease.lease import LEASE, Holder, Lease, read_holder
@@ -422,7 +422,7 @@ def test_spark_finds_and_erases_the_same(
     full: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It takes over in the middle of a search; all files are the same to the byte, and so are answers and errors."""
-    gone, searched = _one_of_each(full), Places.of(load_settings({"output": str(full.output)})).files()
+    gone, searched = _one_of_each(full), ErasurePlaces.of(load_settings({"output": str(full.output)})).files()
 
     def erased() -> tuple[dict[str, Any], dict[str, str]]:
         salt = _restored(full).output / "_forgotten" / "salt"
