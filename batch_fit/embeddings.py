@@ -117,18 +117,18 @@ class Embeddings:
         """Fold the chosen rows, which have these identities."""
         if not identities:
             return Featurized.nothing()
-        tasks, marks = min(task_count(len(identities)), len(self.files)), Marks.of(identities)
+        marks = Marks.of(identities)
         done = spark.sparkContext.accumulator(0)
         read, fold = self._reader(("path", "embedding", "backbone"), self.wanted), fold_with(marks, done)
         with progress(len(identities), "embeddings", lambda: done.value):
-            frame, tasks = self._divided(spark, tasks)
+            frame, tasks = self._divided(spark, self._task_count(spark, len(identities)))
             folded = frame.mapInArrow(lambda batches: fold(_as_outcomes(read(batches))), IN_SPARK)
             return collect(folded, tasks, marks)
 
     def rows(self, spark: SparkSession, count: int) -> DataFrame:
         """Path and features of the chosen rows, `count` of them, which are read as they are used."""
         read = self._reader(("path", "embedding", "backbone"), self.wanted)
-        frame, _ = self._divided(spark, min(task_count(count), len(self.files)))
+        frame, _ = self._divided(spark, self._task_count(spark, count))
         return frame.mapInArrow(
             lambda batches: (outcomes.select(_ROWS.names) for outcomes in _as_outcomes(read(batches))),
             from_arrow_schema(_ROWS),
@@ -147,8 +147,12 @@ class Embeddings:
                 done.add(1)
 
         with progress(len(self.files), "files", lambda: done.value):
-            frame, _ = self._divided(spark, spark.sparkContext.defaultParallelism * _TASKS_PER_SLOT)
+            frame, _ = self._divided(spark, _most_tasks(spark))
             return frame.mapInArrow(survey, from_arrow_schema(_PRESENT)).toArrow().cast(_PRESENT)
+
+    def _task_count(self, spark: SparkSession, rows: int) -> int:
+        """Each task ends with statistics of 13 MB, so there are no more than keep all slots busy to the end."""
+        return min(task_count(rows), _most_tasks(spark), len(self.files))
 
     def _divided(self, spark: SparkSession, tasks: int) -> tuple[DataFrame, int]:
         """The names in about so many partitions, and their number; each chunk becomes one."""
@@ -171,6 +175,10 @@ class Embeddings:
                 yield wanted.of(read_embeddings(folder.path(name), data, columns))
 
         return read
+
+
+def _most_tasks(spark: SparkSession) -> int:
+    return spark.sparkContext.defaultParallelism * _TASKS_PER_SLOT
 
 
 def _only(backbones: pa.ChunkedArray, output: str) -> str | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
+
+from conf.answers import JsonAnswer
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Changed:
 
 
 @dataclass(frozen=True)
-class Findings:
+class Findings(JsonAnswer):
     """The findings. All counts are of pictures, except as stated.
 
     Attributes:
@@ -65,10 +66,6 @@ class Findings:
     missed_examples: Sequence[str]
     changed_examples: Sequence[Changed]
     requests: Sequence[str] | None = None
-
-    def as_json(self) -> str:
-        """One object with the attributes as keys; times are ISO 8601 in UTC."""
-        return json.dumps(asdict(self), default=datetime.isoformat)
 
     def as_text(self) -> str:
         """A line per count with its examples, and the next steps."""

@@ -5,12 +5,11 @@ It reads beside a running stream and takes no lease: a file that is deleted mean
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 
@@ -19,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from conf.answers import JsonAnswer
 from conf.aws.connection import S3Connection
 from conf.errors import NotFoundError, OutputError, StorageError
 from conf.settings import Settings
@@ -54,7 +54,7 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Listed:
+class Listed(JsonAnswer):
     """What is in quarantine.
 
     Attributes:
@@ -68,10 +68,6 @@ class Listed:
     reasons: dict[str, int]
     newest: Sequence[Example]
     retries: int
-
-    def as_json(self) -> str:
-        """One object with the attributes as keys; times are ISO 8601 in UTC."""
-        return json.dumps(asdict(self), default=datetime.isoformat)
 
     def as_text(self) -> str:
         """A line per reason, the newest rows, and what to do next."""
@@ -90,7 +86,7 @@ class Listed:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Asked(JsonAnswer):
     """What a retry asks for.
 
     Attributes:
@@ -100,10 +96,6 @@ class Asked:
 
     pictures: int
     requests: Sequence[str] | None
-
-    def as_json(self) -> str:
-        """One object with the attributes as keys."""
-        return json.dumps(asdict(self))
 
     def as_text(self) -> str:
         """One line."""

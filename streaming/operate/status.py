@@ -6,14 +6,14 @@ observed are unknown rather than 0, and no figure changes only because time pass
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
 
+from conf.answers import JsonAnswer
 from conf.errors import NotFoundError
 from streaming.discovery.left_out import read_left_out
 from streaming.operate.health import State, ago, has_looked, read_state
@@ -58,7 +58,7 @@ class Counted:
 
 
 @dataclass(frozen=True)
-class Status:
+class Status(JsonAnswer):
     """The status of a stream.
 
     Attributes:
@@ -118,10 +118,6 @@ class Status:
     features: Counted
     embeddings: Counted
     quarantine: Counted
-
-    def as_json(self) -> str:
-        """One JSON object."""
-        return json.dumps(asdict(self), default=datetime.isoformat)
 
     def as_text(self, now: datetime) -> str:
         """The status as text for people."""
