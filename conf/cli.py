@@ -23,6 +23,7 @@ from conf.loading import load_settings, variable_of
 from conf.logs import Log, is_text, logging_to, write_last
 from conf.settings import ENV_PREFIX, Settings, field_of
 from conf.uris import resolve
+from conf.utf8 import use_utf8
 
 _logger = logging.getLogger(__name__)
 
@@ -188,6 +189,7 @@ def run_program(
     verb = arguments = None
     with interrupts.handled():
         try:
+            use_utf8()
             arguments = parser.parse_args(words)
             verb = arguments.command
             return _run(program, verb, arguments, explain)
