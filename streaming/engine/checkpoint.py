@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 
 from conf.errors import AlreadyExistsError, NotFoundError, OutputError
 from streaming.lease.tenure import Tenure
@@ -19,6 +19,7 @@ from streaming.output.decision import is_decided
 from streaming.output.manifests import LOG_FOLDER, SUFFIX, manifest_ids
 from streaming.output.recovery import finish_all
 from streaming.output.tables import finished, unfinished
+from streaming.storage.damaged import naming
 from streaming.storage.folder import Folder
 from streaming.storage.locations import spark_uri
 
@@ -128,7 +129,12 @@ class Epochs:
             lines = self._checkpoint.read(f"{self._name}/offsets/{batch_id}").decode().splitlines()
         except NotFoundError:
             return -1
-        return int(json.loads(lines[-1])["logOffset"])
+        with self._naming(f"offsets/{batch_id}"):
+            return int(json.loads(lines[-1])["logOffset"])
+
+    def _naming(self, file: str) -> AbstractContextManager[None]:
+        remedy = f"delete {self._checkpoint.root}: the stream begins another checkpoint, and loses nothing"
+        return naming(self._checkpoint.path(f"{self._name}/{file}"), remedy)
 
     def _log_of_source(self) -> Iterator[tuple[int, str]]:
         """Number and manifest of each entry that Spark's file source logged: a file each, every tenth with all before.
@@ -138,9 +144,11 @@ class Epochs:
         for name in self._checkpoint.names(f"{self._name}/sources/0"):
             file = name.rpartition("/")[2]
             if file.removesuffix(".compact").isdigit():
-                for line in self._checkpoint.read(name).decode().splitlines()[1:]:
-                    entry = json.loads(line)
-                    yield entry["batchId"], str(entry["path"]).rpartition("/")[2].removesuffix(SUFFIX)
+                lines = self._checkpoint.read(name).decode().splitlines()[1:]
+                with self._naming(f"sources/0/{file}"):
+                    entries = [json.loads(line) for line in lines]
+                    named = [(entry["batchId"], str(entry["path"]).rpartition("/")[2]) for entry in entries]
+                yield from ((number, manifest.removesuffix(SUFFIX)) for number, manifest in named)
 
 
 def _name(number: int) -> str:

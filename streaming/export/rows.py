@@ -19,13 +19,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from conf.aws.connection import S3Connection
-from conf.errors import AlreadyExistsError, OutputError
+from conf.errors import AlreadyExistsError
 from streaming.export.formats import LAYOUTS, ROWS, File, Layout
 from streaming.export.record import Format
 from streaming.export.reprojection import COLUMNS, SnapshotModel
 from streaming.features.schema import FEATURES, with_all_columns
 from streaming.output.embeddings import read_embeddings
 from streaming.storage.ahead import ahead
+from streaming.storage.damaged import naming
 from streaming.storage.folder import Folder
 from streaming.storage.locations import is_on_s3, open_folder
 
@@ -133,12 +134,8 @@ class _Source:
 
 def _rows_of(path: str, data: bytes) -> pa.Table:
     """A file of the table as `FEATURES`."""
-    try:
+    with naming(path, "restore or delete it, and export again"):
         return with_all_columns(pq.read_table(pa.BufferReader(data)), FEATURES)
-    except MemoryError:
-        raise
-    except Exception as error:  # PyArrow has many kinds
-        raise OutputError(f"{path} cannot be read: {error}; restore or delete it, and export again") from error
 
 
 def write_rows(target: Target, partition: int, tables: Iterable[pa.Table]) -> Iterator[Written]:

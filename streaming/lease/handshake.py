@@ -20,6 +20,7 @@ from typing import Self
 from conf.errors import AlreadyExistsError, AppError, LeaseHeldError, NotFoundError
 from streaming.lease.denylist import DENYLIST_FOLDER, NOTHING, Denylist
 from streaming.lease.lease import Holder, Lease, read_holder
+from streaming.storage.damaged import naming
 from streaming.storage.folder import Folder
 
 _MARK = f"{DENYLIST_FOLDER}/_unnoticed"
@@ -128,7 +129,9 @@ def wait_until_noticed(
 
 def _has_noticed(output: Folder, holder: str, entry: str) -> bool:
     try:
-        noticed = json.loads(output.read(_NOTICED))
+        data = output.read(_NOTICED)
     except NotFoundError:
         return False
-    return noticed["holder"] == holder and entry in noticed["entries"]
+    with naming(output.path(_NOTICED), "delete it"):
+        noticed = json.loads(data)
+        return noticed["holder"] == holder and entry in noticed["entries"]

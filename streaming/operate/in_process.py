@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from conf.errors import AppError, NotFoundError
+from conf.errors import NotFoundError
 from streaming.lease.denylist import Denylist
 from streaming.operate.comparison import LISTED, SEEN, Comparison, as_listed, as_seen, at_rest
 from streaming.output.known import KNOWN_FOLDER, count_folded
@@ -22,6 +22,7 @@ from streaming.output.manifests import LOG_FOLDER, SUFFIX, decode
 from streaming.output.places import Input
 from streaming.output.requests import REQUESTS_FOLDER
 from streaming.storage.ahead import ahead
+from streaming.storage.damaged import naming
 from streaming.storage.folder import Folder, StoredPicture
 from streaming.storage.names import IGNORED
 
@@ -120,10 +121,8 @@ def _read(output: Folder, name: str) -> pa.Table:
     except NotFoundError:  # the stream has taken it in, or folded it
         return SEEN.empty_table()
     folder, _, file = name.rpartition("/")
-    try:
+    with naming(output.path(name), "restore it"):
         if folder == KNOWN_FOLDER:
             record = pq.ParquetFile(pa.BufferReader(data)).read()
             return record.rename_columns({"hash": "identity"}).select(SEEN.names).cast(SEEN)
         return as_seen(decode(data), file.removesuffix(SUFFIX) if folder == LOG_FOLDER else None)
-    except (ValueError, KeyError, TypeError, OSError) as error:  # the last of Arrow
-        raise AppError(f"{output.path(name)} cannot be read: {error}; restore it") from error

@@ -15,12 +15,11 @@ from itertools import islice
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from conf.answers import JsonAnswer
 from conf.aws.connection import S3Connection
-from conf.errors import NotFoundError, OutputError, StorageError
+from conf.errors import NotFoundError, StorageError
 from conf.settings import Settings
 from streaming.features.schema import QUARANTINE, Reason
 from streaming.lease.denylist import Denylist
@@ -31,6 +30,7 @@ from streaming.output.tables import finished, unfinished
 from streaming.storage.ahead import ahead
 from streaming.storage.folder import Folder, StoredPicture
 from streaming.storage.locations import look_up
+from streaming.storage.parquet import read_rows
 
 _PICTURES_PER_RETRY = 1000
 _EXAMPLES = 10
@@ -198,10 +198,6 @@ def _manifest(name: str) -> str:
 
 def _read(output: Folder, name: str, columns: Sequence[str]) -> pa.Table:
     try:
-        data = output.read(name)
+        return read_rows(output, name, columns)
     except NotFoundError:  # deleted meanwhile
         return QUARANTINE.empty_table()
-    try:
-        return pq.ParquetFile(pa.BufferReader(data)).read(columns=[*columns], use_threads=False)
-    except (ValueError, OSError) as error:  # of Arrow
-        raise OutputError(f"{output.path(name)} cannot be read: {error}; restore it, or delete it") from error

@@ -27,14 +27,17 @@ from functools import partial
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from conf.errors import AlreadyExistsError, ConflictError, NotFoundError, OutputError
+from conf.errors import AlreadyExistsError, ConflictError, NotFoundError
 from streaming.features.schema import FEATURES, QUARANTINE
 from streaming.output.manifests import manifest_name, table_file
+from streaming.storage.damaged import naming
 from streaming.storage.folder import Folder
 from streaming.storage.parquet import Footer, as_parquet, footer_of, read_footer
 
 FEATURES_TABLE = "features"
 QUARANTINE_TABLE = "quarantine"
+FEATURES_REMEDY = "restore it, or delete it: then its pictures are featurized again"
+"""For a file of the table features that is damaged."""
 
 _REJECTED = b"picture-features.quarantine"
 _NAME = b"picture-features.decision"
@@ -144,13 +147,8 @@ def read_decision(output: Folder, manifest: str) -> Decision:
         OutputError: its file is damaged.
     """
     name = _features_file(manifest)
-    try:
-        return Decision.in_footer(read_footer(output, name))
-    except ValueError as error:  # of Arrow and of base64
-        raise OutputError(
-            f"{output.path(name)} cannot be read: {error}; restore it, or delete it: "
-            "then its pictures are featurized again"
-        ) from error
+    with naming(output.path(name), FEATURES_REMEDY):
+        return Decision.in_footer(read_footer(output, name, FEATURES_REMEDY))
 
 
 def complete(output: Folder, manifest: str) -> Decision:
@@ -188,7 +186,9 @@ def _derive_quarantine(output: Folder, manifest: str, decision: Decision) -> Non
         output.create(name, data)
     except AlreadyExistsError:
         present, tag = output.read_tagged(name)
-        if footer_of(present).get(_NAME) != decision.name:
+        with naming(output.path(name)):
+            footer = footer_of(present)
+        if footer.get(_NAME) != decision.name:
             output.replace(name, data, tag)
 
 

@@ -28,6 +28,7 @@ from conf.errors import AlreadyExistsError, ConflictError, NotFoundError, Output
 from streaming.features.schema import EMBEDDINGS, FEATURE_COUNT
 from streaming.output.decision import is_decided, read_decision
 from streaming.output.manifests import table_file
+from streaming.storage.damaged import naming
 from streaming.storage.folder import Folder
 from streaming.storage.parquet import as_parquet, read_footer, read_size
 
@@ -135,7 +136,7 @@ def has_embeddings(output: Folder) -> bool:
 def _has_rows(output: Folder, name: str) -> bool:
     try:
         return read_size(output, name).rows > 0
-    except (pa.ArrowException, OSError):  # whoever needs its rows will say so
+    except OutputError:  # whoever needs its rows will say so
         return True
 
 
@@ -150,13 +151,9 @@ def read_embeddings(path: str, data: bytes, columns: Sequence[str] = EMBEDDINGS.
     Raises:
         OutputError: the file is damaged, or its embeddings have another length.
     """
-    try:
+    with naming(path, "restore it, or delete it to do without its rows"):
         table = pq.ParquetFile(pa.BufferReader(data)).read(columns=[*columns], use_threads=False)
         table = table.cast(pa.schema([EMBEDDINGS.field(name) for name in columns]))
-    except MemoryError:
-        raise
-    except Exception as error:  # PyArrow has many kinds
-        raise OutputError(f"{path} cannot be read: {error}; restore it, or delete it to do without its rows") from error
     if "embedding" in columns:
         lengths = pc.unique(pc.list_value_length(table.column("embedding"))).to_pylist()
         if lengths not in ([], [FEATURE_COUNT]):

@@ -10,9 +10,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from conf.errors import NotFoundError
 from streaming.output.decision import QUARANTINE_TABLE, is_decided, read_decision
 from streaming.output.manifest_log import ManifestLog
@@ -20,6 +17,7 @@ from streaming.output.manifests import RETRY, table_file
 from streaming.output.requests import all_ids, delete_request, read_request
 from streaming.output.retries import Quarantined, create_retry, read_retry, remove_rows, retry_ids
 from streaming.storage.folder import StoredPicture
+from streaming.storage.parquet import read_rows
 
 _PAUSE_SECONDS = 10  # each look is a paid request on S3
 _AT_ONCE = 16  # each is a request of 30 ms on S3, and new pictures wait meanwhile
@@ -167,10 +165,10 @@ class _Retries:
 
     def _quarantined_paths(self, manifest: str) -> list[str]:
         try:
-            data = self._output.read(table_file(QUARANTINE_TABLE, manifest))
+            rows = read_rows(self._output, table_file(QUARANTINE_TABLE, manifest), ["path"])
         except NotFoundError:
             return []
-        paths: list[str] = pq.read_table(pa.BufferReader(data), columns=["path"]).column("path").to_pylist()
+        paths: list[str] = rows.column("path").to_pylist()
         return paths
 
     def _settle(self, retry: str) -> None:

@@ -31,12 +31,14 @@ from streaming.output.manifests import (
     written_at,
 )
 from streaming.output.tables import EMPTY
+from streaming.storage.damaged import naming
 from streaming.storage.folder import IDENTITY_BYTES, Folder, StoredPicture
-from streaming.storage.parquet import as_parquet, read_size
+from streaming.storage.parquet import as_parquet, read_rows, read_size
 
 KNOWN_FOLDER = "_known"
 _MERGE_BELOW_ROWS = 250_000
 _COMPACT_AFTER = 250_000
+_REMEDY = "restore it: without it, its pictures would be featurized again"
 
 SCHEMA = pa.schema(
     [
@@ -59,7 +61,7 @@ class KnownPictures:
 
     def __init__(self, output: Folder) -> None:
         """Read the record and the log of an output."""
-        files = [_hashes(output.read(name)) for name in output.names(KNOWN_FOLDER)]
+        files = [_hashes(output.path(name), output.read(name)) for name in output.names(KNOWN_FOLDER)]
         self._compact: NDArray[np.bytes_] = np.unique(np.concatenate([_as_array([]), *files]))
         self._recent: set[bytes] = set()
         self.repeating: list[str] = []
@@ -103,8 +105,9 @@ def _as_array(hashes: Sequence[bytes]) -> NDArray[np.bytes_]:
     return np.frombuffer(b"".join(hashes), dtype=f"S{IDENTITY_BYTES}")
 
 
-def _hashes(data: bytes) -> NDArray[np.bytes_]:
-    column = pq.read_table(pa.BufferReader(data), columns=["hash"]).column("hash")
+def _hashes(path: str, data: bytes) -> NDArray[np.bytes_]:
+    with naming(path, _REMEDY):
+        column = pq.read_table(pa.BufferReader(data), columns=["hash"]).column("hash")
     return _as_array(column.to_pylist())
 
 
@@ -119,7 +122,7 @@ def fold(output: Folder, manifests: Sequence[str], denylist: Denylist = NOTHING)
     tables = [_as_table(manifest, read_manifest(output, manifest)) for manifest in manifests]
     former = None
     if names := list(output.names(KNOWN_FOLDER)):
-        last = pq.read_table(pa.BufferReader(output.read(names[-1])))
+        last = read_rows(output, names[-1], remedy=_REMEDY)
         if len(last) < _MERGE_BELOW_ROWS:
             former = names[-1]
             tables.insert(0, last.filter(pc.invert(pc.is_in(last.column("manifest"), pa.array(manifests)))))
@@ -142,7 +145,7 @@ def _as_table(manifest: str, pictures: Sequence[StoredPicture]) -> pa.Table:
 def is_folded(output: Folder, manifest: str) -> bool:
     """Whether the record holds a manifest. Slow, as it reads the record: for rare use."""
     for name in output.names(KNOWN_FOLDER):
-        column = pq.read_table(pa.BufferReader(output.read(name)), columns=["manifest"]).column("manifest")
+        column = read_rows(output, name, ["manifest"], _REMEDY).column("manifest")
         if pc.any(pc.equal(column, manifest)).as_py():
             return True
     return False
@@ -152,7 +155,7 @@ def count_folded(output: Folder) -> int:
     """The number of pictures in the record, by the ends of its files; one that cannot be read counts as empty."""
     count = 0
     for name in output.names(KNOWN_FOLDER):
-        with suppress(NotFoundError, ValueError, OSError):  # merged into another meanwhile, or damaged
+        with suppress(NotFoundError, OutputError):  # merged into another meanwhile, or damaged
             count += read_size(output, name).rows
     return count
 

@@ -13,6 +13,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 
 from conf.errors import AlreadyExistsError
+from streaming.storage.damaged import naming
 from streaming.storage.folder import Folder, StoredPicture
 
 LOG_FOLDER = "_manifests"
@@ -68,8 +69,15 @@ def encode(pictures: Sequence[StoredPicture], **head: str) -> bytes:
 
 
 def read_manifest(output: Folder, manifest: str) -> list[StoredPicture]:
-    """The pictures of a manifest."""
-    return decode(output.read(manifest_name(manifest)))
+    """The pictures of a manifest.
+
+    Raises:
+        NotFoundError: it is not in the log.
+        OutputError: its file is damaged.
+    """
+    data = output.read(name := manifest_name(manifest))
+    with naming(output.path(name), "restore it; or delete it, and its pictures are found again"):
+        return decode(data)
 
 
 def decode(data: bytes) -> list[StoredPicture]:

@@ -28,6 +28,7 @@ from conf.errors import AlreadyExistsError, ConflictError, NotFoundError, Output
 from streaming.output.decision import QUARANTINE_TABLE
 from streaming.output.manifests import RETRY, decode, encode, table_file
 from streaming.output.requests import REQUESTS_FOLDER, SUFFIX, all_ids
+from streaming.storage.damaged import naming
 from streaming.storage.folder import Folder, StoredPicture
 from streaming.storage.parquet import as_parquet, footer_of
 
@@ -90,7 +91,8 @@ def remove_rows(output: Folder, manifest: str, paths: Sequence[str]) -> None:
             data, tag = output.read_tagged(name)
         except NotFoundError:
             return
-        rows = pq.read_table(pa.BufferReader(data))
+        with naming(output.path(name)):
+            rows = pq.read_table(pa.BufferReader(data))
         left = rows.filter(pc.invert(pc.is_in(rows.column("path"), pa.array(paths, pa.string()))))
         if len(left) == len(rows):
             return

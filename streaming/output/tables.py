@@ -15,16 +15,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from conf.errors import OutputError
 from streaming.features.schema import EMBEDDINGS, FEATURES, QUARANTINE, label_of, with_all_columns
 from streaming.output.batch_report import BatchReport
-from streaming.output.decision import FEATURES_TABLE, QUARANTINE_TABLE, Decision, decide, is_decided
+from streaming.output.decision import FEATURES_REMEDY, FEATURES_TABLE, QUARANTINE_TABLE, Decision, decide, is_decided
 from streaming.output.embeddings import EMBEDDINGS_TABLE, settle, stage
 from streaming.output.manifests import manifest_ids, table_file
 from streaming.storage.ahead import ahead
+from streaming.storage.damaged import naming
 from streaming.storage.folder import Folder
 from streaming.storage.locations import is_on_s3
-from streaming.storage.parquet import as_parquet
+from streaming.storage.parquet import as_parquet, read_rows
 
 _DAYS = 31
 _READ_AHEAD = 4
@@ -74,7 +74,7 @@ class Tables:
     def latest_model(self) -> str | None:
         """The model of the latest rows; None if there are none."""
         for name in latest_files(self._output, datetime.now(UTC)):
-            column = pq.read_table(pa.BufferReader(self._output.read(name)), columns=["model_version"]).column(0)
+            column = read_rows(self._output, name, ["model_version"], FEATURES_REMEDY).column(0)
             if len(column):
                 return str(column[-1].as_py())
         return None
@@ -104,10 +104,8 @@ def rows_by_model(output: Folder) -> Counter[str]:
     names = (name for name in output.names(FEATURES_TABLE) if name.endswith(".parquet"))
     counts: Counter[str] = Counter()
     for name, data in ahead(output.read, names, _READ_AHEAD_ON_S3 if is_on_s3(output.root) else _READ_AHEAD):
-        try:
+        with naming(output.path(name), FEATURES_REMEDY):
             versions = pq.read_table(pa.BufferReader(data), columns=["model_version"]).column(0)
-        except (pa.ArrowException, OSError) as error:
-            raise OutputError(f"{output.path(name)} cannot be read: {error}; restore or delete it") from error
         counts.update({one["values"]: one["counts"] for one in pc.value_counts(versions).to_pylist()})
     return counts
 

@@ -1,17 +1,18 @@
-"""Writes tables as the bytes of a Parquet file, and reads its footer.
+"""Writes tables as the bytes of a Parquet file, and reads its rows and its footer; names a file that is damaged.
 
 It is separate from the schemas because a worker that featurizes writes no Parquet and need not import the writer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from streaming.storage.damaged import REMEDY, naming
 from streaming.storage.folder import Folder
 
 _TAIL = 64 * 1024
@@ -22,6 +23,18 @@ Footer = Mapping[bytes, bytes]
 
 
 _ARROW_SCHEMA = b"ARROW:schema"
+
+
+def read_rows(folder: Folder, name: str, columns: Sequence[str] | None = None, remedy: str = REMEDY) -> pa.Table:
+    """All rows of a file in a folder.
+
+    Raises:
+        NotFoundError: there is no such file.
+        OutputError: it is damaged.
+    """
+    data = folder.read(name)
+    with naming(folder.path(name), remedy):
+        return pq.ParquetFile(pa.BufferReader(data)).read(columns and [*columns], use_threads=False)
 
 
 def as_parquet(table: pa.Table, footer: Footer | None = None) -> bytes:
@@ -54,13 +67,16 @@ def footer_of(data: bytes) -> Footer:
     return {key: value for key, value in metadata.items() if key != _ARROW_SCHEMA}
 
 
-def read_footer(folder: Folder, name: str) -> Footer:
+def read_footer(folder: Folder, name: str, remedy: str = REMEDY) -> Footer:
     """The footer of a file in a folder, of which only the end is read.
 
     Raises:
         NotFoundError: there is no such file.
+        OutputError: it is damaged.
     """
-    return footer_of(_end(folder, name))
+    end = _end(folder, name)
+    with naming(folder.path(name), remedy):
+        return footer_of(end)
 
 
 @dataclass(frozen=True)
@@ -84,8 +100,11 @@ def read_size(folder: Folder, name: str) -> Size:
 
     Raises:
         NotFoundError: there is no such file.
+        OutputError: it is damaged.
     """
-    metadata = pq.read_metadata(pa.BufferReader(_end(folder, name)))
+    end = _end(folder, name)
+    with naming(folder.path(name)):
+        metadata = pq.read_metadata(pa.BufferReader(end))
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     columns = [group.column(number) for group in groups if group.num_rows for number in range(group.num_columns)]
     return Size(metadata.num_rows, sum(column.total_compressed_size for column in columns))

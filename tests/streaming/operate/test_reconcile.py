@@ -17,7 +17,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from conf.aws.connection import AWS_DEFAULTS, S3Connection
-from conf.errors import PlatformError
+from conf.errors import OutputError, PlatformError
 from conf.uris import resolve
 from streaming.__main__ import main as stream
 from streaming.lease.denylist import Entry, add_entry, make_salt
@@ -251,7 +251,7 @@ def test_a_damaged_file_is_one_line(
     [*_, damaged] = [name for name in output.names(folder) if not name.endswith(".txt")]
     Path(output.path(damaged)).write_bytes(b"{}")
     capsys.readouterr()
-    assert stream(_arguments(source, output.root, "--log-format", "text")) == 1
+    assert stream(_arguments(source, output.root, "--log-format", "text")) == OutputError.exit_code
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {output.path(damaged)} cannot be read: ")
 
