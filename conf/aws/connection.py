@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote, urlsplit
 
+from conf.aws.silence import SilenceWarning
 from conf.errors import SettingsError
 
 if TYPE_CHECKING:  # workers do not need pydantic, nor boto3 as long as no path is on S3
@@ -212,6 +213,8 @@ def _client(connection: S3Connection, service: str) -> Any:
         raise SettingsError(
             f"{error}; check s3.endpoint and s3.region, or AWS_ENDPOINT_URL, AWS_REGION and AWS_PROFILE"
         ) from error
+    warning = SilenceWarning(client.meta.endpoint_url, connection.attempts, connection.timeout)
+    client.meta.events.register(f"needs-retry.{service}", warning)
     return client
 
 
