@@ -18,7 +18,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from streaming.features import jpeg, png, tiff
+from streaming.features import gif, jpeg, png, tiff, webp
 from streaming.features.schema import Reason
 
 # There are as many workers as processors, so a codec gets one thread.
@@ -176,6 +176,10 @@ def without_bad_metadata(accepted: Format, data: bytes) -> bytes | None:
         return png.without_unreadable_metadata(data)
     if accepted.name == "JPEG":
         return jpeg.without_stubs(data)
+    if accepted.name == "WebP":
+        return webp.with_picture_only(data)
+    if accepted.name == "GIF":
+        return gif.without_extensions(data)
     if accepted is _AVIF:
         without = _EXIF_ITEM.sub(rb"\1none", data)
         return without if without != data else None

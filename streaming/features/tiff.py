@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, ImagePalette
-from PIL.TiffImagePlugin import TiffImageFile
+from PIL.TiffImagePlugin import COMPRESSION_INFO, TiffImageFile
 
 _NEW_SUBFILE_TYPE = 254
 _BITS_PER_SAMPLE = 258
@@ -37,8 +37,13 @@ _RAW_COMPRESSIONS = frozenset({32767, 32770, 34713, 65000, 65535})
 """Of Sony, Samsung, Nikon, Kodak and Pentax."""
 
 _COMPRESSIONS = {
+    9: "JBIG",
+    10: "JBIG",
+    32766: "NeXT",
+    32909: "Pixar's Log",
     33003: "JPEG 2000",
     33005: "JPEG 2000",
+    34661: "JBIG",
     34712: "JPEG 2000",
     34887: "LERC",
     34892: "lossy JPEG",
@@ -166,8 +171,8 @@ def unsupported(data: bytes, error: Exception) -> str | None:
         return "it is a BigTIFF of big-endian order"
     first = _Reader(data).first()
     compression = first.first(_COMPRESSION, 1)
-    if compression in _COMPRESSIONS:
-        return f"its compression is {_COMPRESSIONS[compression]}"
+    if compression in _COMPRESSIONS or compression not in COMPRESSION_INFO:
+        return f"its compression is {_COMPRESSIONS.get(compression, compression)}"
     if str(error) not in _MEANING_A_KIND_OF_SAMPLES:
         return None
     bits = first.tags.get(_BITS_PER_SAMPLE, (1,))

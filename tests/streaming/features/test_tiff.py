@@ -141,6 +141,8 @@ def test_samples_of_every_kind_come_out_as_they_look_or_are_refused(name: str, o
         ({258: (8,) * 3, 262: (2,), 277: (3,), 259: (50002,)}, "compression is JPEG XL"),
         ({258: (8,) * 3, 262: (2,), 277: (3,), 259: (52546,)}, "compression is JPEG XL"),
         ({258: (8,) * 3, 262: (2,), 277: (3,), 259: (34712,)}, "compression is JPEG 2000"),
+        ({258: (1,), 262: (0,), 259: (34661,)}, "compression is JBIG"),
+        ({258: (8,), 262: (1,), 259: (50003,)}, "compression is 50003"),  # unknown to this project, and to Pillow
         ({258: (32,), 262: (2,), 277: (3,)}, "32 bits per sample in little-endian order"),
     ],
 )
