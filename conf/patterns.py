@@ -15,9 +15,9 @@ _PICTURE = r"\.(?:jpe?g|jpe|jfif|png|gif|tiff?|webp|avif|hei[cf]|bmp|jp2|dng)"
 IGNORED_BY_DEFAULT = (
     # Files of operating systems and viewers.
     *(".DS_Store", "._*", ".localized", ".apdisk", "Icon\r", "Thumbs.db", "ehthumbs*.db", "desktop.ini"),
-    *(".directory", ".nomedia", ".picasa.ini"),
+    *(".directory", ".nomedia", ".picasa.ini", "Picasa.ini", ".*.icloud"),
     # Temporary files of editors, browsers and programs that copy.
-    *("*.part", "*.partial", "*.filepart", "*.crdownload", "*.download", "*.opdownload", "*.aria2", "*.!sync"),
+    *("*.part", "*.partial", "*.filepart", "*.crdownload", "*.download", "*.opdownload", "*.aria2", "*.!sync", "*.!ut"),
     *("*.tmp", "*.temp", "*.swp", "*~", "~$*", ".~*", ".*.~*", ".goutputstream-*", ".in.*.", ".pureftpd-upload.*"),
     # Deleted files that are still open somewhere.
     *(".nfs0000*", ".fuse_hidden*", ".smbdelete*"),

@@ -36,6 +36,7 @@ NOT_PICTURES = [
     *(".fuse_hidden0001", ".in.IMG.jpg.", ".IMG_2.jpg.Xa3kQ1", ".IMG_2.JPEG.a1b2c3", "IMG_4.jpg.6eF2Dd3a"),
     *("IMG_4.tiff.deadbeef", "a/@eaDir/IMG.jpg/SYNOFILE_THUMB_M.jpg", "@EADIR/x.jpg", ".Trash-1000/files/x.jpg"),
     *("lost+found/x.jpg", "a/.Spotlight-V100/b/x.jpg", "$RECYCLE.BIN/S-1/x.jpg", "#recycle/x.jpg", "__MACOSX/x.jpg"),
+    *(".IMG_1.HEIC.icloud", "picasa.ini", "IMG.jpg.!ut"),
     *("System Volume Information/x.jpg", "_temporary/0/x.jpg", "IMG.jpg.download/IMG.jpg"),
 ]
 PICTURES = [
