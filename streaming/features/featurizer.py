@@ -8,9 +8,7 @@ from __future__ import annotations
 import hashlib
 import signal
 import time
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -24,6 +22,7 @@ from conf.aws.connection import S3Connection
 from conf.uris import resolve
 from streaming.features.backbone import BackboneRunner
 from streaming.features.classifier import Classifier
+from streaming.features.fetching import Fetcher
 from streaming.features.imaging import Limits, Rejected, decode
 from streaming.features.projection import Projection
 from streaming.features.reading import PictureReader
@@ -110,7 +109,6 @@ class Recipe:
 
 _FETCH_AHEAD = 4
 _FETCH_AHEAD_ON_S3 = 16  # 30 ms a request are hidden behind 16 pictures of 5 ms
-_MAX_BYTES_AHEAD = 64 * 2**20
 _OF_CONTENT = (
     Reason.EMPTY,
     Reason.NOT_AN_IMAGE,
@@ -119,7 +117,7 @@ _OF_CONTENT = (
     Reason.TOO_MANY_BYTES,
     Reason.TOO_MANY_PIXELS,
 )
-_NEVER_READ = (Reason.VANISHED, Reason.DENIED, Reason.ARCHIVED, Reason.UNREADABLE)
+_NOT_READ_WHOLE = (Reason.VANISHED, Reason.DENIED, Reason.ARCHIVED, Reason.UNREADABLE, Reason.TOO_MANY_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +152,8 @@ class Featurizer:
         self._limits = recipe.limits
         self._timeout = recipe.timeout
         self._settle = recipe.settle
-        self._fetch_ahead = recipe.fetch_ahead
-        self._read = PictureReader(recipe.limits.max_bytes, recipe.connection, recipe.source)
-        self._readers = ThreadPoolExecutor(recipe.fetch_ahead, thread_name_prefix="fetch")
+        reader = PictureReader(recipe.limits.max_bytes, recipe.connection, recipe.source)
+        self._fetch = Fetcher(reader, recipe.limits.max_bytes, recipe.fetch_ahead)
 
     def __call__(self, pictures: pa.RecordBatch) -> pa.RecordBatch:
         """Featurize a batch.
@@ -169,7 +166,7 @@ class Featurizer:
         lengths: list[int] = pictures.column("length").to_pylist()
         outcomes = [
             self._featurize(content, length)
-            for content, length in zip(self._contents(paths, lengths), lengths, strict=True)
+            for content, length in zip(self._fetch(paths, lengths), lengths, strict=True)
         ]
         for place, outcome in self._look_again(pictures, outcomes):
             outcomes[place] = outcome
@@ -191,7 +188,7 @@ class Featurizer:
                 now = latest[place] = look_up(path)
                 if now == before:
                     length = now.length if now else 0
-                    [content] = self._contents([path], [length])
+                    [content] = self._fetch([path], [length])
                     outcome = self._featurize(content, length)
                     latest[place] = look_up(path)
                     if outcome.reason not in _OF_CONTENT or latest[place] == now:
@@ -201,34 +198,10 @@ class Featurizer:
                     del latest[place]
                     yield place, _still_written(outcomes[place], self._timeout)
 
-    def _contents(self, paths: list[str], lengths: list[int]) -> Iterator[Future[bytes] | None]:
-        """Each picture's bytes in turn, with a bounded number of concurrent reads; None for one that is too long."""
-        limit = self._limits.max_bytes
-        waiting = deque(zip(paths, lengths, strict=True))
-        under_way: deque[tuple[Future[bytes] | None, int]] = deque()
-        ahead = 0
-        while waiting or under_way:
-            while waiting and len(under_way) < self._fetch_ahead:
-                path, length = waiting[0]
-                to_read = length if length <= limit else 0
-                if under_way and ahead + to_read > _MAX_BYTES_AHEAD:
-                    break
-                waiting.popleft()
-                ahead += to_read
-                read = self._readers.submit(self._read, path) if length <= limit else None
-                under_way.append((read, to_read))
-            content, taken = under_way.popleft()
-            ahead -= taken
-            yield content
-
-    def _featurize(self, content: Future[bytes] | None, length: int) -> _Outcome:
+    def _featurize(self, content: Callable[[], bytes], length: int) -> _Outcome:
         data = b""
         try:
-            if content is None:
-                raise Rejected(
-                    Reason.TOO_MANY_BYTES, f"{length} bytes; imaging.max_bytes allows {self._limits.max_bytes}"
-                )
-            data = content.result()
+            data = content()
             length = len(data)
             with _deadline(self._timeout):
                 picture = decode(data, self._limits)
@@ -236,12 +209,11 @@ class Featurizer:
             if not np.isfinite(features).all():
                 raise Rejected(Reason.NOT_FINITE, "the backbone gave a NaN or an infinity")
         except Rejected as rejected:
-            known = content is not None and rejected.reason not in _NEVER_READ
             return _Outcome(
                 length=length,
                 reason=rejected.reason.value,
                 detail=rejected.detail,
-                sha256=hashlib.sha256(data).hexdigest() if known else None,
+                sha256=None if rejected.reason in _NOT_READ_WHOLE else hashlib.sha256(data).hexdigest(),
             )
         projected, error = self._projection.apply(features) if self._projection else (features, None)
         label, confidence = self._classifier.apply(projected) if self._classifier else (None, None)

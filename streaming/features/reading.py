@@ -74,6 +74,14 @@ class PictureReader:
                 return data
         raise AssertionError
 
+    def others(self, path: str) -> list[str]:
+        """Some other pictures, of which some can be read unless the place fails."""
+        return [other for other in self._others(path, []) if other != path]
+
+    def can_read(self, path: str) -> bool:
+        """Whether the first byte of a picture can be read now."""
+        return self._try(path) is None
+
     def _judge(self, path: str, error: Exception, tries: int) -> None:
         """Return if a failed read is to be repeated.
 
