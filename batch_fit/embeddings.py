@@ -105,13 +105,13 @@ class Embeddings:
         """
         present = self._present(spark, progress)
         backbone = self.wanted.backbone or _only(present.column("backbone"), self.output)
-        mine = present.filter(pc.equal(present.column("backbone"), backbone))
-        identities = sorted(set(mine.column("identity").to_pylist()))[:limit]
-        if not identities:
+        mine = present.filter(pc.equal(present.column("backbone"), backbone)).column("identity")
+        identities = pc.unique(mine).sort()[:limit]
+        if not len(identities):
             which = f" of backbone {self.wanted.backbone}" if self.wanted.backbone else ""
             raise InputError(f"{self.output} has no embeddings{which} in these days; nothing can be fitted")
-        chosen = replace(self.wanted, backbone=backbone, last=identities[-1])
-        return replace(self, wanted=chosen), frozenset(identities) - self.wanted.seen
+        chosen = replace(self.wanted, backbone=backbone, last=identities[-1].as_py())
+        return replace(self, wanted=chosen), frozenset(identities.to_pylist()) - self.wanted.seen
 
     def fold(self, spark: SparkSession, identities: frozenset[bytes], progress: Progress) -> Featurized:
         """Fold the chosen rows, which have these identities."""

@@ -21,6 +21,7 @@ SAMPLE = 2000
 """The number of pictures, chosen by the hash of their paths, in the report's scatter plot."""
 
 _MERGE_ABOVE = 16
+_PATHS_AT_ONCE = 10_000
 
 FOLDED = pa.schema(
     [
@@ -32,6 +33,8 @@ FOLDED = pa.schema(
     ]
 )
 """A row for each picture (features of the sample and of held-out ones only), and rows with statistics of others."""
+
+_OUTCOMES = pa.schema(field for field in FOLDED if field.name != "statistics")
 
 IN_SPARK = from_arrow_schema(FOLDED)
 """The same as a schema of Spark."""
@@ -52,7 +55,7 @@ class Featurized:
     @classmethod
     def nothing(cls) -> Featurized:
         """The result for no pictures."""
-        return cls(Evidence.nothing(), FOLDED.empty_table().drop(["statistics"]))
+        return cls(Evidence.nothing(), _OUTCOMES.empty_table())
 
     @property
     def accepted(self) -> pa.Table:
@@ -89,25 +92,35 @@ def collect(folded: DataFrame, tasks: int, marks: Marks) -> Featurized:
     """
     if tasks > _MERGE_ABOVE:
         folded = folded.repartition(math.isqrt(tasks)).mapInArrow(_merge, IN_SPARK)
-    result = folded.toArrow().cast(FOLDED)
-    partial = result.column("statistics").drop_null().to_pylist()
-    rows = result.filter(pc.is_valid(result.column("path"))).drop(["statistics"])
-    return _sort_out(merge_all(Statistics.from_bytes(data) for data in partial), rows, marks)
+    result = folded.toArrow()
+    partial = (Statistics.from_bytes(data.as_py()) for data in result.column("statistics") if data.is_valid)
+    statistics = merge_all(partial)
+    rows = result.drop(["statistics"]).filter(pc.is_valid(result.column("path"))).cast(_OUTCOMES)
+    return _sort_out(statistics, rows, marks)
 
 
 def _sort_out(statistics: Statistics, rows: pa.Table, marks: Marks) -> Featurized:
     """Divide the pictures with features into held-out ones and those of the sample; some are both."""
-    identities = [identity_of(path) for path in rows.column("path").to_pylist()]
-    features = rows.column("features")
+    has_features = pc.is_valid(rows.column("features"))
+    few = rows.filter(has_features)
+    identities = [identity_of(path) for path in paths_of(few)]
     held_back = {
         identity: row.values.to_numpy()
-        for identity, row in zip(identities, features, strict=True)
-        if row.is_valid and _is_held_back(identity, marks)
+        for identity, row in zip(identities, few.column("features"), strict=True)
+        if _is_held_back(identity, marks)
     }
-    in_sample = pa.chunked_array([[identity <= marks.sample for identity in identities]], pa.bool_())
+    mask = has_features.combine_chunks()
+    in_sample = pc.replace_with_mask(mask, mask, pa.array((one <= marks.sample for one in identities), pa.bool_()))
+    features = rows.column("features")
     sampled = pc.if_else(in_sample, features, pa.scalar(None, features.type))
     outcomes = rows.set_column(rows.schema.get_field_index("features"), rows.schema.field("features"), sampled)
     return Featurized(Evidence(statistics, HeldBack.of(held_back)), outcomes)
+
+
+def paths_of(rows: pa.Table) -> Iterator[str]:
+    """The column path, of which few become objects of Python at a time: a million would take 100 MB."""
+    for batch in rows.select(["path"]).to_batches(_PATHS_AT_ONCE):
+        yield from batch.column("path").to_pylist()
 
 
 def _is_held_back(identity: bytes, marks: Marks) -> bool:

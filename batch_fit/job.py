@@ -12,6 +12,7 @@ from pyspark.sql import SparkSession
 from batch_fit.classes import Classes
 from batch_fit.classification import Classification, classify
 from batch_fit.comparison import Contender
+from batch_fit.folding import paths_of
 from batch_fit.forgotten import Draft, delete_if_forgotten
 from batch_fit.gather import Gathered, prepare
 from batch_fit.held_back import Evidence
@@ -133,8 +134,7 @@ def _save(spark: SparkSession, plan: Plan, learned: _Learned, stages: Stages) ->
     created_at, models = datetime.now(UTC), plan.models
     classifier = learned.classification.classifier if learned.classification else None
     version = bundle.new_version(created_at, learned.gathered.backbone, learned.projection, classifier)
-    accepted = learned.gathered.featurized.accepted.column("path").to_pylist()
-    identities = plan.seen.union(map(identity_of, accepted))
+    identities = plan.seen.union(map(identity_of, paths_of(learned.gathered.featurized.accepted)))
     with stages("save the model"):
         pipeline = build_pipeline(spark, learned.projection, classifier)
         pipeline.save(spark_uri(models.path(f"{version}/{bundle.PIPELINE}")))
@@ -187,10 +187,10 @@ def _publish(settings: Settings, plan: Plan, learned: _Learned, saved: _Saved, s
         learned.classification,
     )
     models.create(f"{version}/{bundle.REPORT}", render(report).encode())
-    read = learned.gathered.featurized.outcomes.column("path").to_pylist()
-    delete_if_forgotten(saved.draft, read, plan.base)
+    read = learned.gathered.featurized.outcomes
+    delete_if_forgotten(saved.draft, paths_of(read), plan.base)
     sealed = _seal(models, manifest)
-    delete_if_forgotten(saved.draft, read, plan.base)
+    delete_if_forgotten(saved.draft, paths_of(read), plan.base)
     promoted = promote_if_asked(registry, sealed, settings.fit.promote)
     return Fitted(sealed, models.path(f"{version}/{bundle.REPORT}"), promoted, rejected)
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batch_fit.classification import Classification
-from batch_fit.folding import Featurized
+from batch_fit.folding import Featurized, paths_of
 from batch_fit.report.classes import describe_classes
 from batch_fit.report.report import FitReport, Quarantined
 from streaming.features.projection import Projection
@@ -34,19 +34,15 @@ def describe(
     scores = [projection.apply(row.values.to_numpy())[0] for row in sample.column("features")]
     return FitReport(
         manifest=manifest,
-        labels=Counter(_labels(accepted)),
+        labels=Counter(map(label_of, paths_of(accepted))),
         quarantined=_by_reason(featurized.rejected),
         seconds=dict(seconds),
         explained_variance=projection.explained_variance,
         variance_target=variance_target,
         scores=np.array(scores, np.float32).reshape(len(scores), projection.k),
-        score_labels=_labels(sample),
+        score_labels=[label_of(path) for path in paths_of(sample)],
         classes=describe_classes(classification) if classification else None,
     )
-
-
-def _labels(rows: pa.Table) -> list[str]:
-    return [label_of(path) for path in rows.column("path").to_pylist()]
 
 
 def _by_reason(rejected: pa.Table) -> list[Quarantined]:
