@@ -213,26 +213,27 @@ class FitSettings(Section):
     )
     from_version: str | None = Field(
         None,
-        description="Add to the statistics of this model: only pictures that it has not seen are read, and the "
-        "result is the same as that of a fit on all of them.",
+        description="Add to the statistics of this model, or of the current one: only pictures that it has not seen "
+        "are read, and the result is the same as that of a fit on all of them.",
     )
     promote: Literal["always", "if-not-worse", "never"] = Field(
         "always",
         description="Whether to make the new model the current one. if-not-worse is for unattended refits: the model "
         "must keep as much of the variance of pictures that neither has seen as the current one.",
     )
-    classify: bool = Field(
-        False,
+    classify: bool | None = Field(
+        None,
         description="Also fit a classifier of the pictures' labels, the names of their folders; the stream then "
-        "predicts the label of each picture. Labels with fewer than 10 pictures are left out.",
+        "predicts the label of each picture. Labels with fewer than 10 pictures are left out. Default: a fit on "
+        "embeddings does if the model of --from, or else the current one, has a classifier; no other fit does.",
     )
-    holdout: Literal["picture", "folder", "prefix"] = Field(
-        "picture",
+    holdout: Literal["picture", "folder", "prefix"] | None = Field(
+        None,
         description="Where the classifier is measured: on every tenth picture, or on whole series, for pictures of one "
         "object that look alike. folder: the pictures of a label below one folder, such as DAY of DAY/LABEL/1.jpg, are "
         "a series; prefix: those of a label whose file names agree up to the trailing numbers, such as r_1_100.jpg and "
         "r_2_100.jpg, are. A tenth of the series of each label is held out, at least one where there are two. The "
-        "classifier that is served is fitted on all.",
+        "classifier that is served is fitted on all. Default: as the classifier of the former model was, else picture.",
     )
 
     @model_validator(mode="after")
