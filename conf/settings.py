@@ -68,8 +68,9 @@ class StreamSettings(Section):
 
     discovery: Literal["listing", "events"] = Field(
         "listing",
-        description="How new pictures are found: listing looks at the whole input once per interval; events takes "
-        "S3's event notifications from a queue, which costs the same however many old pictures there are.",
+        description="How new pictures are found: listing looks at the whole input (run: once per interval); events "
+        "takes S3's event notifications from a queue (replay: until it is empty), which costs the same however many "
+        "old pictures there are.",
     )
     queue: str | None = Field(None, description="The URL of the SQS queue that gets the notifications, for events.")
     interval: Duration = Field(

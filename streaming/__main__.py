@@ -23,19 +23,19 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 from conf.aws.connection import S3Connection
 from conf.cli import Flag, Verb, make_parser, run_program
-from conf.errors import SettingsError
+from conf.errors import LeaseHeldError, SettingsError
 from conf.settings import Settings, parse_duration
 from conf.spark.progress import bar
 from conf.spark.session import explain_failure
 from conf.uris import resolve
 from streaming.engine import metrics
-from streaming.engine.job import open_job
+from streaming.engine.job import end_without_work, open_job
 from streaming.engine.progress import ReplayProgress, log_batch
 from streaming.export.run import dry_run, export
 from streaming.features.schema import Reason
 from streaming.forget.run import forget
 from streaming.forget.wanted import read_wanted
-from streaming.lease.lease import request_drain, wait_until_gone
+from streaming.lease.lease import read_holder, request_drain, wait_until_gone
 from streaming.operate.health import check_health
 from streaming.operate.quarantine import Asked, Listed, list_quarantine, retry_quarantine
 from streaming.operate.reconcile import reconcile
@@ -82,10 +82,22 @@ def _run(settings: Settings, _arguments: argparse.Namespace) -> None:
         job.follow(heartbeat.look if with_metrics else lambda busy: None)
 
 
-def _replay(settings: Settings, _arguments: argparse.Namespace) -> str:
+def _replay(settings: Settings, arguments: argparse.Namespace) -> str:
+    try:
+        return _replay_now(settings)
+    except LeaseHeldError:
+        if not arguments.skip_if_running:
+            raise
+        end_without_work(settings)
+        output = open_folder(settings.output or "", S3Connection.of(settings.s3))
+        return f"another stream, {read_holder(output)[0]}, is running on {output.root}; nothing to do"
+
+
+def _replay_now(settings: Settings) -> str:
     progress = ReplayProgress()
     with open_job(settings, progress.advance) as job, logging_redirect_tqdm():
         if job.is_idle():
+            end_without_work(settings)
             return job.explain_idle()
         try:
             job.replay(progress.begin)
@@ -93,6 +105,15 @@ def _replay(settings: Settings, _arguments: argparse.Namespace) -> str:
             progress.end()
         progress.warn()
         return progress.summary(resolve(settings.output or ""))
+
+
+def _add_replay_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--skip-if-running",
+        action="store_true",
+        help="For schedules: if another stream writes to the output, do nothing and end with exit code 0, where it "
+        "would be 5.",
+    )
 
 
 def _reconcile(settings: Settings, arguments: argparse.Namespace) -> str:
@@ -228,10 +249,13 @@ VERBS = (
     Verb(
         "replay",
         "Featurize what is in a folder now, then end with a summary.",
-        "The same as run, for the pictures that are there now. Replaying a folder again adds only what is new.",
-        _FLAGS,
+        "The same as run, for the pictures that are there now. Replaying a folder again adds only what is new. With\n"
+        "--discovery events it takes what the queue has, until it is empty, and lists nothing but once, at the first\n"
+        "start.",
+        (*_FLAGS[:4], *_FOLLOWING, *_FLAGS[4:]),
         _REQUIRED,
         _replay,
+        _add_replay_arguments,
         waits=True,
         drains=True,
     ),

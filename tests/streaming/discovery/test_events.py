@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -19,7 +20,9 @@ from conf.loading import load_settings
 from streaming.__main__ import main as stream
 from streaming.discovery.by_events import EventsDiscoverer
 from streaming.discovery.by_listing import ListingDiscoverer, Look
+from streaming.discovery.drain import Drain
 from streaming.discovery.left_out import read_left_out
+from streaming.discovery.messages import Sorter
 from streaming.discovery.sqs import Message, Queue
 from streaming.output import manifests
 from streaming.output.inbox import Inbox
@@ -61,7 +64,8 @@ def _discoverer(
     log, source = new_log(output, may_append), Input(bucket.source, CONNECTION, names)
     inbox = Inbox(log)
     listing = ListingDiscoverer(source, log, inbox, timedelta(0))
-    return EventsDiscoverer(source, Queue(bucket.url, CONNECTION), listing, log, inbox, on_look)
+    drain = Drain(Queue(bucket.url, CONNECTION), Sorter(source), timedelta(seconds=1), lambda: False)
+    return EventsDiscoverer(source, drain, listing, log, inbox, on_look)
 
 
 @contextmanager
@@ -269,7 +273,7 @@ def test_a_deletion_that_fails_is_said_and_harmless(
         messages = receive(queue, limit, seconds)
         if messages and not spoiled:
             spoiled.append(messages[0].id)
-            messages[0] = Message(messages[0].id, messages[0].body, "wrong")
+            messages[0] = replace(messages[0], receipt="wrong")
         return messages
 
     _discoverer(bucket, output)._list_once(10)
