@@ -295,6 +295,11 @@ class LogSettings(Section):
         description="emf puts the metrics of each micro-batch into its line of the JSON log, in CloudWatch's embedded "
         "metric format, and an idle stream adds a line a minute.",
     )
+    metrics_group: str | None = Field(
+        None,
+        description="With metrics: emf, the log group of CloudWatch to which run and replay send their metrics "
+        "themselves, which takes logs:CreateLogStream and logs:PutLogEvents. They are no part of the log then.",
+    )
     folder: Path | None = Field(
         None,
         description="Where the log files with all details go, Spark's own and Java and Python traces included. "

@@ -28,8 +28,8 @@ from conf.settings import Settings, parse_duration
 from conf.spark.progress import bar
 from conf.spark.session import explain_failure
 from conf.uris import resolve
-from streaming.engine import metrics
 from streaming.engine.job import end_without_work, open_job
+from streaming.engine.metrics import open_metrics
 from streaming.engine.progress import ReplayProgress, log_batch
 from streaming.export.run import dry_run, export
 from streaming.features.schema import Reason
@@ -72,14 +72,8 @@ _MAX_BEHIND = timedelta(minutes=10)
 
 
 def _run(settings: Settings, _arguments: argparse.Namespace) -> None:
-    output, with_metrics = resolve(settings.output or ""), settings.log.metrics == "emf"
-    heartbeat = metrics.Heartbeat(output)
-
-    def log(report: BatchReport) -> None:
-        log_batch(report, metrics.of_batch(report, output) if with_metrics else {})
-
-    with open_job(settings, log) as job:
-        job.follow(heartbeat.look if with_metrics else lambda busy: None)
+    with open_metrics(settings) as metrics, open_job(settings, lambda one: log_batch(one, metrics.tell(one))) as job:
+        job.follow(metrics.look)
 
 
 def _replay(settings: Settings, arguments: argparse.Namespace) -> str:
@@ -95,7 +89,12 @@ def _replay(settings: Settings, arguments: argparse.Namespace) -> str:
 
 def _replay_now(settings: Settings) -> str:
     progress = ReplayProgress()
-    with open_job(settings, progress.advance) as job, logging_redirect_tqdm():
+
+    def advance(report: BatchReport) -> None:
+        progress.advance(report)
+        metrics.tell(report)
+
+    with open_metrics(settings) as metrics, open_job(settings, advance) as job, logging_redirect_tqdm():
         if job.is_idle():
             end_without_work(settings)
             return job.explain_idle()
