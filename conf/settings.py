@@ -14,7 +14,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -23,6 +23,7 @@ from conf.patterns import IGNORED_BY_DEFAULT, IgnorePatterns, IncludePatterns
 ENV_PREFIX = "PICTURE_FEATURES_"
 
 _DEFAULT_VARIANCE = 0.9
+_TABLE = re.compile(r"[a-z0-9_]+\.[a-z0-9_]+")
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(" + "|".join(sorted(_UNIT_SECONDS, key=len, reverse=True)) + ")")
 
@@ -55,6 +56,15 @@ def _property_text(value: object) -> object:
 
 
 SparkProperty = Annotated[str, BeforeValidator(_property_text)]
+
+
+def _table_name(value: str) -> str:
+    if not _TABLE.fullmatch(value):
+        raise ValueError("a table is DATABASE.TABLE, in lower-case letters, digits and underscores")
+    return value
+
+
+GlueTable = Annotated[str, AfterValidator(_table_name)]
 
 
 class Section(BaseModel):
@@ -269,6 +279,11 @@ class ExportSettings(Section):
     )
     keep: int | None = Field(
         None, ge=1, description="Delete older snapshots, so that this many are left. Default: all are kept."
+    )
+    glue_table: GlueTable | None = Field(
+        None,
+        description="Point this table of the Glue catalog, DATABASE.TABLE, at the latest snapshot, for Athena. The "
+        "database has to be there; the table is created if it is not.",
     )
 
 

@@ -311,6 +311,7 @@ VERBS = (
             Flag("export.since", "DATE"),
             Flag("export.target_mb", "N"),
             Flag("export.keep", "N"),
+            Flag("export.glue_table", "DATABASE.TABLE"),
         ),
         ("output", "export.to"),
         _export,

@@ -87,6 +87,8 @@ class StreamJob:
 
     def explain_idle(self) -> str:
         """Why there is nothing to do, and how to featurize the same pictures with another model."""
+        if self._tenure.should_stop():
+            return "stopped as asked; what is still in the queue is for the next run"
         current = self._registry.current()
         used = self._tables.latest_model()
         lines = [f"nothing new: {self._discoverer.explain_none()}"]

@@ -22,6 +22,7 @@ from streaming.__main__ import main
 from streaming.discovery.sqs import Queue
 from streaming.engine import job
 from streaming.lease.lease import LEASE, Holder, Lease
+from streaming.lease.tenure import Tenure
 from streaming.output.manifest_log import ManifestLog
 from streaming.output.tables import Tables
 from streaming.storage.local import LocalFolder
@@ -204,6 +205,18 @@ def test_on_yarn_a_run_without_work_has_a_session_all_the_same(place: Place, mon
         monkeypatch.setenv("CONTAINER_ID", "container_1700000000000_0001_01_000001")
         assert replay_here(settings).startswith("another stream")
     assert sessions == ["picture-features"]
+
+
+def test_a_run_that_is_stopped_does_not_say_that_nothing_was_there(
+    place: Place, bucket: NotifyingBucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it waits for messages of another reader, say."""
+    settings = _settings(place, bucket)
+    assert replay_here(settings).startswith("nothing new: ")
+    bucket.put("a.jpg")
+    monkeypatch.setattr(Tenure, "should_stop", lambda _: True)
+    assert replay_here(settings) == "stopped as asked; what is still in the queue is for the next run"
+    assert bucket.waiting() == 1
 
 
 @pytest.mark.usefixtures("programs")
