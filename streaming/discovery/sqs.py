@@ -47,7 +47,7 @@ class Message:
         id: the same each time.
         body: the content.
         receipt: the handle with which SQS deletes it, new each time.
-        sent_at: when it was sent to the queue, by the clock of SQS.
+        sent_at: when it was sent to the queue, by the clock of SQS; 1970 where a service does not tell.
     """
 
     id: str
@@ -124,5 +124,5 @@ class Queue:
 
 
 def _message(received: dict[str, Any]) -> Message:
-    sent_at = datetime.fromtimestamp(int(received["Attributes"]["SentTimestamp"]) / 1000, UTC)
+    sent_at = datetime.fromtimestamp(int(received.get("Attributes", {}).get("SentTimestamp", 0)) / 1000, UTC)
     return Message(received["MessageId"], received["Body"], received["ReceiptHandle"], sent_at)

@@ -212,8 +212,10 @@ def test_a_run_that_is_stopped_does_not_say_that_nothing_was_there(
 ) -> None:
     """While it waits for messages of another reader, say."""
     settings = _settings(place, bucket)
-    assert replay_here(settings).startswith("nothing new: ")
+    replace_spark(monkeypatch)
     bucket.put("a.jpg")
+    assert replay_here(settings).startswith("pictures     1 in ")
+    bucket.put("b.jpg")
     monkeypatch.setattr(Tenure, "should_stop", lambda _: True)
     assert replay_here(settings) == "stopped as asked; what is still in the queue is for the next run"
     assert bucket.waiting() == 1
