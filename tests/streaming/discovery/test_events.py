@@ -320,9 +320,12 @@ def test_a_queue_that_is_away_is_waited_for(
     assert caplog.text.count("trying again until it is back") == caplog.text.count("is back\n") == 1
 
 
-def test_events_need_s3_and_a_queue(place: Place, bucket: Bucket, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("verb", ["run", "replay"])
+def test_events_need_s3_and_a_queue(
+    verb: str, place: Place, bucket: Bucket, capsys: pytest.CaptureFixture[str]
+) -> None:
     """One line names the setting, before Spark starts."""
-    arguments = place.arguments("run", "--discovery", "events")
+    arguments = place.arguments(verb, "--discovery", "events")
     assert stream(arguments) == 2
     assert capsys.readouterr().err.startswith(
         "error: stream.discovery: events are of pictures on S3, and the input is "
