@@ -94,9 +94,10 @@ def export(settings: Settings, progress: Progress) -> Exported:
         StorageError: a store or Glue refused; a snapshot that was made by then stays, and the next export goes on.
     """
     started = time.monotonic()
-    options, places = settings.export, Places.of(settings)
-    check_table(options, places.to)
+    places = Places.of(settings)
     model = choose_model(settings, places.output, places.connection)
+    options = settings.export
+    check_table(options, places.to)
     # Before the table is listed: a `forget` that reads the derivatives too early to find this one has already erased
     # its rows in the table.
     record(places.output, Derivative("export", places.to.root))

@@ -81,10 +81,7 @@ class Place:
         return Counter(paths)
 
     def has(self, paths: Iterable[str]) -> bool:
-        """Whether each picture is in features or quarantine; how many manifests they came in is up to the stream.
-
-        Before its first commit a stream may not have made its tables yet.
-        """
+        """Whether each picture is in features or quarantine; how many manifests they came in is up to the stream."""
         return self.committed() > 0 and self.counted().keys() >= set(paths)
 
     def featurized(self) -> list[str]:
