@@ -16,7 +16,6 @@ import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any, Self
 
 from conf.aws.connection import S3Connection
@@ -28,7 +27,6 @@ _BYTES_BESIDE = 26
 _SPAN_MILLISECONDS = 24 * 3600 * 1000 - 1
 _PAUSE_SECONDS = 2.0  # in which documents gather: a request in two seconds is far below any quota
 _REQUEST_SECONDS = 5.0
-_ATTEMPTS = 3
 _FLUSH_SECONDS = 5.0
 _LONGEST_NAME = 512
 
@@ -70,7 +68,7 @@ class Delivery:
 
     def __init__(self, group: str, output: str, connection: S3Connection) -> None:
         self._place = {"logGroupName": group, "logStreamName": stream_name(output)}
-        self._connection = replace(connection.hasty(_REQUEST_SECONDS), attempts=_ATTEMPTS)
+        self._connection = connection.hasty(_REQUEST_SECONDS)
         self._queue: queue.Queue[Event] = queue.Queue(_QUEUED)
         self._ends = threading.Event()
         self._lock = threading.Lock()
