@@ -28,14 +28,14 @@ from conf.settings import Settings, parse_duration
 from conf.spark.progress import bar
 from conf.spark.session import explain_failure
 from conf.uris import resolve
-from streaming.engine.job import end_without_work, open_job
+from streaming.engine.job import end_without_work, open_job, skip
 from streaming.engine.metrics import open_metrics
 from streaming.engine.progress import ReplayProgress, log_batch
 from streaming.export.run import dry_run, export
 from streaming.features.schema import Reason
 from streaming.forget.run import forget
 from streaming.forget.wanted import read_wanted
-from streaming.lease.lease import read_holder, request_drain, wait_until_gone
+from streaming.lease.lease import request_drain, wait_until_gone
 from streaming.operate.health import check_health
 from streaming.operate.quarantine import Asked, Listed, list_quarantine, retry_quarantine
 from streaming.operate.reconcile import reconcile
@@ -82,9 +82,7 @@ def _replay(settings: Settings, arguments: argparse.Namespace) -> str:
     except LeaseHeldError:
         if not arguments.skip_if_running:
             raise
-        end_without_work(settings)
-        output = open_folder(settings.output or "", S3Connection.of(settings.s3))
-        return f"another stream, {read_holder(output)[0]}, is running on {output.root}; nothing to do"
+        return skip(settings)
 
 
 def _replay_now(settings: Settings) -> str:

@@ -12,6 +12,7 @@ from functools import cached_property
 
 from pyspark.sql import SparkSession
 
+from conf.aws.connection import S3Connection
 from conf.errors import SettingsError
 from conf.interrupts import draining
 from conf.settings import Settings
@@ -27,7 +28,7 @@ from streaming.engine.loop import EpochLoop, Following
 from streaming.engine.microbatch import MicroBatches
 from streaming.engine.prefetch import Prefetch
 from streaming.engine.serving import ModelSource
-from streaming.lease.lease import Looked
+from streaming.lease.lease import Looked, read_holder
 from streaming.lease.tenure import Tenure
 from streaming.lease.yarn import this_attempt
 from streaming.output import lineage, manifests
@@ -41,7 +42,7 @@ from streaming.output.places import Places
 from streaming.output.recovery import recover
 from streaming.output.tables import Tables, unfinished
 from streaming.registry.registry import Registry
-from streaming.storage.locations import is_on_s3
+from streaming.storage.locations import is_on_s3, open_folder
 
 _logger = logging.getLogger(__name__)
 
@@ -197,6 +198,14 @@ def end_without_work(settings: Settings) -> None:
     if this_attempt():
         with spark_session("picture-features", settings, {}):
             pass
+
+
+def skip(settings: Settings) -> str:
+    """End without work, because another stream writes to the output; returns who that is."""
+    end_without_work(settings)
+    output = open_folder(settings.output or "", S3Connection.of(settings.s3))
+    holder, _ = read_holder(output)
+    return f"another stream, {holder}, is running on {output.root}; nothing to do"
 
 
 @contextmanager
