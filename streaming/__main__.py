@@ -247,8 +247,7 @@ VERBS = (
         "replay",
         "Featurize what is in a folder now, then end with a summary.",
         "The same as run, for the pictures that are there now. Replaying a folder again adds only what is new. With\n"
-        "--discovery events it takes what the queue has, until it is empty, and lists nothing but once, at the first\n"
-        "start.",
+        "--discovery events it takes what the queue has, until that is empty, and lists the input only the first time.",
         (*_FLAGS[:4], *_FOLLOWING, *_FLAGS[4:]),
         _REQUIRED,
         _replay,

@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # botocore is beneath it
 _IDLE_SECONDS = 2  # the longest that a request may wait for a message, because stopping waits for the request
 _BACKLOG_SECONDS = 1  # the shortest interval while there is a backlog, which small manifests would slow down
 _SHORT_PAUSE = 0.1
-_FIRST = 100  # messages that are looked at before anything else is started
+_FIRST = 1  # one message that tells of something new is enough to start Spark for
 
 _logger = logging.getLogger(__name__)
 

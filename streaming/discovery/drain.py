@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # botocore is beneath it
     from streaming.discovery.sqs import Queue
 
 _POLL_SECONDS = 1  # a poll is long whatever its length, and a signal waits for it
+_FEWEST = 10  # messages of a request, which costs the same for one
 _LAG_SECONDS = 60  # of the counts
 
 _logger = logging.getLogger(__name__)
@@ -95,7 +96,7 @@ class Drain:
         give_up = time.monotonic() + self._interval
         while not batch.oldest or (len(batch.messages) < limit and time.monotonic() < give_up):
             was_short, before = self._more, (len(batch.messages), self.sorter.left)
-            messages, self._more = self.queue.receive(max(1, limit - len(batch.messages)), _POLL_SECONDS)
+            messages, self._more = self.queue.receive(max(_FEWEST, limit - len(batch.messages)), _POLL_SECONDS)
             for message in messages:
                 self.sorter.sort(message, batch)
             # Messages that were left in the queue come again and again: a poll with no others has found nothing.

@@ -25,6 +25,7 @@ from streaming.lease.lease import LEASE, Holder, Lease
 from streaming.lease.tenure import Tenure
 from streaming.output.manifest_log import ManifestLog
 from streaming.output.tables import Tables
+from streaming.registry.registry import CURRENT, Current
 from streaming.storage.local import LocalFolder
 from streaming.storage.locations import open_folder
 from tests.support.queues import NotifyingBucket, new_notifying_bucket, record
@@ -40,6 +41,17 @@ def bucket(moto_address: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Notif
     """With a queue whose messages come again after two seconds."""
     with new_notifying_bucket(moto_address, monkeypatch) as made:
         yield made
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Place:
+    """A place for replays without Spark: its registry names a model that nobody opens."""
+    place = Place(tmp_path / "here")
+    place.source.mkdir(parents=True)
+    place.models.mkdir()
+    current = Current(version="20260131T235959Z-1a2b3c4d", promoted_at=datetime.now(UTC))
+    (place.models / CURRENT).write_text(current.model_dump_json())
+    return place
 
 
 def _settings(place: Place, bucket: NotifyingBucket) -> Settings:
@@ -86,10 +98,10 @@ _POINTS: tuple[tuple[type, str], ...] = ((ManifestLog, "_append"), (Queue, "dele
 
 
 def test_twenty_runs_have_each_picture_once(
-    place: Place, bucket: NotifyingBucket, monkeypatch: pytest.MonkeyPatch
+    here: Place, bucket: NotifyingBucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Pictures arrive between the runs and during them, messages come twice, runs meet, and runs are killed."""
-    settings, numbers = _settings(place, bucket), itertools.count()
+    settings, numbers = _settings(here, bucket), itertools.count()
     paths: list[str] = []
     said: list[str] = []
 
@@ -115,7 +127,7 @@ def test_twenty_runs_have_each_picture_once(
     while not (latest := replay_here(settings)).startswith("nothing new: "):
         said.append(latest)
     assert len(paths) > 2 * RUNS
-    assert place.counted() == Counter(dict.fromkeys(paths, 1))
+    assert here.counted() == Counter(dict.fromkeys(paths, 1))
     assert bucket.waiting() == 0
     kinds = Counter(one.split()[0] for one in said)
     assert kinds["pictures"] >= RUNS // 2
@@ -123,37 +135,37 @@ def test_twenty_runs_have_each_picture_once(
 
 
 def test_a_run_that_finds_another_says_so_and_is_no_failure(
-    place: Place, bucket: NotifyingBucket, capsys: pytest.CaptureFixture[str]
+    here: Place, bucket: NotifyingBucket, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Only with the flag; one line names the holder, and nothing is changed."""
-    place.put(_picture(place))
-    arguments = place.arguments("replay")
-    with Lease(open_folder(str(place.output)), LONG):
+    here.put(_picture(here))
+    arguments = here.arguments("replay")
+    with Lease(open_folder(str(here.output)), LONG):
         assert main(arguments) == 5
         assert "another stream writes to this output" in capsys.readouterr().err
         assert main([*arguments, "--skip-if-running"]) == 0
     told = capsys.readouterr()
     assert told.out.startswith(f"another stream, process {os.getpid()} on ")
-    assert told.out.endswith(f", is running on {place.output}; nothing to do\n")
+    assert told.out.endswith(f", is running on {here.output}; nothing to do\n")
     assert len(told.out.splitlines()) == 1
     assert not told.err
-    assert not place.logged()
+    assert not here.logged()
 
 
 def test_a_holder_on_another_machine_counts_until_its_lease_runs_out(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    here: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody here can see whether its process lives; a run of the schedule after that goes on."""
     replace_spark(monkeypatch)
-    [path] = place.put(_picture(place))
-    settings = load_settings({"input": str(place.source), "models": str(place.models), "output": str(place.output)})
+    [path] = here.put(_picture(here))
+    settings = load_settings({"input": str(here.source), "models": str(here.models), "output": str(here.output)})
     settings = settings.model_copy(update={"stream": settings.stream.model_copy(update={"settle": timedelta(0)})})
     now = datetime.now(UTC)
     elsewhere = Holder(
         id="other", host="elsewhere", machine="another", pid=7, process_started="1", since=now, expires_at=now + LONG
     )
-    lease = place.output / LEASE
-    place.output.mkdir()
+    lease = here.output / LEASE
+    here.output.mkdir()
     lease.write_text(elsewhere.model_dump_json())
     assert replay_here(settings).startswith("another stream, process 7 on elsewhere (since ")
     assert json.loads(lease.read_text())["id"] == "other"
@@ -161,15 +173,13 @@ def test_a_holder_on_another_machine_counts_until_its_lease_runs_out(
         replay_here(settings, skip_if_running=False)
     lease.write_text(elsewhere.model_copy(update={"expires_at": now}).model_dump_json())
     assert replay_here(settings).startswith("pictures     1 in ")
-    assert place.counted() == {path: 1}
+    assert here.counted() == {path: 1}
 
 
-def test_of_two_that_take_the_lease_at_once_one_has_nothing_to_do(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_two_that_take_the_lease_at_once_one_has_nothing_to_do(here: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """The one whose write comes second names the other."""
-    settings = load_settings({"input": str(place.source), "models": str(place.models), "output": str(place.output)})
-    create, other = LocalFolder.create, Lease(open_folder(str(place.output)), LONG)
+    settings = load_settings({"input": str(here.source), "models": str(here.models), "output": str(here.output)})
+    create, other = LocalFolder.create, Lease(open_folder(str(here.output)), LONG)
 
     def create_second(folder: LocalFolder, name: str, data: bytes) -> str:
         if name != LEASE or other.holder.renewed_at:
@@ -185,10 +195,10 @@ def test_of_two_that_take_the_lease_at_once_one_has_nothing_to_do(
     monkeypatch.setattr(LocalFolder, "create", create_second)
     said = replay_here(settings)
     other.__exit__(None, None, None)
-    assert said == f"another stream, {other.holder}, is running on {place.output}; nothing to do"
+    assert said == f"another stream, {other.holder}, is running on {here.output}; nothing to do"
 
 
-def test_on_yarn_a_run_without_work_has_a_session_all_the_same(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_yarn_a_run_without_work_has_a_session_all_the_same(here: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """An application that ends without one has failed, to YARN; elsewhere Spark is not started for nothing."""
     sessions: list[str] = []
 
@@ -198,8 +208,8 @@ def test_on_yarn_a_run_without_work_has_a_session_all_the_same(place: Place, mon
         yield
 
     monkeypatch.setattr(job, "spark_session", session)
-    settings = load_settings({"input": str(place.source), "models": str(place.models), "output": str(place.output)})
-    with Lease(open_folder(str(place.output)), LONG):
+    settings = load_settings({"input": str(here.source), "models": str(here.models), "output": str(here.output)})
+    with Lease(open_folder(str(here.output)), LONG):
         assert replay_here(settings).startswith("another stream")
         assert not sessions
         monkeypatch.setenv("CONTAINER_ID", "container_1700000000000_0001_01_000001")
@@ -208,10 +218,10 @@ def test_on_yarn_a_run_without_work_has_a_session_all_the_same(place: Place, mon
 
 
 def test_a_run_that_is_stopped_does_not_say_that_nothing_was_there(
-    place: Place, bucket: NotifyingBucket, monkeypatch: pytest.MonkeyPatch
+    here: Place, bucket: NotifyingBucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While it waits for messages of another reader, say."""
-    settings = _settings(place, bucket)
+    settings = _settings(here, bucket)
     replace_spark(monkeypatch)
     bucket.put("a.jpg")
     assert replay_here(settings).startswith("pictures     1 in ")
