@@ -58,7 +58,7 @@ class Classes:
             only = f"only {labels[0]!r} of {len(counts):,} has" if labels else f"none of {len(counts):,} has"
             raise InputError(
                 f"fit.classify: a classifier needs two labels with {FEWEST} pictures or more, and {only} so many; "
-                "add pictures, or leave out --classify"
+                "add pictures, or give --no-classify"
             )
         if len(labels) > MOST:
             raise InputError(

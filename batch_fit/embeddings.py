@@ -41,6 +41,7 @@ _PRESENT = pa.schema(
 )
 
 _ROWS = pa.schema([OUTCOMES.field("path"), OUTCOMES.field("features")])
+_PATHS = pa.schema([OUTCOMES.field("path")])
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,18 @@ class Embeddings:
             lambda batches: (outcomes.select(_ROWS.names) for outcomes in _as_outcomes(read(batches))),
             from_arrow_schema(_ROWS),
         )
+
+    def paths(self, spark: SparkSession) -> list[str]:
+        """The paths of the chosen rows."""
+        read = self._reader(("path", "backbone"), self.wanted)
+        frame, _ = self._divided(spark, spark.sparkContext.defaultParallelism * _TASKS_PER_SLOT)
+
+        def select(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            for rows in read(batches):
+                yield from rows.select(_PATHS.names).to_batches()
+
+        found: list[str] = frame.mapInArrow(select, from_arrow_schema(_PATHS)).toArrow().column("path").to_pylist()
+        return found
 
     def _present(self, spark: SparkSession, progress: Progress) -> pa.Table:
         """Identity and backbone of each row that is not forgotten."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 from pyspark.sql import DataFrame, SparkSession
 
@@ -40,13 +40,15 @@ class Gathered:
         featurized: the outcome of each picture.
         backbone: flatbuffer.
         weights: their name.
-        rows: path and features of each picture, for a second pass; None if there is none.
+        rows: path and features of all pictures of a classifier, for a second pass; None if there is none.
+        paths: of those of them that have features.
     """
 
     featurized: Featurized
     backbone: bytes = field(repr=False)
     weights: str
     rows: DataFrame | None = None
+    paths: Sequence[str] = field(default=(), repr=False)
 
 
 Gather = Callable[[SparkSession, Progress], Gathered]
@@ -70,8 +72,8 @@ def _from_pictures(settings: Settings, plan: Plan, stages: Stages) -> Gather:
         pictures = choose(plan.source, settings.fit.limit, plan.connection, Denylist.load(plan.models), names)
         new = [picture for picture in pictures if picture.identity not in plan.seen]
         _logger.info("%d pictures in %s, %d of them new to the statistics", len(pictures), plan.source, len(new))
-    if settings.fit.classify:
-        _check_classes([picture.path for picture in pictures], plan.source, settings.fit.holdout)
+    if plan.holdout:
+        _check_classes([picture.path for picture in pictures], plan.source, plan.holdout)
     with stages("load the backbone"):
         backbone, weights = _backbone(settings.fit.weights, plan.base)
 
@@ -81,9 +83,9 @@ def _from_pictures(settings: Settings, plan: Plan, stages: Stages) -> Gather:
         done = spark.sparkContext.accumulator(0)
         with stages("featurize and fold"), progress(len(new), "pictures", lambda: done.value):
             recipe = Recipe.of(backbone, None, settings)
-            kept = Kept(plan.save_to, settings.fit.classify)
+            kept = Kept(plan.save_to, plan.classifies)
             featurized, rows = featurize(spark, new, recipe, kept, done)
-        return Gathered(featurized, backbone, weights, rows)
+        return Gathered(featurized, backbone, weights, rows, featurized.accepted.column("path").to_pylist())
 
     return gather
 
@@ -122,8 +124,12 @@ def _from_embeddings(settings: Settings, plan: Plan, stages: Stages) -> Gather:
             owner = plan.base or _owner(Registry(plan.models), chosen.wanted.backbone)
         with stages("read and fold"):
             featurized = chosen.fold(spark, identities, progress)
-        rows = chosen.rows(spark, len(identities)) if options.classify else None
-        return Gathered(featurized, owner.file(BACKBONE), owner.manifest.weights, rows)
+        rows, paths = None, featurized.accepted.column("path").to_pylist()
+        if plan.classifies:  # on all pictures, those of the base among them
+            both = replace(chosen, wanted=replace(chosen.wanted, seen=frozenset()))
+            paths = both.paths(spark) if plan.base else paths
+            rows = both.rows(spark, len(paths))
+        return Gathered(featurized, owner.file(BACKBONE), owner.manifest.weights, rows, paths)
 
     return gather
 

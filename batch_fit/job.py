@@ -105,9 +105,7 @@ def fit(settings: Settings, progress: Progress) -> Fitted:
     gather = prepare(settings, plan, stages)
     with ExitStack() as session:
         with stages("start Spark"):
-            spark = session.enter_context(
-                spark_session("picture-features fit", settings, _spark_properties(settings, plan))
-            )
+            spark = session.enter_context(spark_session("picture-features fit", settings, _spark_properties(plan)))
         learned = _learn(settings, plan, gather(spark, progress), stages)
         saved = _save(spark, plan, learned, stages)
     return _publish(settings, plan, learned, saved, stages)
@@ -121,11 +119,11 @@ def _learn(settings: Settings, plan: Plan, gathered: Gathered, stages: Stages) -
             evidence = Evidence.of_bundle(plan.base).merge(evidence)
         projection = fit_pca(evidence.statistics, settings.fit.k, settings.fit.variance_target)
     classification = None
-    if gathered.rows is not None:
+    if gathered.rows is not None and plan.holdout:
         with stages("fit the classifier"):
-            paths = gathered.featurized.accepted.column("path").to_pylist()
+            paths = list(gathered.paths)
             classes = Classes.of(paths, plan.source)
-            classification = classify(gathered.rows, paths, classes, settings.fit.holdout, projection, evidence)
+            classification = classify(gathered.rows, paths, classes, plan.holdout, projection, evidence)
     return _Learned(gathered, evidence, projection, classification)
 
 
@@ -170,7 +168,7 @@ def _publish(settings: Settings, plan: Plan, learned: _Learned, saved: _Saved, s
         quarantined=rejected.total(),
         input=plan.source,
         limit=settings.fit.limit,
-        from_version=settings.fit.from_version,
+        from_version=plan.base.version if plan.base else None,
         held_back=held_back,
         comparison=comparison,
         classifier=learned.classification.figures if learned.classification else None,
@@ -201,7 +199,7 @@ def _seal(models: Folder, manifest: bundle.BundleManifest) -> bundle.BundleManif
     return sealed
 
 
-def _spark_properties(settings: Settings, plan: Plan) -> dict[str, str]:
+def _spark_properties(plan: Plan) -> dict[str, str]:
     on_s3 = any(place and is_on_s3(place) for place in (plan.models.root, plan.save_to))
-    own = _SPARK_PROPERTIES | (_OF_CLASSIFIER if settings.fit.classify else {})
+    own = _SPARK_PROPERTIES | (_OF_CLASSIFIER if plan.classifies else {})
     return own | (plan.connection.spark_properties() if on_s3 else {})

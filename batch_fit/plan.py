@@ -6,16 +6,20 @@ import logging
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from batch_fit.classes import PICTURE
 from batch_fit.forgotten import warn_of
 from batch_fit.sample import read_identities
 from conf.aws.connection import S3Connection
 from conf.errors import SettingsError
-from conf.settings import Settings
+from conf.settings import FitSettings, Settings
 from conf.uris import resolve
 from streaming.registry import bundle
 from streaming.registry.registry import Registry
 from streaming.storage.folder import Folder
 from streaming.storage.locations import check_outside, open_folder
+
+CURRENT = "current"
+"""The value of `fit.from_version` that stands for the current model."""
 
 _logger = logging.getLogger(__name__)
 
@@ -31,6 +35,7 @@ class Plan:
         connection: to S3.
         base: the model that is added to.
         seen: identities of the pictures in the base.
+        holdout: what a classifier is measured on; None if none is fitted.
     """
 
     source: str
@@ -39,10 +44,20 @@ class Plan:
     connection: S3Connection
     base: bundle.Bundle | None
     seen: frozenset[bytes] = field(repr=False)
+    holdout: str | None
+
+    @property
+    def classifies(self) -> bool:
+        """Whether a classifier is fitted."""
+        return self.holdout is not None
 
 
 def make_plan(settings: Settings) -> Plan:
-    """Check the places, and open the base."""
+    """Check the places, open the base, and decide whether to classify.
+
+    Raises:
+        AppError: the settings do not go together, or the base cannot be used.
+    """
     assert settings.models is not None
     options = settings.fit
     connection = S3Connection.of(settings.s3)
@@ -54,26 +69,60 @@ def make_plan(settings: Settings) -> Plan:
     _check_places(source, models, save_to, connection)
     if options.embeddings and save_to:
         raise SettingsError("fit.save_features: the embeddings are saved already; leave it out")
-    if options.classify and options.from_version:
+    if options.classify and options.from_version and not options.embeddings:
         raise SettingsError(
             "fit.classify: a classifier needs all pictures, and a fit that adds to a model reads new ones only; "
-            "leave out --from"
+            "leave out --from, or fit on --embeddings"
         )
     models.remove_leftovers()
     registry = Registry(models)
     registry.remove_incomplete(datetime.now(UTC))
     base = _open_base(registry, options.from_version)
-    return Plan(source, models, save_to, connection, base, frozenset(read_identities(base) if base else ()))
+    holdout = _choose_holdout(options, models, base)
+    return Plan(source, models, save_to, connection, base, frozenset(read_identities(base) if base else ()), holdout)
 
 
 def _open_base(registry: Registry, version: str | None) -> bundle.Bundle | None:
     if version is None:
         return None
-    base = registry.open(version)
+    base = registry.open(registry.current() if version == CURRENT else version)
     warn_of(base)
-    if bundle.CLASSIFIER in base.manifest.files:
-        _logger.warning("%s has a classifier, and a fit that adds to it has none: fit all with --classify", version)
     return base
+
+
+def _choose_holdout(options: FitSettings, models: Folder, base: bundle.Bundle | None) -> str | None:
+    """What a classifier is measured on; None if none is fitted.
+
+    A fit on embeddings that is not told whether to classify does as the model before it: a scheduled one must not take
+    the labels away.
+
+    Raises:
+        SettingsError: there is nothing to measure.
+    """
+    former = base.manifest if base else _current(models) if options.embeddings else None
+    figures = former.classifier if former else None
+    classifies = options.classify
+    if classifies is None:
+        classifies = figures is not None and options.embeddings is not None
+        if figures and not classifies:
+            _logger.warning(
+                "%s has a classifier, and a fit that adds to it has none: fit all with --classify, or on --embeddings",
+                former.version if former else "",
+            )
+    if classifies:
+        return options.holdout or (figures.holdout if figures else PICTURE)
+    if options.holdout:
+        raise SettingsError(
+            f"fit.holdout: a classifier is measured by {options.holdout}, and this fit has none; "
+            "give --classify, or leave out --holdout"
+        )
+    return None
+
+
+def _current(models: Folder) -> bundle.BundleManifest | None:
+    """The manifest of the current model, whose files need not be sound; None if there is no current model."""
+    version = Registry(models).current_or_none()
+    return bundle.read_bundle_manifest(models, version) if version else None
 
 
 def _check_places(source: str, models: Folder, save_to: str | None, connection: S3Connection) -> None:

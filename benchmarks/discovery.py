@@ -27,6 +27,8 @@ from conf.aws.connection import S3Connection
 from conf.settings import StreamSettings
 from streaming.discovery.by_events import EventsDiscoverer
 from streaming.discovery.by_listing import ListingDiscoverer
+from streaming.discovery.drain import Drain
+from streaming.discovery.messages import Sorter
 from streaming.discovery.sqs import Queue
 from streaming.output import manifests
 from streaming.output.inbox import Inbox
@@ -61,8 +63,8 @@ def _discover(address: str) -> list[Figure]:
         log = ManifestLog(LooseTenure(output), known)
         source, inbox = Input(_SOURCE, connection), Inbox(log)
         listing = ListingDiscoverer(source, log, inbox, timedelta(0))
-        queue = Queue(QUEUE_URL, connection)
-        events = EventsDiscoverer(source, queue, listing, log, inbox)
+        drain = Drain(Queue(QUEUE_URL, connection), Sorter(source), timedelta(seconds=5), lambda: False)
+        events = EventsDiscoverer(source, drain, listing, log, inbox)
         before = _resident()
         first = _seconds_of_list_once(events)
         after_first = _resident()

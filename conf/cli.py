@@ -50,7 +50,7 @@ class Flag:
     Attributes:
         key: dotted key of the setting.
         name: the flag; by default the last part of the key.
-        metavar: how help names the value; a switch has none.
+        metavar: how help names the value; a switch, which --no-... turns off, has none.
     """
 
     key: str
@@ -63,8 +63,9 @@ class Flag:
         stem = self.name or _stem(self.key)
         text = (field.description or "").replace("%", "%%")
         default = "" if field.default is None or "efault" in text else f" Default: {_shown(field.default)}."
-        if field.annotation is bool:
-            parser.add_argument(f"--{stem}", dest=self.key, action="store_true", default=argparse.SUPPRESS, help=text)
+        if field.annotation == (bool | None):
+            either = argparse.BooleanOptionalAction
+            parser.add_argument(f"--{stem}", dest=self.key, action=either, default=argparse.SUPPRESS, help=text)
         else:
             parser.add_argument(
                 f"--{stem}", dest=self.key, metavar=self.metavar, default=argparse.SUPPRESS, help=text + default

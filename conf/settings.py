@@ -14,7 +14,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -23,6 +23,7 @@ from conf.patterns import IGNORED_BY_DEFAULT, IgnorePatterns, IncludePatterns
 ENV_PREFIX = "PICTURE_FEATURES_"
 
 _DEFAULT_VARIANCE = 0.9
+_TABLE = re.compile(r"[a-z0-9_]+\.[a-z0-9_]+")
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(" + "|".join(sorted(_UNIT_SECONDS, key=len, reverse=True)) + ")")
 
@@ -57,6 +58,15 @@ def _property_text(value: object) -> object:
 SparkProperty = Annotated[str, BeforeValidator(_property_text)]
 
 
+def _table_name(value: str) -> str:
+    if not _TABLE.fullmatch(value):
+        raise ValueError("a table is DATABASE.TABLE, in lower-case letters, digits and underscores")
+    return value
+
+
+GlueTable = Annotated[str, AfterValidator(_table_name)]
+
+
 class Section(BaseModel):
     """A group of settings; unknown keys are refused, values never change after validation."""
 
@@ -68,8 +78,9 @@ class StreamSettings(Section):
 
     discovery: Literal["listing", "events"] = Field(
         "listing",
-        description="How new pictures are found: listing looks at the whole input once per interval; events takes "
-        "S3's event notifications from a queue, which costs the same however many old pictures there are.",
+        description="How new pictures are found: listing looks at the whole input (run: once per interval); events "
+        "takes S3's event notifications from a queue (replay: until it is empty), which costs the same however many "
+        "old pictures there are.",
     )
     queue: str | None = Field(None, description="The URL of the SQS queue that gets the notifications, for events.")
     interval: Duration = Field(
@@ -213,26 +224,27 @@ class FitSettings(Section):
     )
     from_version: str | None = Field(
         None,
-        description="Add to the statistics of this model: only pictures that it has not seen are read, and the "
-        "result is the same as that of a fit on all of them.",
+        description="Add to the statistics of this model, or of the current one: only pictures that it has not seen "
+        "are read, and the result is the same as that of a fit on all of them.",
     )
     promote: Literal["always", "if-not-worse", "never"] = Field(
         "always",
         description="Whether to make the new model the current one. if-not-worse is for unattended refits: the model "
         "must keep as much of the variance of pictures that neither has seen as the current one.",
     )
-    classify: bool = Field(
-        False,
+    classify: bool | None = Field(
+        None,
         description="Also fit a classifier of the pictures' labels, the names of their folders; the stream then "
-        "predicts the label of each picture. Labels with fewer than 10 pictures are left out.",
+        "predicts the label of each picture. Labels with fewer than 10 pictures are left out. Default: a fit on "
+        "embeddings does if the model of --from, or else the current one, has a classifier; no other fit does.",
     )
-    holdout: Literal["picture", "folder", "prefix"] = Field(
-        "picture",
+    holdout: Literal["picture", "folder", "prefix"] | None = Field(
+        None,
         description="Where the classifier is measured: on every tenth picture, or on whole series, for pictures of one "
         "object that look alike. folder: the pictures of a label below one folder, such as DAY of DAY/LABEL/1.jpg, are "
         "a series; prefix: those of a label whose file names agree up to the trailing numbers, such as r_1_100.jpg and "
         "r_2_100.jpg, are. A tenth of the series of each label is held out, at least one where there are two. The "
-        "classifier that is served is fitted on all.",
+        "classifier that is served is fitted on all. Default: as the classifier of the former model was, else picture.",
     )
 
     @model_validator(mode="after")
@@ -268,6 +280,11 @@ class ExportSettings(Section):
     keep: int | None = Field(
         None, ge=1, description="Delete older snapshots, so that this many are left. Default: all are kept."
     )
+    glue_table: GlueTable | None = Field(
+        None,
+        description="Point this table of the Glue catalog, DATABASE.TABLE, at the latest snapshot, for Athena. The "
+        "database has to be there; the table is created if it is not.",
+    )
 
 
 class SparkSettings(Section):
@@ -292,6 +309,11 @@ class LogSettings(Section):
         "none",
         description="emf puts the metrics of each micro-batch into its line of the JSON log, in CloudWatch's embedded "
         "metric format, and an idle stream adds a line a minute.",
+    )
+    metrics_group: str | None = Field(
+        None,
+        description="With metrics: emf, the log group of CloudWatch to which run and replay send their metrics "
+        "themselves, which takes logs:CreateLogStream and logs:PutLogEvents. They are no part of the log then.",
     )
     folder: Path | None = Field(
         None,

@@ -23,13 +23,13 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 from conf.aws.connection import S3Connection
 from conf.cli import Flag, Verb, make_parser, run_program
-from conf.errors import SettingsError
+from conf.errors import LeaseHeldError, SettingsError
 from conf.settings import Settings, parse_duration
 from conf.spark.progress import bar
 from conf.spark.session import explain_failure
 from conf.uris import resolve
-from streaming.engine import metrics
-from streaming.engine.job import open_job
+from streaming.engine.job import end_without_work, open_job, skip
+from streaming.engine.metrics import open_metrics
 from streaming.engine.progress import ReplayProgress, log_batch
 from streaming.export.run import dry_run, export
 from streaming.features.schema import Reason
@@ -72,20 +72,29 @@ _MAX_BEHIND = timedelta(minutes=10)
 
 
 def _run(settings: Settings, _arguments: argparse.Namespace) -> None:
-    output, with_metrics = resolve(settings.output or ""), settings.log.metrics == "emf"
-    heartbeat = metrics.Heartbeat(output)
-
-    def log(report: BatchReport) -> None:
-        log_batch(report, metrics.of_batch(report, output) if with_metrics else {})
-
-    with open_job(settings, log) as job:
-        job.follow(heartbeat.look if with_metrics else lambda busy: None)
+    with open_metrics(settings) as metrics, open_job(settings, lambda one: log_batch(one, metrics.tell(one))) as job:
+        job.follow(metrics.look)
 
 
-def _replay(settings: Settings, _arguments: argparse.Namespace) -> str:
+def _replay(settings: Settings, arguments: argparse.Namespace) -> str:
+    try:
+        return _replay_now(settings)
+    except LeaseHeldError:
+        if not arguments.skip_if_running:
+            raise
+        return skip(settings)
+
+
+def _replay_now(settings: Settings) -> str:
     progress = ReplayProgress()
-    with open_job(settings, progress.advance) as job, logging_redirect_tqdm():
+
+    def advance(report: BatchReport) -> None:
+        progress.advance(report)
+        metrics.tell(report)
+
+    with open_metrics(settings) as metrics, open_job(settings, advance) as job, logging_redirect_tqdm():
         if job.is_idle():
+            end_without_work(settings)
             return job.explain_idle()
         try:
             job.replay(progress.begin)
@@ -93,6 +102,15 @@ def _replay(settings: Settings, _arguments: argparse.Namespace) -> str:
             progress.end()
         progress.warn()
         return progress.summary(resolve(settings.output or ""))
+
+
+def _add_replay_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--skip-if-running",
+        action="store_true",
+        help="For schedules: if another stream writes to the output, do nothing and end with exit code 0, where it "
+        "would be 5.",
+    )
 
 
 def _reconcile(settings: Settings, arguments: argparse.Namespace) -> str:
@@ -228,10 +246,12 @@ VERBS = (
     Verb(
         "replay",
         "Featurize what is in a folder now, then end with a summary.",
-        "The same as run, for the pictures that are there now. Replaying a folder again adds only what is new.",
-        _FLAGS,
+        "The same as run, for the pictures that are there now. Replaying a folder again adds only what is new. With\n"
+        "--discovery events it takes what the queue has, until that is empty, and lists the input only the first time.",
+        (*_FLAGS[:4], *_FOLLOWING, *_FLAGS[4:]),
         _REQUIRED,
         _replay,
+        _add_replay_arguments,
         waits=True,
         drains=True,
     ),
@@ -288,6 +308,7 @@ VERBS = (
             Flag("export.since", "DATE"),
             Flag("export.target_mb", "N"),
             Flag("export.keep", "N"),
+            Flag("export.glue_table", "DATABASE.TABLE"),
         ),
         ("output", "export.to"),
         _export,

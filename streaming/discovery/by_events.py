@@ -12,27 +12,27 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from conf.backoff import pauses
 from conf.errors import SettingsError, TransientError
 from streaming.discovery.by_listing import ListingDiscoverer, Look
-from streaming.discovery.notifications import read_notification
+from streaming.discovery.drain import Drain
+from streaming.discovery.messages import Batch
 from streaming.output import manifests
 from streaming.output.inbox import Inbox
 from streaming.output.manifest_log import ManifestLog
 from streaming.output.places import Input
-from streaming.storage.folder import StoredPicture
 
 if TYPE_CHECKING:  # botocore is beneath it
-    from streaming.discovery.sqs import Message, Queue
+    from streaming.discovery.sqs import Queue
 
 _IDLE_SECONDS = 2  # the longest that a request may wait for a message, because stopping waits for the request
 _BACKLOG_SECONDS = 1  # the shortest interval while there is a backlog, which small manifests would slow down
 _SHORT_PAUSE = 0.1
-_REMEMBERED = 10_000
+_FIRST = 1  # one message that tells of something new is enough to start Spark for
 
 _logger = logging.getLogger(__name__)
 
@@ -53,21 +53,12 @@ def check_interval(interval: timedelta, queue: Queue) -> None:
         )
 
 
-@dataclass
-class _Batch:
-    """Messages, to be deleted once their pictures are in manifests; the pictures by path; and the ignored paths."""
-
-    messages: list[Message] = field(default_factory=list)
-    pictures: dict[str, StoredPicture] = field(default_factory=dict)
-    ignored: list[str] = field(default_factory=list)
-
-
 class EventsDiscoverer:
     """Finds pictures by following a queue, after one listing of the input.
 
     Args:
         source: the input.
-        queue: gets the notifications.
+        drain: of the queue that gets the notifications.
         listing: finds the pictures that were there before the queue was followed for the first time.
         log: gets the new pictures; shared with `listing`. Its output records that the input was listed.
         inbox: has requests and retries; shared with `listing`.
@@ -77,19 +68,21 @@ class EventsDiscoverer:
     def __init__(
         self,
         source: Input,
-        queue: Queue,
+        drain: Drain,
         listing: ListingDiscoverer,
         log: ManifestLog,
         inbox: Inbox,
         on_look: Callable[[Look], None] = lambda look: None,
     ) -> None:
         self._source = source
-        self._queue = queue
+        self._drain = drain
+        self._queue = drain.queue
+        self._sorter = drain.sorter
         self._listing = listing
         self._log = log
         self._inbox = inbox
         self._on_look = on_look
-        self._reported: set[str] = set()
+        self._held: list[Batch] = []
 
     def follow(self, max_pictures: int, interval: timedelta, leave: threading.Event) -> None:
         """Turn messages into manifests until `leave` is set. Transient failures are retried with backoff."""
@@ -102,21 +95,65 @@ class EventsDiscoverer:
                     listed = True
                 self._inbox.take_in_if_due(max_pictures)
                 batch = self._collect(max_pictures, interval, leave)
-                self._log.append_unknown(list(batch.pictures.values()), max_pictures)
-                self._listing.left_out.add_ignored(batch.ignored)
-                self._queue.delete(batch.messages)
-                self._on_look(Look(0, len(batch.pictures), 0, len(batch.ignored)))
+                self._finish(batch, max_pictures)
             except TransientError as error:
                 outage.wait(error, leave)
             else:
                 outage.end()
 
-    def _list_once(self, max_pictures: int) -> None:
-        """List the input unless this queue is followed since a complete listing; its events wait meanwhile."""
+    def has_new(self) -> bool:
+        """Whether the queue tells of a new picture, one is requested, or the input has pictures and was never listed.
+
+        Messages that tell of nothing new are deleted. Those that do are held for `catch_up`.
+        """
+        if not self._inbox.is_empty():
+            return True
+        if not self._is_listed() and next(self._source.pictures(lambda path, why: None), None):
+            return True
+        for batch in self._drain.batches(_FIRST):
+            if self._log.unknown(list(batch.pictures.values())):
+                self._held = [batch]
+                return True
+            self._finish(batch, _FIRST)
+        return False
+
+    def explain_none(self) -> str:
+        """Why `has_new` found nothing."""
+        return f"{self._queue.url} tells of no picture that is not in {self._log.output.root} already"
+
+    def catch_up(self, max_pictures: int) -> Look:
+        """Turn all messages that the queue has into manifests, of at most `max_pictures` each."""
+        found = self._list_once(max_pictures)
+        found += self._inbox.take_in_if_due(max_pictures)
+        for batch in chain(self._held, self._drain.batches(max_pictures)):
+            found += self._finish(batch, max_pictures)
+        return Look(0, found, 0, self._listing.left_out.ignored)
+
+    def _finish(self, batch: Batch, max_pictures: int) -> int:
+        """Write what is new in a batch into manifests, and only then delete its messages; returns how many are new."""
+        found = self._log.append_unknown(list(batch.pictures.values()), max_pictures)
+        self._listing.left_out.add_ignored(batch.ignored)
+        self._queue.delete(batch.messages)
+        self._on_look(Look(0, len(batch.pictures), 0, len(batch.ignored)))
+        return found
+
+    @property
+    def _mark(self) -> str:
+        """The file that says that the input was listed."""
         digest = hashlib.sha256(f"{self._source.root}\n{self._queue.url}".encode()).hexdigest()
-        mark = f"{manifests.LOG_FOLDER}/_listed-{digest[:8]}.txt"
-        if self._log.output.exists(mark):
-            return
+        return f"{manifests.LOG_FOLDER}/_listed-{digest[:8]}.txt"
+
+    def _is_listed(self) -> bool:
+        return self._log.output.exists(self._mark)
+
+    def _list_once(self, max_pictures: int) -> int:
+        """List the input unless this queue is followed since a complete listing; its events wait meanwhile.
+
+        Returns:
+            The number of new pictures.
+        """
+        if self._is_listed():
+            return 0
         _logger.info("listing %s once, before following the queue", self._source.root)
         look = self._listing.look(max_pictures)
         _logger.info("found %d new pictures of %d; following %s", look.found, look.listed, self._queue.url)
@@ -124,11 +161,12 @@ class EventsDiscoverer:
             f"{self._source.root} was listed by {datetime.now(UTC):%Y-%m-%d %H:%M} UTC; later pictures come through\n"
             f"{self._queue.url}\nDelete this file to have it listed once more.\n"
         )
-        self._log.output.create(mark, text.encode())
+        self._log.output.create(self._mark, text.encode())
+        return look.found
 
-    def _collect(self, max_pictures: int, interval: timedelta, leave: threading.Event) -> _Batch:
+    def _collect(self, max_pictures: int, interval: timedelta, leave: threading.Event) -> Batch:
         """The messages that arrive within the interval after the first one; empty if none comes for a while."""
-        batch = _Batch()
+        batch = Batch()
         end = latest = math.inf
         more = False
         while not leave.is_set() and len(batch.messages) < max_pictures:
@@ -142,33 +180,10 @@ class EventsDiscoverer:
                 end = time.monotonic() + interval.total_seconds()
                 latest = max(end, time.monotonic() + _BACKLOG_SECONDS)
             for message in messages:
-                self._sort(message, batch)
+                self._sorter.sort(message, batch)
             if not messages and left < 1:  # SQS waits for whole seconds only
                 leave.wait(min(left, _SHORT_PAUSE))
         return batch
-
-    def _sort(self, message: Message, batch: _Batch) -> None:
-        said = read_notification(message.body, self._source.root)
-        for picture in said.pictures:
-            if self._source.takes(picture.path):
-                batch.pictures[picture.path] = picture
-            else:
-                batch.ignored.append(picture.path)
-        if said.problem:
-            self._report(message, said.problem)
-            return
-        if said.test_of:
-            _logger.info("the notifications of bucket %r reach the queue", said.test_of)
-        batch.messages.append(message)
-
-    def _report(self, message: Message, problem: str) -> None:
-        """Warn that a message is left in the queue; only once, although it comes again and again."""
-        if message.id in self._reported:
-            return
-        if len(self._reported) >= _REMEMBERED:
-            self._reported.clear()
-        self._reported.add(message.id)
-        _logger.warning("message %s is left for the dead-letter queue: %s", message.id, problem)
 
 
 class _Outage:

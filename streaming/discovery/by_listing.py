@@ -47,7 +47,20 @@ class Look:
 
 
 class Discoverer(Protocol):
-    """Finds pictures as they arrive."""
+    """Finds pictures: those that are there, or as they arrive."""
+
+    def has_new(self) -> bool:
+        """Whether there is a new picture now, settled or not, or one is requested.
+
+        Raises:
+            InputError: the input cannot be one.
+        """
+
+    def explain_none(self) -> str:
+        """Why `has_new` found nothing, for people."""
+
+    def catch_up(self, max_pictures: int) -> Look:
+        """Append manifests of what is there now, of at most `max_pictures` each."""
 
     def follow(self, max_pictures: int, interval: timedelta, leave: threading.Event) -> None:
         """Append manifests until `leave` is set.
@@ -113,6 +126,10 @@ class ListingDiscoverer:
             )
         return False
 
+    def explain_none(self) -> str:
+        """Why `has_new` found nothing."""
+        return f"every picture in {self._source.root} is in {self._log.output.root} already"
+
     def look(self, max_pictures: int) -> Look:
         """List the input once and append manifests of new and requested pictures, of at most `max_pictures` each.
 
@@ -141,7 +158,7 @@ class ListingDiscoverer:
         self._on_look(look)
         return look
 
-    def look_until_settled(self, max_pictures: int) -> Look:
+    def catch_up(self, max_pictures: int) -> Look:
         """Look once, and again for a short while if there are files that may still be being written."""
         latest = self.look(max_pictures)
         found = latest.found

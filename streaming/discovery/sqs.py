@@ -9,7 +9,7 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from conf.aws.connection import S3Connection
@@ -18,6 +18,11 @@ from conf.aws.errors import Explainer
 _PER_REQUEST = 10
 _AT_ONCE = 8
 _LONGEST_POLL = 20  # seconds that SQS allows
+_COUNTS = (
+    "ApproximateNumberOfMessages",
+    "ApproximateNumberOfMessagesNotVisible",
+    "ApproximateNumberOfMessagesDelayed",
+)
 _MISSING = "there is no such queue; check --queue, and that s3.region or AWS_REGION is the queue's region"
 _NO_KEY = "its messages are encrypted; grant kms:Decrypt on its key"
 _explained = Explainer(
@@ -42,11 +47,13 @@ class Message:
         id: the same each time.
         body: the content.
         receipt: the handle with which SQS deletes it, new each time.
+        sent_at: when it was sent to the queue, by the clock of SQS; 1970 where a service does not tell.
     """
 
     id: str
     body: str
     receipt: str
+    sent_at: datetime
 
 
 class Queue:
@@ -70,6 +77,12 @@ class Queue:
             answer = self._sqs.get_queue_attributes(QueueUrl=self.url, AttributeNames=["VisibilityTimeout"])
         return timedelta(seconds=int(answer["Attributes"]["VisibilityTimeout"]))
 
+    def count(self) -> int:
+        """About how many messages there are, whether they can be received now, later, or are with a reader."""
+        with _explained(self.url, "sqs:GetQueueAttributes"):
+            answer = self._sqs.get_queue_attributes(QueueUrl=self.url, AttributeNames=list(_COUNTS))
+        return sum(int(answer["Attributes"][name]) for name in _COUNTS)
+
     def receive(self, limit: int, wait: float) -> tuple[list[Message], bool]:
         """Up to `limit` messages, after at most `wait` seconds, and whether there are probably more."""
         requests = max(1, min(_AT_ONCE, limit // _PER_REQUEST)) if self._is_busy else 1
@@ -82,8 +95,13 @@ class Queue:
 
     def _receive(self, limit: int, seconds: int) -> list[Message]:
         with _explained(self.url, "sqs:ReceiveMessage"):
-            answer = self._sqs.receive_message(QueueUrl=self.url, MaxNumberOfMessages=limit, WaitTimeSeconds=seconds)
-        return [Message(one["MessageId"], one["Body"], one["ReceiptHandle"]) for one in answer.get("Messages", ())]
+            answer = self._sqs.receive_message(
+                QueueUrl=self.url,
+                MaxNumberOfMessages=limit,
+                WaitTimeSeconds=seconds,
+                MessageSystemAttributeNames=["SentTimestamp"],
+            )
+        return [_message(one) for one in answer.get("Messages", ())]
 
     def delete(self, messages: Sequence[Message]) -> None:
         """Delete messages that were received. One that cannot be deleted comes again; the log says so."""
@@ -103,3 +121,8 @@ class Queue:
                 messages[int(failed["Id"])].id,
                 failed.get("Message") or failed.get("Code"),
             )
+
+
+def _message(received: dict[str, Any]) -> Message:
+    sent_at = datetime.fromtimestamp(int(received.get("Attributes", {}).get("SentTimestamp", 0)) / 1000, UTC)
+    return Message(received["MessageId"], received["Body"], received["ReceiptHandle"], sent_at)

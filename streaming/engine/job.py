@@ -8,15 +8,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from datetime import UTC, datetime
+from functools import cached_property
 
 from pyspark.sql import SparkSession
 
+from conf.aws.connection import S3Connection
 from conf.errors import SettingsError
 from conf.interrupts import draining
 from conf.settings import Settings
 from conf.spark.session import spark_session
 from streaming.discovery.by_events import EventsDiscoverer, check_interval
 from streaming.discovery.by_listing import Discoverer, DiscoveryThread, ListingDiscoverer, Look
+from streaming.discovery.drain import Drain
+from streaming.discovery.messages import Sorter
 from streaming.engine.checkpoint import Epochs
 from streaming.engine.drift import DriftMonitor
 from streaming.engine.executors import Executors
@@ -24,8 +28,9 @@ from streaming.engine.loop import EpochLoop, Following
 from streaming.engine.microbatch import MicroBatches
 from streaming.engine.prefetch import Prefetch
 from streaming.engine.serving import ModelSource
-from streaming.lease.lease import Looked
+from streaming.lease.lease import Looked, read_holder
 from streaming.lease.tenure import Tenure
+from streaming.lease.yarn import this_attempt
 from streaming.output import lineage, manifests
 from streaming.output.batch_report import Backlog, BatchReport
 from streaming.output.format_number import begin_format
@@ -37,7 +42,7 @@ from streaming.output.places import StreamPlaces
 from streaming.output.recovery import recover
 from streaming.output.tables import Tables, unfinished
 from streaming.registry.registry import Registry
-from streaming.storage.locations import is_on_s3
+from streaming.storage.locations import is_on_s3, open_folder
 
 _logger = logging.getLogger(__name__)
 
@@ -72,19 +77,22 @@ class StreamJob:
         self._listing = ListingDiscoverer(places.input, log, self._inbox, settings.stream.settle, self._note_look)
 
     def is_idle(self) -> bool:
-        """Whether everything in the input is in the tables already. It needs no Spark.
+        """Whether everything that can be found is in the tables already. It needs no Spark.
 
         Raises:
+            SettingsError: pictures cannot be found as the settings ask for.
             InputError: the input has no pictures, or cannot be listed.
+            StorageError: the queue cannot be used.
         """
-        return not unfinished(self._places.output) and not self._listing.has_new()
+        return not unfinished(self._places.output) and not self._discoverer.has_new()
 
     def explain_idle(self) -> str:
         """Why there is nothing to do, and how to featurize the same pictures with another model."""
+        if self._tenure.should_stop():
+            return "stopped as asked; what is still in the queue is for the next run"
         current = self._registry.current()
         used = self._tables.latest_model()
-        source, output = self._places.input.root, self._places.output.root
-        lines = [f"nothing new: every picture in {source} is in {output} already"]
+        lines = [f"nothing new: {self._discoverer.explain_none()}"]
         if used and used != current:
             lines.append(
                 f"the latest were featurized with {used}, and the current model is {current}; "
@@ -98,7 +106,7 @@ class StreamJob:
         Args:
             on_look: told several times a second whether a micro-batch is running.
         """
-        discoverer = self._choose_discoverer()
+        discoverer = self._discoverer
         with self._session() as spark:
             interval = self._settings.stream.interval
             self._interval, self._looked = interval.total_seconds(), time.monotonic()
@@ -110,15 +118,16 @@ class StreamJob:
                     self._tenure.stop.set()  # or discovery would wait on for a store that fails
 
     def replay(self, on_backlog: Callable[[Backlog], None]) -> None:
-        """Featurize the pictures that are in the input now."""
-        output = self._places.output
+        """Featurize the pictures that can be found now."""
+        output, discoverer = self._places.output, self._discoverer
         with self._session() as spark:
-            look = self._listing.look_until_settled(self._max_pictures(spark))
+            look = discoverer.catch_up(self._max_pictures(spark))
             pictures = sum(len(manifests.read_manifest(output, one)) for one in unfinished(output))
             on_backlog(Backlog(pictures, look.unsettled))
             self._run_queries(spark, None)
 
-    def _choose_discoverer(self) -> Discoverer:
+    @cached_property
+    def _discoverer(self) -> Discoverer:
         """The discoverer that the settings ask for.
 
         Raises:
@@ -140,7 +149,8 @@ class StreamJob:
 
         queue = Queue(stream.queue, self._places.connection)
         check_interval(stream.interval, queue)
-        return EventsDiscoverer(source, queue, self._listing, self._log, self._inbox, self._note_look)
+        drain = Drain(queue, Sorter(source), stream.interval, self._tenure.should_stop)
+        return EventsDiscoverer(source, drain, self._listing, self._log, self._inbox, self._note_look)
 
     def _note_look(self, look: Look) -> None:
         """Have the lease record a look, for `status`; a scan that takes longer than the interval extends the period."""
@@ -181,6 +191,21 @@ class StreamJob:
 
     def _session(self) -> AbstractContextManager[SparkSession]:
         return spark_session("picture-features", self._settings, self._places.spark_properties())
+
+
+def end_without_work(settings: Settings) -> None:
+    """Give YARN the Spark session that it waits for: to YARN, an application that ends without one has failed."""
+    if this_attempt():
+        with spark_session("picture-features", settings, {}):
+            pass
+
+
+def skip(settings: Settings) -> str:
+    """End without work, because another stream writes to the output; returns who that is."""
+    end_without_work(settings)
+    output = open_folder(settings.output or "", S3Connection.of(settings.s3))
+    holder, _ = read_holder(output)
+    return f"another stream, {holder}, is running on {output.root}; nothing to do"
 
 
 @contextmanager

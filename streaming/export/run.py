@@ -19,6 +19,7 @@ from conf.errors import AppError, LeaseLostError, NotFoundError, OutputError, St
 from conf.settings import Settings
 from conf.spark.progress import Progress
 from streaming.export.compaction import Compacted, compact
+from streaming.export.glue import check_table, point_table
 from streaming.export.models import AS_INGESTED, choose_model
 from streaming.export.plan import ExportPlaces, Plan, explain_left_out, make_plan, nothing_new
 from streaming.export.record import Snapshot, SnapshotDay
@@ -49,22 +50,26 @@ class Exported:
         snapshot: the latest snapshot now.
         plan: the plan that was carried out.
         seconds: the duration.
+        table: the table of the Glue catalog that shows the snapshot; None if none was asked for.
     """
 
     snapshot: Snapshot
     plan: Plan
     seconds: float
+    table: str | None = None
 
     def as_text(self) -> str:
         """A line for each figure."""
         snapshot, plan = self.snapshot, self.plan
+        table = [f"table        {self.table} in the Glue catalog"] if self.table else []
         if plan.up_to_date:
-            return nothing_new(plan.places, snapshot)
+            return "\n".join((nothing_new(plan.places, snapshot), *table))
         kept = len(plan.kept)
         over = f", {kept:,} of them taken over from {plan.base.snapshot}" if plan.base and kept else ""
         return "\n".join(
             (
                 f"snapshot     {plan.places.to.path(snapshot.snapshot)}",
+                *table,
                 f"model        {snapshot.model or AS_INGESTED}",
                 f"rows         {snapshot.rows:,} of {snapshot.manifests:,} manifests",
                 *explain_left_out(snapshot),
@@ -86,25 +91,30 @@ def export(settings: Settings, progress: Progress) -> Exported:
         OutputError: there is nothing to export, or the files that were written do not match those that were read.
         LeaseHeldError: another export works on the same snapshots.
         LeaseLostError: another program took over meanwhile; nothing was published.
+        StorageError: a store or Glue refused; a snapshot that was made by then stays, and the next export goes on.
     """
     started = time.monotonic()
     places = ExportPlaces.of(settings)
     model = choose_model(settings, places.output, places.connection)
+    options = settings.export
+    check_table(options, places.to)
     # Before the table is listed: a `forget` that reads the derivatives too early to find this one has already erased
     # its rows in the table.
     record(places.output, Derivative("export", places.to.root))
     with working_on(places.to, settings.stream.lease) as lease:
         drop_incomplete(places.to, lease)
-        plan = make_plan(places, settings.export, model)
+        plan = make_plan(places, options, model)
         if plan.up_to_date:
             newest = plan.up_to_date
             promote(places.to, newest.snapshot)
         else:
             newest = _make(settings, plan, lease, progress)
-        if settings.export.keep:
+        if options.glue_table:  # before the snapshot that it may show is deleted
+            point_table(options.glue_table, places.to, places.connection)
+        if options.keep:
             lease.check()
-            drop_older(places.to, settings.export.keep)
-    return Exported(newest, plan, time.monotonic() - started)
+            drop_older(places.to, options.keep)
+    return Exported(newest, plan, time.monotonic() - started, options.glue_table)
 
 
 def _make(settings: Settings, plan: Plan, lease: Lease, progress: Progress) -> Snapshot:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -138,7 +139,56 @@ def test_what_cannot_be_classified_is_one_line_and_costs_nothing(
         file.rename(place.source / file.name)
     assert f"no labels, as all pictures lie directly in {place.source}; give each label a folder" in said(3)
     assert "leave out --from" in said(2, "--from", before[0].version)
+    assert _fit(place, "--holdout", "prefix") == 2
+    told = capsys.readouterr().err.strip()
+    assert told == (
+        "error: fit.holdout: a classifier is measured by prefix, and this fit has none; "
+        "give --classify, or leave out --holdout"
+    )
     assert _registry(place).versions() == before
+
+
+def test_a_refit_keeps_the_classifier(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a flag, as a schedule does it: beside the current model, and added to one; pictures alone do not."""
+    arriving = [
+        write_samples(place.root / name, pictures=30, classes=3, broken=0).pictures for name in ("first", "then")
+    ]
+
+    def arrive(files: list[Path]) -> None:
+        for number, file in enumerate(files):
+            day = place.source / f"{file.parents[1].name}-{number % 2}" / file.parent.name
+            day.mkdir(parents=True, exist_ok=True)
+            file.rename(day / file.name)
+        assert stream(place.arguments("replay")) == 0
+
+    arrive(arriving[0])
+    embeddings = ("--embeddings", str(place.output))
+    assert _fit(place, *embeddings) == 0
+    assert _current(place).classifier() is None
+    assert _fit(place, "--classify", "--holdout", "folder", *embeddings) == 0
+    first = _current(place)
+    arrive(arriving[1])
+    assert _fit(place, *embeddings) == 0
+    whole = _current(place)
+    assert whole.manifest.classifier
+    assert (whole.manifest.classifier.classes, whole.manifest.classifier.holdout) == (3, "folder")
+    assert _fit(place, *embeddings, "--from", first.version, "--promote", "never") == 0
+    added = _registry(place).open(_registry(place).versions()[-1].version)
+    assert added.manifest.classifier == whole.manifest.classifier
+    one, other = added.classifier(), whole.classifier()
+    assert one
+    assert other
+    assert one.labels == other.labels
+    np.testing.assert_allclose(one.coefficients, other.coefficients, atol=0.02 * np.abs(one.coefficients).max())
+    assert _fit(place, *embeddings, "--from", "current", "--holdout", "picture") == 0
+    assert _current(place).manifest.from_version == whole.version
+    assert _current(place).manifest.classifier
+    capsys.readouterr()
+    assert _fit(place, "--from", "current") == 0
+    assert "has a classifier, and a fit that adds to it has none: fit all with --classify" in capsys.readouterr().err
+    assert _current(place).manifest.classifier is None
+    assert _fit(place, *embeddings, "--from", whole.version, "--no-classify") == 0
+    assert _current(place).manifest.classifier is None
 
 
 def _paths(*counts: tuple[str, int]) -> list[str]:

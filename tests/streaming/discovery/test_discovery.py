@@ -186,7 +186,7 @@ def test_a_replay_waits_no_longer_than_it_must(source: Path, output: Folder, clo
     discoverer = _discoverer(source, output, settle=2)
     assert discoverer.has_new()
     clocks.wait(1.5)  # while Spark starts
-    look = discoverer.look_until_settled(10)
+    look = discoverer.catch_up(10)
     assert (look.found, look.unsettled) == (2, 0)
     assert clocks.waited == pytest.approx(2)
 
@@ -204,7 +204,7 @@ def test_a_replay_does_not_wait_for_ever(
         return list_pictures(str(source), print)
 
     monkeypatch.setattr(Input, "pictures", lambda *_: grow())
-    look = discoverer.look_until_settled(10)
+    look = discoverer.catch_up(10)
     assert (look.found, look.unsettled) == (0, 1)
     assert clocks.waited == pytest.approx(10, abs=0.5)
 

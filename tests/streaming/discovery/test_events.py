@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -19,7 +20,9 @@ from conf.loading import load_settings
 from streaming.__main__ import main as stream
 from streaming.discovery.by_events import EventsDiscoverer
 from streaming.discovery.by_listing import ListingDiscoverer, Look
+from streaming.discovery.drain import Drain
 from streaming.discovery.left_out import read_left_out
+from streaming.discovery.messages import Sorter
 from streaming.discovery.sqs import Message, Queue
 from streaming.output import manifests
 from streaming.output.inbox import Inbox
@@ -61,7 +64,8 @@ def _discoverer(
     log, source = new_log(output, may_append), Input(bucket.source, CONNECTION, names)
     inbox = Inbox(log)
     listing = ListingDiscoverer(source, log, inbox, timedelta(0))
-    return EventsDiscoverer(source, Queue(bucket.url, CONNECTION), listing, log, inbox, on_look)
+    drain = Drain(Queue(bucket.url, CONNECTION), Sorter(source), timedelta(seconds=1), lambda: False)
+    return EventsDiscoverer(source, drain, listing, log, inbox, on_look)
 
 
 @contextmanager
@@ -269,7 +273,7 @@ def test_a_deletion_that_fails_is_said_and_harmless(
         messages = receive(queue, limit, seconds)
         if messages and not spoiled:
             spoiled.append(messages[0].id)
-            messages[0] = Message(messages[0].id, messages[0].body, "wrong")
+            messages[0] = replace(messages[0], receipt="wrong")
         return messages
 
     _discoverer(bucket, output)._list_once(10)
@@ -316,9 +320,12 @@ def test_a_queue_that_is_away_is_waited_for(
     assert caplog.text.count("trying again until it is back") == caplog.text.count("is back\n") == 1
 
 
-def test_events_need_s3_and_a_queue(place: Place, bucket: Bucket, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("verb", ["run", "replay"])
+def test_events_need_s3_and_a_queue(
+    verb: str, place: Place, bucket: Bucket, capsys: pytest.CaptureFixture[str]
+) -> None:
     """One line names the setting, before Spark starts."""
-    arguments = place.arguments("run", "--discovery", "events")
+    arguments = place.arguments(verb, "--discovery", "events")
     assert stream(arguments) == 2
     assert capsys.readouterr().err.startswith(
         "error: stream.discovery: events are of pictures on S3, and the input is "

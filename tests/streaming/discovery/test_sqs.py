@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 import pytest
 
@@ -17,6 +12,7 @@ from conf.errors import RefusedError, SettingsError, StorageError, TransientErro
 from streaming.discovery.by_events import check_interval
 from streaming.discovery.sqs import Queue
 from tests.support.queues import CONNECTION, NotifyingBucket, new_notifying_bucket
+from tests.support.refusals import refusing
 from tests.support.servers import CREDENTIALS
 
 
@@ -33,29 +29,6 @@ def test_a_missing_queue_is_one_line(bucket: NotifyingBucket) -> None:
         Queue(f"{bucket.url.rpartition('/')[0]}/nowhere", CONNECTION).visibility()
 
 
-@contextmanager
-def _refusing(code: str, status: int) -> Iterator[str]:
-    """The address of a server that answers every request as SQS answers one that fails."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            body = json.dumps({"__type": f"com.amazonaws.sqs#{code}", "message": "no"}).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/x-amz-json-1.0")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is http.server's
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
 @pytest.mark.parametrize(
     ("code", "status", "kind", "told"),
     [
@@ -70,7 +43,7 @@ def test_what_a_queue_refuses_ends_the_program_and_what_passes_is_waited_for(
     code: str, status: int, kind: type[StorageError], told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each answer has its meaning, and its words."""
-    with _refusing(code, status) as address:
+    with refusing(code, status) as address:
         for name, value in {**CREDENTIALS, "AWS_ENDPOINT_URL_SQS": address}.items():
             monkeypatch.setenv(name, value)
         forget_clients()
