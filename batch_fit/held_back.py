@@ -14,7 +14,6 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from batch_fit.pca import fit_pca
@@ -24,7 +23,7 @@ from streaming.features.projection import Projection
 from streaming.features.schema import FEATURE_COUNT
 from streaming.registry.bundle import HELD_BACK, STATISTICS, Bundle, HeldBackFigures
 from streaming.storage.folder import IDENTITY_BYTES
-from streaming.storage.parquet import as_parquet
+from streaming.storage.parquet import as_parquet, rows_in
 
 MOST = 2000
 """The most pictures that are held out, those with the smallest identities: 10 MB of features."""
@@ -85,8 +84,8 @@ class HeldBack:
             BundleError: `data` was not written by `to_bytes`.
         """
         try:
-            table = pq.read_table(pa.BufferReader(data), schema=_SCHEMA).combine_chunks()
-        except pa.ArrowException as error:
+            table = rows_in(data).cast(_SCHEMA).combine_chunks()
+        except (pa.ArrowException, ValueError) as error:  # the latter of other columns
             raise BundleError(f"the held-out pictures cannot be read: {error}") from error
         features = pc.list_flatten(table.column("features")).to_numpy().reshape(len(table), FEATURE_COUNT)
         return cls(table.column("identity").to_pylist(), features)

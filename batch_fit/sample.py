@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Collection
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from batch_fit import forgotten
 from conf.aws.connection import S3Connection
@@ -18,7 +17,7 @@ from streaming.registry import bundle
 from streaming.storage.folder import IDENTITY_BYTES, StoredPicture
 from streaming.storage.locations import list_pictures
 from streaming.storage.names import ALL_NAMES, IGNORED, Names, explain_ignored
-from streaming.storage.parquet import as_parquet
+from streaming.storage.parquet import as_parquet, rows_in
 
 _logger = logging.getLogger(__name__)
 
@@ -65,4 +64,4 @@ def write_identities(identities: Collection[bytes]) -> bytes:
 
 def read_identities(base: bundle.Bundle) -> set[bytes]:
     """The identities of the pictures that a bundle's statistics hold."""
-    return set(pq.read_table(pa.BufferReader(base.file(bundle.IDENTITIES))).column("identity").to_pylist())
+    return set(rows_in(base.file(bundle.IDENTITIES)).column("identity").to_pylist())

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from conf.aws.connection import S3Connection
 from conf.errors import AlreadyExistsError
@@ -29,6 +28,7 @@ from streaming.storage.ahead import ahead
 from streaming.storage.damaged import naming
 from streaming.storage.folder import Folder
 from streaming.storage.locations import is_on_s3, open_folder
+from streaming.storage.parquet import rows_in
 
 ROWS_PER_BATCH = 10_000
 """Of the tables that are written; Spark hands its rows over in as many."""
@@ -135,7 +135,7 @@ class _Source:
 def _rows_of(path: str, data: bytes) -> pa.Table:
     """A file of the table as `FEATURES`."""
     with naming(path, "restore or delete it, and export again"):
-        return with_all_columns(pq.read_table(pa.BufferReader(data)), FEATURES)
+        return with_all_columns(rows_in(data), FEATURES)
 
 
 def write_rows(target: Target, partition: int, tables: Iterable[pa.Table]) -> Iterator[Written]:

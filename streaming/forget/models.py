@@ -13,14 +13,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from conf.errors import BundleError, ConflictError, NotFoundError
 from streaming.lease.denylist import Denylist
 from streaming.registry.bundle import HELD_BACK, IDENTITIES, MANIFEST, REPORT, BundleManifest, reseal
 from streaming.registry.registry import Registry
 from streaming.storage.folder import Folder
-from streaming.storage.parquet import as_parquet
+from streaming.storage.parquet import as_parquet, rows_in
 
 _EXAMPLE = re.compile(r"<code>(.*?)</code>", re.DOTALL)
 _NO_REPORT = b"""<!doctype html>
@@ -90,7 +89,7 @@ def _without(data: bytes | None, is_found: Callable[[bytes], bool]) -> tuple[byt
     """A Parquet file without the rows of identities that were found, and their number."""
     if data is None:
         return None, 0
-    table = pq.read_table(pa.BufferReader(data))
+    table = rows_in(data)
     keep = [not is_found(identity) for identity in table.column("identity").to_pylist()]
     if all(keep):
         return data, 0

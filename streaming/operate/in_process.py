@@ -11,7 +11,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from conf.errors import NotFoundError
@@ -25,6 +24,7 @@ from streaming.storage.ahead import ahead
 from streaming.storage.damaged import naming
 from streaming.storage.folder import Folder, StoredPicture
 from streaming.storage.names import IGNORED
+from streaming.storage.parquet import rows_in
 
 LIMIT = 100_000
 """Pictures that this process lists, and reads of an output, before it leaves both to Spark.
@@ -123,6 +123,6 @@ def _read(output: Folder, name: str) -> pa.Table:
     folder, _, file = name.rpartition("/")
     with naming(output.path(name), "restore it"):
         if folder == KNOWN_FOLDER:
-            record = pq.ParquetFile(pa.BufferReader(data)).read()
+            record = rows_in(data)
             return record.rename_columns({"hash": "identity"}).select(SEEN.names).cast(SEEN)
         return as_seen(decode(data), file.removesuffix(SUFFIX) if folder == LOG_FOLDER else None)

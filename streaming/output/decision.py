@@ -25,14 +25,13 @@ from dataclasses import dataclass
 from functools import partial
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from conf.errors import AlreadyExistsError, ConflictError, NotFoundError
 from streaming.features.schema import FEATURES, QUARANTINE
 from streaming.output.manifests import manifest_name, table_file
 from streaming.storage.damaged import naming
 from streaming.storage.folder import Folder
-from streaming.storage.parquet import Footer, as_parquet, footer_of, read_footer
+from streaming.storage.parquet import Footer, as_parquet, footer_of, read_footer, rows_in
 
 FEATURES_TABLE = "features"
 QUARANTINE_TABLE = "quarantine"
@@ -96,7 +95,7 @@ def rejected_in(footer: Footer) -> pa.Table | None:
     """The rows of quarantine that the footer of a Parquet file holds, `schema.QUARANTINE`; None if it holds none."""
     if _REJECTED not in footer:
         return None
-    return pq.read_table(pa.BufferReader(base64.b64decode(footer[_REJECTED])))
+    return rows_in(base64.b64decode(footer[_REJECTED]))
 
 
 def with_rejected(footer: Footer, rejected: pa.Table) -> Footer:

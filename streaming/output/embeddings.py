@@ -22,7 +22,6 @@ from datetime import date
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from conf.errors import AlreadyExistsError, ConflictError, NotFoundError, OutputError
 from streaming.features.schema import EMBEDDINGS, FEATURE_COUNT
@@ -30,7 +29,7 @@ from streaming.output.decision import is_decided, read_decision
 from streaming.output.manifests import table_file
 from streaming.storage.damaged import naming
 from streaming.storage.folder import Folder
-from streaming.storage.parquet import as_parquet, read_footer, read_size
+from streaming.storage.parquet import as_parquet, read_footer, read_size, rows_in
 
 EMBEDDINGS_TABLE = "embeddings"
 STAGED_FOLDER = "_embeddings"
@@ -152,7 +151,7 @@ def read_embeddings(path: str, data: bytes, columns: Sequence[str] = EMBEDDINGS.
         OutputError: the file is damaged, or its embeddings have another length.
     """
     with naming(path, "restore it, or delete it to do without its rows"):
-        table = pq.ParquetFile(pa.BufferReader(data)).read(columns=[*columns], use_threads=False)
+        table = rows_in(data, columns)
         table = table.cast(pa.schema([EMBEDDINGS.field(name) for name in columns]))
     if "embedding" in columns:
         lengths = pc.unique(pc.list_value_length(table.column("embedding"))).to_pylist()

@@ -14,7 +14,6 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from conf.errors import AlreadyExistsError, NotFoundError, OutputError
@@ -33,7 +32,7 @@ from streaming.output.manifests import (
 from streaming.output.tables import EMPTY
 from streaming.storage.damaged import naming
 from streaming.storage.folder import IDENTITY_BYTES, Folder, StoredPicture
-from streaming.storage.parquet import as_parquet, read_rows, read_size
+from streaming.storage.parquet import as_parquet, read_rows, read_size, rows_in
 
 KNOWN_FOLDER = "_known"
 _MERGE_BELOW_ROWS = 250_000
@@ -107,7 +106,7 @@ def _as_array(hashes: Sequence[bytes]) -> NDArray[np.bytes_]:
 
 def _hashes(path: str, data: bytes) -> NDArray[np.bytes_]:
     with naming(path, _REMEDY):
-        column = pq.read_table(pa.BufferReader(data), columns=["hash"]).column("hash")
+        column = rows_in(data, ["hash"]).column("hash")
     return _as_array(column.to_pylist())
 
 

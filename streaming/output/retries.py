@@ -22,7 +22,6 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from conf.errors import AlreadyExistsError, ConflictError, NotFoundError, OutputError
 from streaming.output.decision import QUARANTINE_TABLE
@@ -30,7 +29,7 @@ from streaming.output.manifests import RETRY, decode, encode, table_file
 from streaming.output.requests import REQUESTS_FOLDER, SUFFIX, all_ids
 from streaming.storage.damaged import naming
 from streaming.storage.folder import Folder, StoredPicture
-from streaming.storage.parquet import as_parquet, footer_of
+from streaming.storage.parquet import as_parquet, footer_of, rows_in
 
 _AT_ONCE = 16  # each is a request of 30 ms on S3, and new pictures wait meanwhile
 
@@ -92,7 +91,7 @@ def remove_rows(output: Folder, manifest: str, paths: Sequence[str]) -> None:
         except NotFoundError:
             return
         with naming(output.path(name)):
-            rows = pq.read_table(pa.BufferReader(data))
+            rows = rows_in(data)
         left = rows.filter(pc.invert(pc.is_in(rows.column("path"), pa.array(paths, pa.string()))))
         if len(left) == len(rows):
             return

@@ -41,7 +41,7 @@ class _Format(Protocol):
 class _Parquet:
     def paths(self, data: bytes) -> Iterator[str]:
         file = pq.ParquetFile(pa.BufferReader(data))
-        for batch in file.iter_batches(columns=[_PATH]):
+        for batch in file.iter_batches(columns=[_PATH], use_threads=False):
             yield from batch.column(0).to_pylist()
 
     def paths_beside(self, data: bytes) -> Iterable[str]:
@@ -60,7 +60,7 @@ class _Parquet:
             footer = with_rejected(footer, denylist.without(rejected))
         with write_parquet(buffer, file.schema_arrow, compression, footer) as writer:
             for group in groups:
-                if len(kept := denylist.without(file.read_row_group(group))):
+                if len(kept := denylist.without(file.read_row_group(group, use_threads=False))):
                     writer.write_table(kept, row_group_size=len(kept))
         return bytes(buffer.getvalue().to_pybytes())
 

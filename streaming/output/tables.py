@@ -13,7 +13,6 @@ from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from streaming.features.schema import EMBEDDINGS, FEATURES, QUARANTINE, label_of, with_all_columns
 from streaming.output.batch_report import BatchReport
@@ -24,7 +23,7 @@ from streaming.storage.ahead import ahead
 from streaming.storage.damaged import naming
 from streaming.storage.folder import Folder
 from streaming.storage.locations import is_on_s3
-from streaming.storage.parquet import as_parquet, read_rows
+from streaming.storage.parquet import as_parquet, read_rows, rows_in
 
 _DAYS = 31
 _READ_AHEAD = 4
@@ -105,7 +104,7 @@ def rows_by_model(output: Folder) -> Counter[str]:
     counts: Counter[str] = Counter()
     for name, data in ahead(output.read, names, _READ_AHEAD_ON_S3 if is_on_s3(output.root) else _READ_AHEAD):
         with naming(output.path(name), FEATURES_REMEDY):
-            versions = pq.read_table(pa.BufferReader(data), columns=["model_version"]).column(0)
+            versions = rows_in(data, ["model_version"]).column(0)
         counts.update({one["values"]: one["counts"] for one in pc.value_counts(versions).to_pylist()})
     return counts
 
