@@ -272,8 +272,6 @@ class Lease:
     def _release(self, failure: str | None) -> None:
         for _ in range(_RELEASE_ATTEMPTS):  # if all fail, the lease expires
             try:
-                if self.drain_requested():  # not a request to another, which may have taken the lease
-                    self._renewals.delete(DRAIN)
                 self._replace(released=True, failure=failure)
             except TransientError:
                 continue
@@ -323,11 +321,28 @@ def wait_until_gone(output: Folder, holder: Holder) -> bool:
 
 
 def request_drain(output: Folder) -> Holder | None:
-    """Ask the holder of the lease to finish its micro-batch and stop; returns it, or None if no holder is alive."""
-    holder, _ = read_holder(output)
-    if holder is None or holder.released or holder.is_dead():
-        return None
-    output.delete(DRAIN)  # a mark that an earlier holder left
-    with suppress(AlreadyExistsError):  # another request, at the same moment
-        output.create(DRAIN, holder.id.encode())
-    return holder
+    """Ask the holder of the lease to finish its micro-batch and stop; returns it, or None if no holder is alive.
+
+    The mark names the holder, and nobody deletes it: the next request replaces it.
+    """
+    while True:
+        mark, tag = _read_mark(output)  # before the holder is read: a mark for a later one is not replaced
+        holder, _ = read_holder(output)
+        if holder is None or holder.released or holder.is_dead():
+            return None
+        wanted = holder.id.encode()
+        if mark == wanted:
+            return holder
+        with suppress(AlreadyExistsError, ConflictError):  # another request, at the same moment
+            if tag is None:
+                output.create(DRAIN, wanted)
+            else:
+                output.replace(DRAIN, wanted, tag)
+            return holder
+
+
+def _read_mark(output: Folder) -> tuple[bytes | None, str | None]:
+    try:
+        return output.read_tagged(DRAIN)
+    except NotFoundError:
+        return None, None

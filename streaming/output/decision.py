@@ -31,7 +31,7 @@ from conf.errors import AlreadyExistsError, ConflictError, NotFoundError, Output
 from streaming.features.schema import FEATURES, QUARANTINE
 from streaming.output.manifests import manifest_name, table_file
 from streaming.storage.folder import Folder
-from streaming.storage.parquet import Footer, as_parquet, footer_of, read_footer
+from streaming.storage.parquet import Footer, as_parquet, footer_of, read_footer, unique
 
 FEATURES_TABLE = "features"
 QUARANTINE_TABLE = "quarantine"
@@ -183,13 +183,13 @@ def _derive_quarantine(output: Folder, manifest: str, decision: Decision) -> Non
     """
     if decision.name is None:
         return
-    name, data = table_file(QUARANTINE_TABLE, manifest), as_parquet(decision.rejected, {_NAME: decision.name})
+    name, footer = table_file(QUARANTINE_TABLE, manifest), {_NAME: decision.name}
     try:
-        output.create(name, data)
+        output.create(name, as_parquet(decision.rejected, footer))
     except AlreadyExistsError:
         present, tag = output.read_tagged(name)
         if footer_of(present).get(_NAME) != decision.name:
-            output.replace(name, data, tag)
+            output.replace(name, as_parquet(decision.rejected, unique(footer)), tag)
 
 
 def empty_quarantine(output: Folder, manifest: str) -> None:
@@ -200,7 +200,8 @@ def empty_quarantine(output: Folder, manifest: str) -> None:
     """
     with suppress(NotFoundError, ConflictError):  # a conflict: another process has just decided, and completed it
         _, tag = output.read_tagged(name := table_file(QUARANTINE_TABLE, manifest))
-        output.replace(name, as_parquet(QUARANTINE.empty_table()), tag)
+        if not is_decided(output, manifest):  # asked after the tag was taken: what is derived from now on has another
+            output.replace(name, as_parquet(QUARANTINE.empty_table()), tag)
 
 
 def _features_file(manifest: str) -> str:

@@ -32,7 +32,8 @@ Pictures whose file is deleted before it was finished are found and processed an
 def prepare_log(output: Folder) -> None:
     """Make the folder of the log, which Spark wants to see before it holds a manifest."""
     if not is_log(output):
-        output.create(_ABOUT, _ABOUT_TEXT)
+        with suppress(AlreadyExistsError):  # another start, at the same moment
+            output.create(_ABOUT, _ABOUT_TEXT)
 
 
 def is_log(output: Folder) -> bool:

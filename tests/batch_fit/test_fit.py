@@ -183,9 +183,15 @@ def test_what_a_killed_fit_left_goes_when_it_is_old(place: Place) -> None:
     old, young = (f"{now - timedelta(minutes=age):%Y%m%dT%H%M%SZ}-00000000" for age in (70, 50))
     for version in (old, young):
         models.create(f"{version}/{bundle.IDENTITIES}", b"")
+
+    def left() -> list[str]:
+        return sorted(name for name in models.names("") if name.startswith((old, young)))
+
     Registry(models).remove_incomplete(now)
-    left = {name.partition("/")[0] for name in models.names("")}
-    assert left - {"_tmp", "CURRENT"} == {young, Registry(models).current()}
+    assert left() == [f"{old}/{bundle.MANIFEST}", f"{young}/{bundle.IDENTITIES}"]
+    Registry(models).remove_incomplete(now + timedelta(hours=25))
+    assert left() == [f"{young}/{bundle.MANIFEST}"]
+    assert [one.version for one in Registry(models).versions()] == [Registry(models).current()]
 
 
 def test_many_tasks_give_what_few_give(empty: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,7 @@ from streaming.storage.folder import Folder, StoredPicture, identity_of
 from streaming.storage.locations import open_folder
 from tests.support.small_table import DAY, commit, reject
 from tests.support.streams import Place, begin, replay
+from tests.support.tenures import LooseTenure
 
 LOCAL = ("--master", "local[2,4]")
 
@@ -112,7 +113,7 @@ class Written:
     def replay_apples(self) -> None:
         files = sorted((self._place.source / "apple").iterdir())
         manifests = [self._take_in(files[start : start + 4], commit) for start in (0, 4, 8)]
-        fold(self._output, manifests)
+        fold(LooseTenure(self._output), manifests)
 
     def replay_pears(self) -> None:
         self._take_in(sorted((self._place.source / "pear é").iterdir()), reject)

@@ -30,7 +30,7 @@ def _tenure(output: Folder, reasons: dict[str, str]) -> None:
     """What a holder of the lease does to its end, after one that was killed when it had folded its log."""
     sink = Tables(output)
     Inbox(_log(output)).settle_retries()
-    known.fold(output, [manifest for manifest in manifest_ids(output) if sink.is_committed(manifest)])
+    known.fold(LooseTenure(output), [manifest for manifest in manifest_ids(output) if sink.is_committed(manifest)])
     log = _log(output)
     inbox = Inbox(log)
     inbox.take_in(10)
