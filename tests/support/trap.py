@@ -43,6 +43,11 @@ class TrapFolder:
         self._lock = threading.Lock()
         self.left = nth
 
+    def trap(self, nth: int, meanwhile: Callable[[], None] = _nothing) -> None:
+        """Set the trap anew, counting from now; 0 for none."""
+        with self._lock:
+            self.left, self._meanwhile = nth, meanwhile
+
     def _is_reached(self) -> bool:
         with self._lock:  # threads of the user share the folder
             self.left -= 1
