@@ -65,7 +65,7 @@ def encode(pictures: Sequence[StoredPicture], **head: str) -> bytes:
         )
         for picture in pictures
     )
-    return ("\n".join(lines) + "\n").encode()
+    return "".join(f"{line}\n" for line in lines).encode()
 
 
 def read_manifest(output: Folder, manifest: str) -> list[StoredPicture]:

@@ -39,7 +39,7 @@ from streaming.output.tables import Tables, quarantine_rows
 from streaming.storage.folder import Folder
 from streaming.storage.locations import open_folder
 from streaming.storage.parquet import as_parquet, footer_of
-from tests.support.buckets import Bucket
+from tests.support.buckets import Bucket, new_bucket_in_process
 from tests.support.outcomes import NOW, name_of, named, result_of
 from tests.support.tenures import LooseTenure
 from tests.support.trap import ANY_CALL, WHENS, Killed, TrapFolder, When
@@ -178,6 +178,16 @@ def test_two_attempts_never_mix_on_s3(bucket: Bucket, when: When) -> None:
             if not _meet(bucket.uri(f"{number} {nth}"), first, second, when, nth):
                 break
         assert nth == 6
+
+
+def test_a_killed_attempt_never_mixes_with_the_next_on_s3(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every pair of outcomes, at every write of the first."""
+    with new_bucket_in_process(monkeypatch) as bucket:
+        for number, (first, second) in enumerate(itertools.product(_FATES, _FATES)):
+            for nth in itertools.count(1):
+                if not _meet(bucket.uri(f"{number} {nth}"), first, second, "killed before", nth):
+                    break
+            assert nth > 2
 
 
 @pytest.fixture
