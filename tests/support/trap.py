@@ -36,14 +36,14 @@ class TrapFolder:
         left: writes, or calls, until the trap; below 1 once it was reached.
     """
 
-    def __init__(self, folder: Folder, nth: int, when: When, meanwhile: Callable[[], None] = _nothing) -> None:
+    def __init__(self, folder: Folder, nth: int, when: When, meanwhile: Callable[[], object] = _nothing) -> None:
         self._folder = folder
         self._when = when
         self._meanwhile = meanwhile
         self._lock = threading.Lock()
         self.left = nth
 
-    def trap(self, nth: int, meanwhile: Callable[[], None] = _nothing) -> None:
+    def trap(self, nth: int, meanwhile: Callable[[], object] = _nothing) -> None:
         """Set the trap anew, counting from now; 0 for none."""
         with self._lock:
             self.left, self._meanwhile = nth, meanwhile

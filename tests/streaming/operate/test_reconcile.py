@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -22,6 +23,7 @@ from conf.uris import resolve
 from streaming.__main__ import main as stream
 from streaming.lease.denylist import Entry, add_entry, make_salt
 from streaming.operate import in_process, on_spark, reconcile
+from streaming.operate.comparison import at_rest
 from streaming.operate.in_process import compare_in_process
 from streaming.operate.parallel_listing import divide
 from streaming.output import known, manifests, requests
@@ -30,6 +32,7 @@ from streaming.output.retries import Quarantined, create_retry
 from streaming.storage import s3
 from streaming.storage.folder import Folder, StoredPicture
 from streaming.storage.locations import list_folder, list_pictures, open_folder
+from streaming.storage.parquet import read_footer
 from tests.support.buckets import Bucket, new_bucket
 from tests.support.streams import Place, begin, run
 from tests.support.tenures import LooseTenure, new_listing
@@ -141,6 +144,30 @@ def test_a_fold_in_between_is_no_loss(
     monkeypatch.setattr(in_process, "_AT_ONCE", 1)
     monkeypatch.setattr(in_process, "_read", fold_and_read)
     assert _counts(_Asked(source, output.root, capsys)()) == {"listed": 6}
+
+
+def test_a_fold_that_had_begun_is_no_loss(source: Path, output: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name of its file was there before, but no rows: what reads the record first misses what leaves the log."""
+    announced, go_on = threading.Event(), threading.Event()
+
+    def pause_when_announced() -> None:
+        if any(known._ANNOUNCED in read_footer(output, name) for name in output.names(known.KNOWN_FOLDER)):
+            announced.set()
+            go_on.wait()
+
+    monkeypatch.setattr(known, "_MERGE_BELOW_ROWS", 0)  # or a file that it deletes would tell of it
+    tenure = LooseTenure(output, pause_when_announced)
+    folding = threading.Thread(target=known.fold, args=(tenure, manifests.manifest_ids(output)))
+    folding.start()
+    assert announced.wait(10)
+
+    def compare() -> int:
+        folded = known.count_folded(output)
+        go_on.set()
+        folding.join()
+        return folded + sum(len(manifests.read_manifest(output, one)) for one in manifests.manifest_ids(output))
+
+    assert at_rest(output, compare) == len([*list_pictures(str(source), print)])
 
 
 @pytest.mark.usefixtures("jvm")

@@ -6,6 +6,7 @@ import io
 import itertools
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -14,14 +15,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from conf.errors import AppError
-from streaming.lease.denylist import Denylist, Entry, new_salt
+from streaming.lease.denylist import NOTHING, Denylist, Entry, new_salt
 from streaming.lease.tenure import Tenure
 from streaming.output import known, retries
 from streaming.output.decision import read_decision
 from streaming.output.inbox import Inbox
 from streaming.output.manifest_log import ManifestLog
 from streaming.output.manifests import append_manifest, manifest_ids, read_manifest
-from streaming.output.recovery import recover
+from streaming.output.recovery import finish, recover
 from streaming.output.retries import Quarantined, create_retry, retry_ids
 from streaming.output.tables import Tables
 from streaming.storage.folder import Folder
@@ -186,6 +187,41 @@ def test_a_manifest_of_a_former_holder_for_the_same_retry_is_withdrawn(quarantin
     _tenure(quarantined, {})
     assert read_decision(quarantined, late).withdrawn
     assert _counted(quarantined) == Counter("abcdefg")
+
+
+def test_two_holders_that_withdraw_leave_a_retry_its_manifest(quarantined: Folder, tmp_path: Path) -> None:
+    """The second, while it runs, meets one of the first that comes late; the third starts meanwhile, and goes on."""
+    for nth in itertools.count(1):
+        _copy(quarantined, str(tmp_path / str(nth)))
+        output, lease = LocalFolder(str(tmp_path / str(nth))), LoseableLease()
+        trapped = TrapFolder(output, 0, ANY_CALL)
+        second = _log(LooseTenure(trapped, lease.check))
+        retry = _retry(output)
+        Inbox(second).take_in(10)
+        late = append_manifest(output, named("bdef"), NOW, retry)
+        third: list[ManifestLog] = []
+
+        def meanwhile(output: Folder = output, lease: LoseableLease = lease, third: list[ManifestLog] = third) -> None:
+            lease.lost = True
+            third.append(_log(LooseTenure(output)))
+
+        trapped.trap(nth, meanwhile)
+        with suppress(AppError):
+            second.admit(late)
+        if trapped.left > 0:
+            break
+        inbox = Inbox(third[0])
+        inbox.take_in(10)
+        for manifest in manifest_ids(output):
+            if Tables(output).is_committed(manifest):
+                finish(output, manifest, NOTHING)
+            elif third[0].admit(manifest):
+                Tables(output).commit(manifest, result_of(manifest, read_manifest(output, manifest), {}))
+        inbox.settle_retries()
+        assert _counted(output) == Counter("abcdefg"), nth
+        assert _rows(output, "quarantine") == []
+        assert retry_ids(output) == []
+    assert nth > 3
 
 
 def test_rows_of_an_unfinished_manifest_and_of_other_pictures_stay(quarantined: Folder) -> None:
