@@ -76,13 +76,14 @@ def test_fit_and_serve_agree_to_the_bit(
 ) -> None:
     """The features that the fit saved, projected, are what replay writes; Spark's own pipeline says the same."""
     samples = write_samples(empty.source, pictures=40, broken=4)
-    saved = empty.root / "saved"
-    open_folder(str(empty.models)).create(f"20260101T000000Z-00000000/{bundle.IDENTITIES}", b"of a killed fit")
+    saved, killed = empty.root / "saved", "20260101T000000Z-00000000"
+    open_folder(str(empty.models)).create(f"{killed}/{bundle.IDENTITIES}", b"")
     assert _fit(empty, "--k", "5", "--save-features", str(saved)) == 0
     said = capsys.readouterr().out
     served = _current(empty)
     assert served.version in said
-    assert {file.name for file in empty.models.iterdir()} - {"_tmp"} == {"CURRENT", served.version}
+    assert {file.name for file in empty.models.iterdir()} - {"_tmp"} == {"CURRENT", served.version, killed}
+    assert [file.name for file in (empty.models / killed).iterdir()] == [bundle.MANIFEST]
     assert "40" in said
     assert re.search("held out +.*too few to tell drift", said)
     assert "quarantined  4 (corrupt 2, " in said

@@ -37,6 +37,7 @@ from tests.support.streams import Place, begin, replay
 from tests.support.tenures import LooseTenure
 
 LOCAL = ("--master", "local[2,4]")
+_UNSEALED = "20260101T000000Z-00000000"
 
 
 def forget_words(place: Place, *more: str) -> list[str]:
@@ -90,9 +91,7 @@ def _record_fit(place: Place, paths: Sequence[str], saved: Path) -> str:
     manifest = bundle.BundleManifest.model_validate_json(file.read_bytes())
     changes = {"files": _hashes(place, version), "saved_features": str(saved)}
     file.write_text(manifest.model_copy(update=changes).model_dump_json())
-    models.create(
-        f"20260101T000000Z-00000000/{bundle.IDENTITIES}", models.read(f"{version}/{bundle.IDENTITIES}")
-    )  # killed
+    models.create(f"{_UNSEALED}/{bundle.IDENTITIES}", models.read(f"{version}/{bundle.IDENTITIES}"))  # killed
     return version
 
 
@@ -233,3 +232,4 @@ def check_gone(place: Place, gone: Sequence[str], before: pa.Table) -> None:
 
 
 LEASES = {"exports/_lease", "csv/_lease"}
+GIVEN_UP = f"models/{_UNSEALED}/{bundle.MANIFEST}"
