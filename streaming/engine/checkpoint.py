@@ -86,8 +86,8 @@ class Epochs:
         with self._tenure.writing():
             with suppress(AlreadyExistsError):  # the store failed after this the last time: the former may be partial
                 self._checkpoint.create(f"{_name(self._number + 1)}/{_BEGUN}", b"")
-            # Whoever takes the lease after this check finds the next epoch, and never works with the former.
-            self._tenure.check()
+            # Whoever takes the lease after this finds the next epoch, and never works with the former.
+            self._tenure.confirm()
             self._checkpoint.delete_tree(former)
         self._number += 1
         _logger.info("folded %d manifests; checkpoint epoch %s follows %s", len(folded), self._name, former)

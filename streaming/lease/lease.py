@@ -40,6 +40,7 @@ DRAIN = "_drain"
 _LOOK_SECONDS = 0.2
 _RELEASE_ATTEMPTS = 3
 _LONGEST_FAILURE = 300
+_TAKEN = "another stream took it"
 
 _over: set[str] = set()  # tenures of this process that ended, or never began, although the store may not know of it
 
@@ -216,7 +217,7 @@ class Lease:
             StorageError: it expired, and its renewal fails permanently.
         """
         if self._lost is not None:
-            raise LeaseLostError(f"{self._output.root}: lost the right to write here: {self._lost}; start again")
+            raise self._lost_error()
         # Two clocks: the monotonic one stands still while the machine sleeps, the other may be set.
         age = time.monotonic() - self._written
         if datetime.now(UTC) < self._holder.expires_at and age < self._duration.total_seconds():
@@ -224,6 +225,25 @@ class Lease:
         if isinstance(self._failure, StorageError) and not isinstance(self._failure, TransientError):
             raise StorageError(f"the lease ran out: {self._failure}") from self._failure
         raise TransientError(f"{self._output.root}: the lease ran out before the store answered to its renewal")
+
+    def confirm(self) -> None:
+        """As `check`, but the store is asked: clocks may differ, and YARN's next attempt waits for none.
+
+        Whatever this process wrote before the call is found by whoever takes the lease after it.
+
+        Raises:
+            LeaseLostError: another has taken it.
+            StorageError: it expired, or the store does not answer.
+        """
+        self.check()
+        try:
+            self.renew()
+        except ConflictError:
+            self._lost = _TAKEN
+            raise self._lost_error() from None
+
+    def _lost_error(self) -> LeaseLostError:
+        return LeaseLostError(f"{self._output.root}: lost the right to write here: {self._lost}; start again")
 
     def note_look(self, looked: Looked) -> None:
         """Record a look for new pictures; the next renewal publishes it, and the first look is published at once."""
@@ -257,7 +277,7 @@ class Lease:
             try:
                 self.renew()
             except ConflictError:
-                self._lost = "another stream took it"
+                self._lost = _TAKEN
                 return
             except Exception as error:  # any other error does not mean that another has taken the lease
                 if self._failure is None:

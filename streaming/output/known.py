@@ -4,9 +4,8 @@ They are in the compact record of finished manifests, OUTPUT/_known, or in the m
 discovery holds both in memory as a set.
 
 A former holder of the lease, paused in the middle of a fold, must not add to the record what was forgotten meanwhile.
-So a fold announces its file by one without rows, checks the lease, and then replaces the announcement by
-compare-and-swap. Whoever takes the lease after that check finds the announcement, and changes it: see
-`refuse_announced`.
+So a fold announces its file by one without rows, confirms the lease, and then replaces the announcement by
+compare-and-swap. Whoever takes the lease after that finds the announcement, and changes it: see `refuse_announced`.
 """
 
 from __future__ import annotations
@@ -168,7 +167,7 @@ def _last(output: Folder) -> tuple[str | None, pa.Table]:
 
 
 def _add_to_record(tenure: Tenure, latest: str, data: bytes) -> None:
-    """Announce a file, check the lease, and write the file.
+    """Announce a file, confirm the lease, and write the file.
 
     Its name is new for each attempt, so a refused announcement can be deleted: nobody else ever writes that file.
     """
@@ -176,7 +175,7 @@ def _add_to_record(tenure: Tenure, latest: str, data: bytes) -> None:
     while True:
         name = f"{KNOWN_FOLDER}/{latest}-{uuid.uuid4().hex[:8]}.parquet"
         tag = output.create(name, _announcement())
-        tenure.check()
+        tenure.confirm()
         with suppress(ConflictError):  # `forget` refuses each announcement that it meets, also of a living holder
             output.replace(name, data, tag)
             return
@@ -190,7 +189,7 @@ def _announcement() -> bytes:
 def refuse_announced(output: Folder) -> None:
     """Have the record refuse files that former holders of the lease have announced and not written yet.
 
-    Call it after the lease was taken: what is announced later is given up when its author checks the lease.
+    Call it after the lease was taken: what is announced later is given up when its author confirms the lease.
     """
     for name in list(output.names(KNOWN_FOLDER)):
         with suppress(NotFoundError, ConflictError, ValueError):  # refused or written meanwhile; or damaged

@@ -85,10 +85,10 @@ def _withdraw(tenure: Tenure, manifest: str, pictures: Sequence[StoredPicture]) 
     """Request pictures, and withdraw their manifest unless it was decided meanwhile; whether it is withdrawn now.
 
     Two holders of the lease may meet two manifests that repeat each other. Were each to withdraw another, both would
-    be gone. So a withdrawal is announced before the lease is checked: the next holder begins by carrying it out.
+    be gone. So a withdrawal is announced before the lease is confirmed: the next holder begins by carrying it out.
     """
     announce_withdrawal(tenure.output, manifest, pictures)
-    tenure.check()
+    tenure.confirm()
     withdrawn = withdraw(tenure.output, manifest)
     if withdrawn:
         _logger.warning("manifest %s repeats pictures of others: withdrew it, requested what only it lists", manifest)

@@ -41,6 +41,9 @@ class LooseTenure(Tenure):
     def check(self) -> None:
         self._check()
 
+    def confirm(self) -> None:
+        self._check()
+
     @contextmanager
     def writing(self) -> Iterator[Denylist]:
         self._check()

@@ -183,6 +183,21 @@ def test_a_holder_whose_lease_was_taken_is_told_and_leaves_it_alone(
     assert (present.id, present.released) == ("other", False)
 
 
+def test_whoever_asks_the_store_knows_that_the_lease_was_taken_at_once(output: Folder) -> None:
+    """By a stream whose clock is ahead, or by YARN's next attempt: our own clock does not tell before the renewal."""
+    with Lease(output, LONG) as lease:
+        lease.confirm()
+        output.delete(LEASE)
+        _write(output)
+        lease.check()
+        for ask in (lease.confirm, lease.check):
+            with pytest.raises(LeaseLostError, match="another stream took it"):
+                ask()
+    present, _ = read_holder(output)
+    assert present
+    assert (present.id, present.released) == ("other", False)
+
+
 def test_a_lease_outlives_its_duration_while_it_is_renewed(
     output: Folder, wait_for: Callable[[Callable[[], bool]], None]
 ) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 import os
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from conf.errors import AppError
+from conf.errors import AppError, LeaseLostError
 from streaming.lease.denylist import Denylist, Entry, new_salt
+from streaming.lease.lease import LEASE, Lease
+from streaming.lease.tenure import Tenure
 from streaming.output import known
 from streaming.output.known import KNOWN_FOLDER, KnownPictures, refuse_announced
 from streaming.output.manifests import append_manifest, manifest_ids, prepare_log
@@ -90,6 +93,19 @@ def test_a_fold_that_comes_late_brings_back_nothing_that_was_forgotten(tmp_path:
         assert len(KnownPictures(output)) == 2
         assert not any(known._ANNOUNCED in read_footer(output, name) for name in output.names(KNOWN_FOLDER))
     assert nth > 5
+
+
+def test_a_fold_asks_the_store_whose_the_lease_is(tmp_path: Path) -> None:
+    """Another may have taken it although it has not run out by our clock."""
+    output = _new_output(str(tmp_path))
+    log, record = manifest_ids(output), [*output.names(KNOWN_FOLDER)]
+    with Tenure(output, timedelta(minutes=1)) as tenure:
+        output.delete(LEASE)
+        with Lease(output, timedelta(minutes=1)):
+            with pytest.raises(LeaseLostError):
+                known.fold(tenure, log)
+            refuse_announced(output)
+    assert (manifest_ids(output), [*output.names(KNOWN_FOLDER)]) == (log, record)
 
 
 def test_a_start_misses_nothing_that_a_former_holder_folds_meanwhile(tmp_path: Path) -> None:
