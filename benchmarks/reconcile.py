@@ -19,7 +19,7 @@ from streaming.output import known, manifests
 from streaming.output.places import Input
 from streaming.storage.locations import open_folder
 from tests.support.streams import begin
-from tests.support.tenures import new_listing
+from tests.support.tenures import LooseTenure, new_listing
 
 _PICTURES = 1_000_000
 _MISSED = 1_000
@@ -56,7 +56,7 @@ def _see(source: Path, output: Path) -> None:
     folder = open_folder(str(output))
     begin(folder)
     new_listing(Input(str(source)), folder).look(_PER_MANIFEST)
-    known.fold(folder, manifests.manifest_ids(folder))
+    known.fold(LooseTenure(folder), manifests.manifest_ids(folder))
 
 
 if __name__ == "__main__":

@@ -12,12 +12,13 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import TYPE_CHECKING
 
 from conf.backoff import pauses
-from conf.errors import SettingsError, TransientError
+from conf.errors import AlreadyExistsError, SettingsError, TransientError
 from streaming.discovery.by_listing import ListingDiscoverer, Look
 from streaming.discovery.drain import Drain
 from streaming.discovery.messages import Batch
@@ -161,7 +162,8 @@ class EventsDiscoverer:
             f"{self._source.root} was listed by {datetime.now(UTC):%Y-%m-%d %H:%M} UTC; later pictures come through\n"
             f"{self._queue.url}\nDelete this file to have it listed once more.\n"
         )
-        self._log.output.create(self._mark, text.encode())
+        with suppress(AlreadyExistsError):  # a former holder listed it, too, and was paused
+            self._log.output.create(self._mark, text.encode())
         return look.found
 
     def _collect(self, max_pictures: int, interval: timedelta, leave: threading.Event) -> Batch:

@@ -50,13 +50,14 @@ class Epochs:
             OutputError: the checkpoint belongs to another output.
         """
         checkpoint, owner = self._checkpoint, self._output.root.encode()
-        if not checkpoint.exists(_OWNER):
+        try:
             checkpoint.create(_OWNER, owner)
-        elif (other := checkpoint.read(_OWNER)) != owner:
-            raise OutputError(
-                f"{checkpoint.root} is the checkpoint of another output, {other.decode(errors='replace')}; "
-                "give another --checkpoint, or delete it if that output was moved here: nothing is lost or repeated"
-            )
+        except AlreadyExistsError:
+            if (other := checkpoint.read(_OWNER)) != owner:
+                raise OutputError(
+                    f"{checkpoint.root} is the checkpoint of another output, {other.decode(errors='replace')}; "
+                    "give another --checkpoint, or delete it if that output was moved here: nothing is lost or repeated"
+                ) from None
         numbers = {name.partition("/")[0] for name in checkpoint.names("")}
         epochs = sorted(int(number) for number in numbers if number.isdigit())
         self._number = epochs[-1] if epochs else 1
@@ -81,11 +82,13 @@ class Epochs:
         with self._tenure.writing() as denylist:
             # A former holder may have decided a manifest late, which no micro-batch of this process has met.
             folded = finish_all(self._output, denylist)
-            known.fold(self._output, folded, denylist)
+            known.fold(self._tenure, folded)
         former = self._name
-        with self._tenure.writing():  # a driver that was paused must not delete a checkpoint that another works with
+        with self._tenure.writing():
             with suppress(AlreadyExistsError):  # the store failed after this the last time: the former may be partial
                 self._checkpoint.create(f"{_name(self._number + 1)}/{_BEGUN}", b"")
+            # Whoever takes the lease after this finds the next epoch, and never works with the former.
+            self._tenure.confirm()
             self._checkpoint.delete_tree(former)
         self._number += 1
         _logger.info("folded %d manifests; checkpoint epoch %s follows %s", len(folded), self._name, former)

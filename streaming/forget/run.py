@@ -31,6 +31,7 @@ from streaming.lease.handshake import wait_until_noticed
 from streaming.lease.lease import Lease
 from streaming.output.decision import complete_all
 from streaming.output.embeddings import settle
+from streaming.output.known import refuse_announced
 from streaming.output.tables import finished
 from streaming.registry.registry import Registry
 from streaming.storage.folder import Folder
@@ -62,7 +63,9 @@ def forget(settings: Settings, wanted: Wanted, progress: Progress, *, dry_run: b
                 settings.stream.lease,
                 lambda holder: _logger.info("waiting until %s has reloaded the denylist", holder),
             )
-        # Files that a killed stream has not written yet must not be derived later, from rows erased here.
+        # What a former holder was about to write is refused, and what a killed one has not written yet is derived now:
+        # neither may come later, with rows that were erased here.
+        refuse_announced(output)
         complete_all(output, finished(output))
         settle(output)
     if not searches:

@@ -40,6 +40,7 @@ DRAIN = "_drain"
 _LOOK_SECONDS = 0.2
 _RELEASE_ATTEMPTS = 3
 _LONGEST_FAILURE = 300
+_TAKEN = "another stream took it"
 
 _over: set[str] = set()  # tenures of this process that ended, or never began, although the store may not know of it
 
@@ -216,7 +217,7 @@ class Lease:
             StorageError: it expired, and its renewal fails permanently.
         """
         if self._lost is not None:
-            raise LeaseLostError(f"{self._output.root}: lost the right to write here: {self._lost}; start again")
+            raise self._lost_error()
         # Two clocks: the monotonic one stands still while the machine sleeps, the other may be set.
         age = time.monotonic() - self._written
         if datetime.now(UTC) < self._holder.expires_at and age < self._duration.total_seconds():
@@ -224,6 +225,25 @@ class Lease:
         if isinstance(self._failure, StorageError) and not isinstance(self._failure, TransientError):
             raise StorageError(f"the lease ran out: {self._failure}") from self._failure
         raise TransientError(f"{self._output.root}: the lease ran out before the store answered to its renewal")
+
+    def confirm(self) -> None:
+        """As `check`, but the store is asked: clocks may differ, and YARN's next attempt waits for none.
+
+        Whatever this process wrote before the call is found by whoever takes the lease after it.
+
+        Raises:
+            LeaseLostError: another has taken it.
+            StorageError: it expired, or the store does not answer.
+        """
+        self.check()
+        try:
+            self.renew()
+        except ConflictError:
+            self._lost = _TAKEN
+            raise self._lost_error() from None
+
+    def _lost_error(self) -> LeaseLostError:
+        return LeaseLostError(f"{self._output.root}: lost the right to write here: {self._lost}; start again")
 
     def note_look(self, looked: Looked) -> None:
         """Record a look for new pictures; the next renewal publishes it, and the first look is published at once."""
@@ -257,7 +277,7 @@ class Lease:
             try:
                 self.renew()
             except ConflictError:
-                self._lost = "another stream took it"
+                self._lost = _TAKEN
                 return
             except Exception as error:  # any other error does not mean that another has taken the lease
                 if self._failure is None:
@@ -272,8 +292,6 @@ class Lease:
     def _release(self, failure: str | None) -> None:
         for _ in range(_RELEASE_ATTEMPTS):  # if all fail, the lease expires
             try:
-                if self.drain_requested():  # not a request to another, which may have taken the lease
-                    self._renewals.delete(DRAIN)
                 self._replace(released=True, failure=failure)
             except TransientError:
                 continue
@@ -323,11 +341,28 @@ def wait_until_gone(output: Folder, holder: Holder) -> bool:
 
 
 def request_drain(output: Folder) -> Holder | None:
-    """Ask the holder of the lease to finish its micro-batch and stop; returns it, or None if no holder is alive."""
-    holder, _ = read_holder(output)
-    if holder is None or holder.released or holder.is_dead():
-        return None
-    output.delete(DRAIN)  # a mark that an earlier holder left
-    with suppress(AlreadyExistsError):  # another request, at the same moment
-        output.create(DRAIN, holder.id.encode())
-    return holder
+    """Ask the holder of the lease to finish its micro-batch and stop; returns it, or None if no holder is alive.
+
+    The mark names the holder, and nobody deletes it: the next request replaces it.
+    """
+    while True:
+        mark, tag = _read_mark(output)  # before the holder is read: a mark for a later one is not replaced
+        holder, _ = read_holder(output)
+        if holder is None or holder.released or holder.is_dead():
+            return None
+        wanted = holder.id.encode()
+        if mark == wanted:
+            return holder
+        with suppress(AlreadyExistsError, ConflictError):  # another request, at the same moment
+            if tag is None:
+                output.create(DRAIN, wanted)
+            else:
+                output.replace(DRAIN, wanted, tag)
+            return holder
+
+
+def _read_mark(output: Folder) -> tuple[bytes | None, str | None]:
+    try:
+        return output.read_tagged(DRAIN)
+    except NotFoundError:
+        return None, None

@@ -11,7 +11,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-_STARTED = 19  # field 22 of /proc/PID/stat, counted from what follows the command
+_STATE, _STARTED = 0, 19  # fields 3 and 22 of /proc/PID/stat, counted from what follows the command
+_ENDED = ("Z", "X")  # killed, and not yet reaped: in a container without an init, perhaps never
 
 
 def this_machine() -> str | None:
@@ -30,11 +31,15 @@ def this_machine() -> str | None:
 
 def started(pid: int) -> str | None:
     """The start time of a process of this machine, which with its number identifies it; None if it is not known."""
+    fields = _fields(pid)
+    return fields[_STARTED] if fields else None
+
+
+def _fields(pid: int) -> list[str] | None:
+    """What /proc tells of a process after its command; None if it tells nothing."""
     try:
         # Field 2, the command in parentheses, may hold spaces.
-        return (
-            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[_STARTED]
-        )
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:
         return None
 
@@ -46,8 +51,8 @@ def has_ended(pid: int, since: str) -> bool:
         pid: its number.
         since: when it started; a later process may have the same number.
     """
-    if (found := started(pid)) is not None:
-        return found != since
+    if fields := _fields(pid):
+        return fields[_STARTED] != since or fields[_STATE] in _ENDED
     try:
         os.kill(pid, 0)  # /proc may hide the processes of other users
     except ProcessLookupError:

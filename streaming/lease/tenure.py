@@ -57,6 +57,10 @@ class Tenure:
         """Make sure that the right to write was not lost; see `Lease.check` for what is raised."""
         self._lease.check()
 
+    def confirm(self) -> None:
+        """Make sure of it by a request to the store, after an announcement; see `Lease.confirm`."""
+        self._lease.confirm()
+
     @contextmanager
     def writing(self) -> Iterator[Denylist]:
         """Check the lease and give the denylist, which does not grow inside the context.

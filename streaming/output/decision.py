@@ -31,7 +31,7 @@ from streaming.features.schema import FEATURES, QUARANTINE
 from streaming.output.manifests import manifest_name, table_file
 from streaming.storage.damaged import naming
 from streaming.storage.folder import Folder
-from streaming.storage.parquet import Footer, as_parquet, footer_of, read_footer, rows_in
+from streaming.storage.parquet import Footer, as_parquet, footer_of, read_footer, rows_in, unique
 
 FEATURES_TABLE = "features"
 QUARANTINE_TABLE = "quarantine"
@@ -180,15 +180,15 @@ def _derive_quarantine(output: Folder, manifest: str, decision: Decision) -> Non
     """
     if decision.name is None:
         return
-    name, data = table_file(QUARANTINE_TABLE, manifest), as_parquet(decision.rejected, {_NAME: decision.name})
+    name, footer = table_file(QUARANTINE_TABLE, manifest), {_NAME: decision.name}
     try:
-        output.create(name, data)
+        output.create(name, as_parquet(decision.rejected, footer))
     except AlreadyExistsError:
         present, tag = output.read_tagged(name)
         with naming(output.path(name)):
-            footer = footer_of(present)
-        if footer.get(_NAME) != decision.name:
-            output.replace(name, data, tag)
+            made_from = footer_of(present).get(_NAME)
+        if made_from != decision.name:
+            output.replace(name, as_parquet(decision.rejected, unique(footer)), tag)
 
 
 def empty_quarantine(output: Folder, manifest: str) -> None:
@@ -199,7 +199,8 @@ def empty_quarantine(output: Folder, manifest: str) -> None:
     """
     with suppress(NotFoundError, ConflictError):  # a conflict: another process has just decided, and completed it
         _, tag = output.read_tagged(name := table_file(QUARANTINE_TABLE, manifest))
-        output.replace(name, as_parquet(QUARANTINE.empty_table()), tag)
+        if not is_decided(output, manifest):  # asked after the tag was taken: what is derived from now on has another
+            output.replace(name, as_parquet(QUARANTINE.empty_table()), tag)
 
 
 def _features_file(manifest: str) -> str:

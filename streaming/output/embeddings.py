@@ -29,7 +29,7 @@ from streaming.output.decision import is_decided, read_decision
 from streaming.output.manifests import table_file
 from streaming.storage.damaged import naming
 from streaming.storage.folder import Folder
-from streaming.storage.parquet import as_parquet, read_footer, read_size, rows_in
+from streaming.storage.parquet import as_parquet, read_footer, read_size, rows_in, unique
 
 EMBEDDINGS_TABLE = "embeddings"
 STAGED_FOLDER = "_embeddings"
@@ -71,7 +71,8 @@ class Staged:
                 except AlreadyExistsError:
                     if read_footer(output, published).get(_NAME) != self.name.encode():
                         _, tag = output.read_tagged(published)
-                        output.replace(published, self.data, tag)
+                        rows = rows_in(self.data)
+                        output.replace(published, as_parquet(rows, unique({_NAME: self.name.encode()})), tag)
                 break
         output.delete(self.file)
 

@@ -2,11 +2,15 @@
 
 They are in the compact record of finished manifests, OUTPUT/_known, or in the manifests that are still in the log;
 discovery holds both in memory as a set.
+
+A former holder of the lease, paused in the middle of a fold, must not add to the record what was forgotten meanwhile.
+So a fold announces its file by one without rows, confirms the lease, and then replaces the announcement by
+compare-and-swap. Whoever takes the lease after that finds the announcement, and changes it: see `refuse_announced`.
 """
 
 from __future__ import annotations
 
-import hashlib
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -16,9 +20,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from conf.errors import AlreadyExistsError, NotFoundError, OutputError
+from conf.errors import ConflictError, NotFoundError, OutputError
 from streaming.features.schema import PICTURES, as_table
-from streaming.lease.denylist import NOTHING, Denylist
+from streaming.lease.tenure import Tenure
 from streaming.output.decision import FEATURES_TABLE, read_decision
 from streaming.output.manifests import (
     LOG_FOLDER,
@@ -32,10 +36,12 @@ from streaming.output.manifests import (
 from streaming.output.tables import EMPTY
 from streaming.storage.damaged import naming
 from streaming.storage.folder import IDENTITY_BYTES, Folder, StoredPicture
-from streaming.storage.parquet import as_parquet, read_rows, read_size, rows_in
+from streaming.storage.parquet import as_parquet, footer_of, read_footer, read_rows, read_size, rows_in, unique
 
 KNOWN_FOLDER = "_known"
+_ANNOUNCED = b"picture-features.announced"
 _MERGE_BELOW_ROWS = 250_000
+_ATTEMPTS = 10
 _COMPACT_AFTER = 250_000
 _REMEDY = "restore it: without it, its pictures would be featurized again"
 
@@ -59,12 +65,28 @@ class KnownPictures:
     """
 
     def __init__(self, output: Folder) -> None:
-        """Read the record and the log of an output."""
+        """Read the record and the log of an output.
+
+        Raises:
+            NotFoundError: other processes keep deleting what is being read.
+            OutputError: a file is damaged; the message names it.
+        """
+        for attempt in range(_ATTEMPTS):
+            try:
+                self._read(output)
+            except NotFoundError:  # a former holder has just folded or withdrawn it
+                if attempt == _ATTEMPTS - 1:
+                    raise
+            else:
+                return
+
+    def _read(self, output: Folder) -> None:
+        # The log is listed before the record is read: what is folded meanwhile is found in the record, or is missed.
+        self.manifests = manifest_ids(output)
         files = [_hashes(output.path(name), output.read(name)) for name in output.names(KNOWN_FOLDER)]
         self._compact: NDArray[np.bytes_] = np.unique(np.concatenate([_as_array([]), *files]))
         self._recent: set[bytes] = set()
         self.repeating: list[str] = []
-        self.manifests = manifest_ids(output)
         for manifest in self.manifests:
             if manifest.endswith(RETRY):
                 continue
@@ -110,29 +132,76 @@ def _hashes(path: str, data: bytes) -> NDArray[np.bytes_]:
     return _as_array(column.to_pylist())
 
 
-def fold(output: Folder, manifests: Sequence[str], denylist: Denylist = NOTHING) -> None:
+def fold(tenure: Tenure, manifests: Sequence[str]) -> None:
     """Move finished manifests from the log into the record, without the pictures that the denylist forbids.
 
     The record is written before anything is deleted, so that a kill at any point leaves each picture in at least one
     of the two. A small last file is merged into the new one, so that the number of files stays small for years.
+
+    Raises:
+        LeaseLostError: another has taken the lease; nothing was moved.
     """
     if not manifests:
         return
-    tables = [_as_table(manifest, read_manifest(output, manifest)) for manifest in manifests]
-    former = None
-    if names := list(output.names(KNOWN_FOLDER)):
-        last = read_rows(output, names[-1], remedy=_REMEDY)
-        if len(last) < _MERGE_BELOW_ROWS:
-            former = names[-1]
+    output = tenure.output
+    with tenure.writing() as denylist:
+        tables = [_as_table(manifest, read_manifest(output, manifest)) for manifest in manifests]
+        former, last = _last(output)
+        if len(last) >= _MERGE_BELOW_ROWS:
+            former = None
+        if former:
             tables.insert(0, last.filter(pc.invert(pc.is_in(last.column("manifest"), pa.array(manifests)))))
-    data = as_parquet(denylist.without(pa.concat_tables(tables)))
-    latest = max(*manifests, _latest_in(former))  # a clock may have been set back
-    name = f"{KNOWN_FOLDER}/{latest}-{hashlib.sha256(data).hexdigest()[:8]}.parquet"
-    with suppress(AlreadyExistsError):  # written before a kill: the same name means the same content
-        output.create(name, data)
-    if former and former != name:
-        output.delete(former)
-    output.delete_all([manifest_name(manifest) for manifest in manifests])
+        data = as_parquet(denylist.without(pa.concat_tables(tables)))
+        latest = max(*manifests, _latest_in(former))  # a clock may have been set back
+        _add_to_record(tenure, latest, data)
+        if former:
+            output.delete(former)
+        output.delete_all([manifest_name(manifest) for manifest in manifests])
+
+
+def _last(output: Folder) -> tuple[str | None, pa.Table]:
+    """The last file of the record, and its rows; announcements do not count."""
+    for name in sorted(output.names(KNOWN_FOLDER), reverse=True):
+        with suppress(NotFoundError):  # an announcement, which another has just refused
+            data = output.read(name)
+            with naming(output.path(name), _REMEDY):
+                if _ANNOUNCED not in footer_of(data):
+                    return name, rows_in(data)
+    return None, SCHEMA.empty_table()
+
+
+def _add_to_record(tenure: Tenure, latest: str, data: bytes) -> None:
+    """Announce a file, confirm the lease, and write the file.
+
+    Its name is new for each attempt, so a refused announcement can be deleted: nobody else ever writes that file.
+    """
+    output = tenure.output
+    while True:
+        name = f"{KNOWN_FOLDER}/{latest}-{uuid.uuid4().hex[:8]}.parquet"
+        tag = output.create(name, _announcement())
+        tenure.confirm()
+        with suppress(ConflictError):  # `forget` refuses each announcement that it meets, also of a living holder
+            output.replace(name, data, tag)
+            return
+
+
+def _announcement() -> bytes:
+    """The content of a file of the record that is to come; no two are the same."""
+    return as_parquet(SCHEMA.empty_table(), unique({_ANNOUNCED: b"true"}))
+
+
+def refuse_announced(output: Folder) -> None:
+    """Have the record refuse files that former holders of the lease have announced and not written yet.
+
+    Call it after the lease was taken: what is announced later is given up when its author confirms the lease.
+    """
+    for name in list(output.names(KNOWN_FOLDER)):
+        with suppress(NotFoundError, ConflictError, OutputError):  # refused or written meanwhile; or damaged
+            if _ANNOUNCED in read_footer(output, name):
+                data, tag = output.read_tagged(name)
+                if _ANNOUNCED in footer_of(data):
+                    output.replace(name, _announcement(), tag)
+                    output.delete(name)
 
 
 def _as_table(manifest: str, pictures: Sequence[StoredPicture]) -> pa.Table:

@@ -23,7 +23,7 @@ from streaming.lease.tenure import Tenure
 from streaming.output.decision import withdraw
 from streaming.output.known import KnownPictures
 from streaming.output.manifests import RETRY, append_manifest, manifest_ids, read_manifest
-from streaming.output.requests import create_request
+from streaming.output.requests import announce_withdrawal
 from streaming.output.retries import retry_ids
 from streaming.output.tables import unfinished
 from streaming.storage.folder import Folder, StoredPicture
@@ -45,9 +45,9 @@ def withdraw_repeating(tenure: Tenure) -> KnownPictures:
         # A manifest that was decided meanwhile stays, and others may repeat it now: look again.
         with tenure.writing() as denylist:
             for manifest in repeating:
-                _withdraw(output, manifest, denylist)
+                _withdraw(tenure, manifest, _allowed(read_manifest(output, manifest), denylist))
             for manifest in retried:
-                withdraw(output, manifest)
+                _withdraw(tenure, manifest, [])  # the retry has its own request
 
 
 def _repeating(output: Folder, known: KnownPictures, waiting: Sequence[str]) -> list[str]:
@@ -81,11 +81,15 @@ def _repeated_retries(output: Folder, waiting: Sequence[str]) -> list[str]:
     return repeated
 
 
-def _withdraw(output: Folder, manifest: str, denylist: Denylist) -> bool:
-    """Withdraw a manifest unless it was decided meanwhile; returns whether it is withdrawn now."""
-    if pictures := _allowed(read_manifest(output, manifest), denylist):
-        create_request(output, pictures)
-    withdrawn = withdraw(output, manifest)
+def _withdraw(tenure: Tenure, manifest: str, pictures: Sequence[StoredPicture]) -> bool:
+    """Request pictures, and withdraw their manifest unless it was decided meanwhile; whether it is withdrawn now.
+
+    Two holders of the lease may meet two manifests that repeat each other. Were each to withdraw another, both would
+    be gone. So a withdrawal is announced before the lease is confirmed: the next holder begins by carrying it out.
+    """
+    announce_withdrawal(tenure.output, manifest, pictures)
+    tenure.confirm()
+    withdrawn = withdraw(tenure.output, manifest)
     if withdrawn:
         _logger.warning("manifest %s repeats pictures of others: withdrew it, requested what only it lists", manifest)
     return withdrawn
@@ -144,10 +148,10 @@ class ManifestLog:
         with self._lock, self._tenure.writing() as denylist:
             if manifest not in self._expected:
                 if manifest.endswith(RETRY):  # the retry's manifest of this process has the same pictures, or will
-                    return not withdraw(self.output, manifest)
+                    return not _withdraw(self._tenure, manifest, [])
                 pictures = read_manifest(self.output, manifest)
                 unknown = self._known.unknown(pictures)
-                if len(unknown) < len(pictures) and _withdraw(self.output, manifest, denylist):
+                if len(unknown) < len(pictures) and _withdraw(self._tenure, manifest, _allowed(pictures, denylist)):
                     return False
                 self._known.add(unknown)
                 self._expected.add(manifest)

@@ -33,7 +33,8 @@ Pictures whose file is deleted before it was finished are found and processed an
 def prepare_log(output: Folder) -> None:
     """Make the folder of the log, which Spark wants to see before it holds a manifest."""
     if not is_log(output):
-        output.create(_ABOUT, _ABOUT_TEXT)
+        with suppress(AlreadyExistsError):  # another start, at the same moment
+            output.create(_ABOUT, _ABOUT_TEXT)
 
 
 def is_log(output: Folder) -> bool:
@@ -65,7 +66,7 @@ def encode(pictures: Sequence[StoredPicture], **head: str) -> bytes:
         )
         for picture in pictures
     )
-    return ("\n".join(lines) + "\n").encode()
+    return "".join(f"{line}\n" for line in lines).encode()
 
 
 def read_manifest(output: Folder, manifest: str) -> list[StoredPicture]:

@@ -20,9 +20,10 @@ from streaming.output.decision import (
     withdraw,
 )
 from streaming.output.embeddings import EMBEDDINGS_TABLE, clear, settle
-from streaming.output.known import KnownPictures
+from streaming.output.known import KnownPictures, refuse_announced
 from streaming.output.manifest_log import withdraw_repeating
 from streaming.output.manifests import delete_mark, marked_withdrawn, table_file, written_at
+from streaming.output.requests import announced_withdrawals
 from streaming.output.rows import erase_in
 from streaming.output.tables import finished, unfinished
 from streaming.storage.folder import Folder
@@ -34,9 +35,12 @@ def recover(tenure: Tenure) -> KnownPictures:
     """Complete unfinished work of former holders, and read the known pictures."""
     output = tenure.output
     with tenure.writing() as denylist:
+        refuse_announced(output)
         for manifest in marked_withdrawn(output):
             withdraw(output, manifest)
             delete_mark(output, manifest)
+        for manifest in announced_withdrawals(output):
+            withdraw(output, manifest)
         waiting = unfinished(output)
         for manifest in _with_file(output, QUARANTINE_TABLE, waiting):
             empty_quarantine(output, manifest)

@@ -17,6 +17,7 @@ from streaming.storage.folder import Folder, StoredPicture
 
 REQUESTS_FOLDER = "_requests"
 SUFFIX = ".json"
+_WITHDRAWN = "-withdrawn"
 _PAUSE_SECONDS = 10  # each look is a paid request on S3
 
 _logger = logging.getLogger(__name__)
@@ -29,6 +30,20 @@ def create_request(output: Folder, pictures: Sequence[StoredPicture]) -> str:
     with suppress(AlreadyExistsError):
         output.create(_name(request), data)
     return request
+
+
+def announce_withdrawal(output: Folder, manifest: str, pictures: Sequence[StoredPicture]) -> None:
+    """Ask for the pictures of a manifest, durably, before it is withdrawn.
+
+    The request's id names the manifest. Whoever takes the lease, and finds it, withdraws the manifest, too.
+    """
+    with suppress(AlreadyExistsError):
+        output.create(_name(f"{manifest}{_WITHDRAWN}"), encode(pictures))
+
+
+def announced_withdrawals(output: Folder) -> list[str]:
+    """The manifests that are to be withdrawn, or were, and whose pictures are requested."""
+    return [request.removesuffix(_WITHDRAWN) for request in all_ids(output) if request.endswith(_WITHDRAWN)]
 
 
 def request_ids(output: Folder) -> list[str]:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from conf.errors import AlreadyExistsError
 from streaming.features.schema import EMBEDDINGS, FEATURES, QUARANTINE, label_of, with_all_columns
 from streaming.output.batch_report import BatchReport
 from streaming.output.decision import FEATURES_REMEDY, FEATURES_TABLE, QUARANTINE_TABLE, Decision, decide, is_decided
@@ -68,7 +70,8 @@ class Tables:
         today = f"date={datetime.now(UTC):%Y-%m-%d}"
         for table, schema in self._tables.items():
             if next(self._output.names(table), None) is None:
-                self._output.create(f"{table}/{today}/{EMPTY}.parquet", as_parquet(schema.empty_table()))
+                with suppress(AlreadyExistsError):  # another start, at the same moment
+                    self._output.create(f"{table}/{today}/{EMPTY}.parquet", as_parquet(schema.empty_table()))
 
     def latest_model(self) -> str | None:
         """The model of the latest rows; None if there are none."""

@@ -12,6 +12,9 @@ Opening a bundle checks that none of its files was changed. Its layout::
       pictures.parquet      hashes of the paths of the pictures in it
       report.html           for people
       manifest.json         written last: a folder without it is no bundle
+
+The creation of the manifest decides. Whoever deletes the files of a fit that seems to be gone first creates it in its
+place, as given up: see `give_up`.
 """
 
 from __future__ import annotations
@@ -140,6 +143,15 @@ class BundleManifest(BaseModel):
     forgotten: int = 0
 
 
+class GivenUp(BaseModel):
+    """The content of `manifest.json` of a model that its fit did not finish: its files were, or are being, deleted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: str
+    given_up_at: datetime
+
+
 def new_version(now: datetime, backbone: bytes, projection: Projection, classifier: Classifier | None = None) -> str:
     """A version sorts by time and names its content: `20260131T235959Z-1a2b3c4d`."""
     content = backbone + projection.to_bytes() + (classifier.to_bytes() if classifier else b"")
@@ -219,6 +231,8 @@ def _read_tagged_manifest(models: Folder, version: str) -> tuple[BundleManifest,
     where = models.path(version)
     try:
         data, tag = models.read_tagged(f"{version}/{MANIFEST}")
+        if _given_up(data):
+            raise BundleError(f"{where} is not a bundle: its fit did not finish, and it was given up; fit again")
         manifest = BundleManifest.model_validate_json(data)
     except NotFoundError:
         raise BundleError(f"{where} is not a bundle: it has no {MANIFEST}; the registry has no such model") from None
@@ -251,12 +265,42 @@ def seal(models: Folder, version: str, manifest: BundleManifest) -> None:
     """Turn the files below `VERSION/` into a bundle by writing its manifest.
 
     Raises:
-        BundleError: this version is a bundle already.
+        BundleError: this version is a bundle already, or its files were deleted because it took too long.
     """
+    given_up = f"{models.path(version)} was given up, and its files deleted, as it was not finished in time; fit again"
+    if not {BACKBONE, PROJECTION} <= manifest.files.keys():
+        raise BundleError(given_up)
     try:
         models.create(f"{version}/{MANIFEST}", manifest.model_dump_json(indent=2).encode())
     except AlreadyExistsError:
+        if find_given_up(models, version):
+            raise BundleError(given_up) from None
         raise BundleError(f"{models.path(version)} is a bundle already") from None
+
+
+def give_up(models: Folder, version: str, now: datetime) -> GivenUp | None:
+    """Have a fit lose the right to seal a model, before its files are deleted; None if the model is sealed."""
+    mark = GivenUp(version=version, given_up_at=now)
+    try:
+        models.create(f"{version}/{MANIFEST}", mark.model_dump_json(indent=2).encode())
+    except AlreadyExistsError:
+        return find_given_up(models, version)
+    return mark
+
+
+def find_given_up(models: Folder, version: str) -> GivenUp | None:
+    """The mark of a model that was given up; None if it is a bundle, or nothing yet."""
+    try:
+        return _given_up(models.read(f"{version}/{MANIFEST}"))
+    except NotFoundError:
+        return None
+
+
+def _given_up(data: bytes) -> GivenUp | None:
+    try:
+        return GivenUp.model_validate_json(data)
+    except ValidationError:
+        return None
 
 
 def reseal(models: Folder, version: str, contents: Mapping[str, bytes], forgotten: int) -> None:

@@ -7,11 +7,21 @@ from datetime import UTC, datetime, timedelta
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from conf.errors import AlreadyExistsError, BundleError, ConflictError, ModelError, NoModelError, NotFoundError
-from streaming.registry.bundle import MANIFEST, Bundle, BundleManifest, is_version, made_at, read_bundle_manifest
+from streaming.registry.bundle import (
+    MANIFEST,
+    Bundle,
+    BundleManifest,
+    find_given_up,
+    give_up,
+    is_version,
+    made_at,
+    read_bundle_manifest,
+)
 from streaming.storage.folder import Folder
 
 CURRENT = "CURRENT"
 _UNFINISHED = timedelta(hours=1)  # a younger bundle may belong to a fit that is alive
+_KEEP_GIVEN_UP = timedelta(days=1)
 
 
 class Current(BaseModel):
@@ -63,17 +73,28 @@ class Registry:
                 try:
                     found.append(read_bundle_manifest(self._models, version))
                 except BundleError:
-                    if self._models.exists(name):
+                    if self._models.exists(name) and not find_given_up(self._models, version):
                         raise  # else its fit has deleted it meanwhile
         return found
 
     def remove_incomplete(self, now: datetime) -> None:
-        """Delete the incomplete bundles of failed or killed fits; a fit writes its files at its end, within an hour."""
+        """Delete the incomplete bundles of failed or killed fits; a fit writes its files at its end, within an hour.
+
+        Each is given up before, so that a fit which was only paused does not seal what is deleted. The mark stays for a
+        day, in which files that such a fit still writes are deleted, too.
+        """
         files = [name.partition("/") for name in self._models.names("")]
-        complete = {version for version, _, file in files if file == MANIFEST}
-        for version in sorted({version for version, _, _ in files if is_version(version)} - complete):
-            if now - made_at(version) > _UNFINISHED:
+        sealed = {version for version, _, file in files if file == MANIFEST}
+        for version in sorted({version for version, _, _ in files if is_version(version)}):
+            if version in sealed:
+                mark = find_given_up(self._models, version)
+            else:
+                mark = give_up(self._models, version, now) if now - made_at(version) > _UNFINISHED else None
+            if mark and now - mark.given_up_at > _KEEP_GIVEN_UP:
                 self._models.delete_tree(version)
+            elif mark:
+                left = self._models.names(version)
+                self._models.delete_all([name for name in left if name != f"{version}/{MANIFEST}"])
 
     def open(self, version: str) -> Bundle:
         """Read and check a bundle.

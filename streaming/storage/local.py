@@ -270,7 +270,10 @@ class LocalFolder:
 
     def delete(self, name: str) -> None:
         with self._explained(name, "delete"):
-            (self._root / name).unlink(missing_ok=True)
+            if not os.path.lexists(self._root / name):  # and perhaps no folder for a lock
+                return
+            with self._lock():  # or `replace`, which has just compared it, would bring it back
+                (self._root / name).unlink(missing_ok=True)
 
     def delete_all(self, names: Sequence[str]) -> None:
         for name in names:
@@ -315,7 +318,7 @@ class LocalFolder:
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
-        """Make the comparison and the replacement atomic among the processes of this machine.
+        """Make the comparison and the replacement atomic among the processes of this machine, and keep deletions out.
 
         Raises:
             TransientError: another process has had the lock all the time, which a healthy one needs for milliseconds.

@@ -5,6 +5,7 @@ It is separate from the schemas because a worker that featurizes writes no Parqu
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ Footer = Mapping[bytes, bytes]
 
 
 _ARROW_SCHEMA = b"ARROW:schema"
+_UNIQUE = b"picture-features.unique"
 
 
 def read_rows(folder: Folder, name: str, columns: Sequence[str] | None = None, remedy: str = REMEDY) -> pa.Table:
@@ -67,6 +69,15 @@ def write_parquet(
     with pq.ParquetWriter(sink, schema, compression=compression, use_dictionary=whole) as writer:
         yield writer
         writer.add_key_value_metadata({key: value for key, value in (footer or {}).items() if key not in carried})
+
+
+def unique(footer: Footer) -> Footer:
+    """The same footer with a random entry, by which a file has another tag than any content that it had before.
+
+    A tag tells of the content only: who replaces a file by what it was once, needs this. Otherwise a process that was
+    paused since then could still replace it, by the tag that it has taken there.
+    """
+    return {**footer, _UNIQUE: uuid.uuid4().hex.encode()}
 
 
 def footer_of(data: bytes) -> Footer:

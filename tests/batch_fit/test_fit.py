@@ -76,13 +76,14 @@ def test_fit_and_serve_agree_to_the_bit(
 ) -> None:
     """The features that the fit saved, projected, are what replay writes; Spark's own pipeline says the same."""
     samples = write_samples(empty.source, pictures=40, broken=4)
-    saved = empty.root / "saved"
-    open_folder(str(empty.models)).create(f"20260101T000000Z-00000000/{bundle.IDENTITIES}", b"of a killed fit")
+    saved, killed = empty.root / "saved", "20260101T000000Z-00000000"
+    open_folder(str(empty.models)).create(f"{killed}/{bundle.IDENTITIES}", b"")
     assert _fit(empty, "--k", "5", "--save-features", str(saved)) == 0
     said = capsys.readouterr().out
     served = _current(empty)
     assert served.version in said
-    assert {file.name for file in empty.models.iterdir()} - {"_tmp"} == {"CURRENT", served.version}
+    assert {file.name for file in empty.models.iterdir()} - {"_tmp"} == {"CURRENT", served.version, killed}
+    assert [file.name for file in (empty.models / killed).iterdir()] == [bundle.MANIFEST]
     assert "40" in said
     assert re.search("held out +.*too few to tell drift", said)
     assert "quarantined  4 (corrupt 2, " in said
@@ -183,9 +184,15 @@ def test_what_a_killed_fit_left_goes_when_it_is_old(place: Place) -> None:
     old, young = (f"{now - timedelta(minutes=age):%Y%m%dT%H%M%SZ}-00000000" for age in (70, 50))
     for version in (old, young):
         models.create(f"{version}/{bundle.IDENTITIES}", b"")
+
+    def left() -> list[str]:
+        return sorted(name for name in models.names("") if name.startswith((old, young)))
+
     Registry(models).remove_incomplete(now)
-    left = {name.partition("/")[0] for name in models.names("")}
-    assert left - {"_tmp", "CURRENT"} == {young, Registry(models).current()}
+    assert left() == [f"{old}/{bundle.MANIFEST}", f"{young}/{bundle.IDENTITIES}"]
+    Registry(models).remove_incomplete(now + timedelta(hours=25))
+    assert left() == [f"{young}/{bundle.MANIFEST}"]
+    assert [one.version for one in Registry(models).versions()] == [Registry(models).current()]
 
 
 def test_many_tasks_give_what_few_give(empty: Place, monkeypatch: pytest.MonkeyPatch) -> None:

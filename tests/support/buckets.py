@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from moto import mock_aws
 
 from conf.aws.connection import S3Connection, forget_clients
 from streaming.__main__ import main
@@ -89,7 +90,22 @@ def reach_through(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @contextmanager
 def new_bucket(store: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
     """A bucket in the store at an address, to which the AWS environment of this process points meanwhile."""
-    for name, value in {**CREDENTIALS, "AWS_ENDPOINT_URL": store}.items():
+    monkeypatch.setenv("AWS_ENDPOINT_URL", store)
+    with _created(monkeypatch) as bucket:
+        yield bucket
+
+
+@contextmanager
+def new_bucket_in_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    """A bucket in moto, without a server: a request takes a millisecond, and no other process sees it."""
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    with mock_aws(), _created(monkeypatch) as bucket:
+        yield bucket
+
+
+@contextmanager
+def _created(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    for name, value in CREDENTIALS.items():
         monkeypatch.setenv(name, value)
     forget_clients()
     name = f"pictures-{uuid.uuid4().hex[:12]}"

@@ -34,8 +34,10 @@ from streaming.storage.folder import Folder, StoredPicture, identity_of
 from streaming.storage.locations import open_folder
 from tests.support.small_table import DAY, commit, reject
 from tests.support.streams import Place, begin, replay
+from tests.support.tenures import LooseTenure
 
 LOCAL = ("--master", "local[2,4]")
+_UNSEALED = "20260101T000000Z-00000000"
 
 
 def forget_words(place: Place, *more: str) -> list[str]:
@@ -89,9 +91,7 @@ def _record_fit(place: Place, paths: Sequence[str], saved: Path) -> str:
     manifest = bundle.BundleManifest.model_validate_json(file.read_bytes())
     changes = {"files": _hashes(place, version), "saved_features": str(saved)}
     file.write_text(manifest.model_copy(update=changes).model_dump_json())
-    models.create(
-        f"20260101T000000Z-00000000/{bundle.IDENTITIES}", models.read(f"{version}/{bundle.IDENTITIES}")
-    )  # killed
+    models.create(f"{_UNSEALED}/{bundle.IDENTITIES}", models.read(f"{version}/{bundle.IDENTITIES}"))  # killed
     return version
 
 
@@ -112,7 +112,7 @@ class Written:
     def replay_apples(self) -> None:
         files = sorted((self._place.source / "apple").iterdir())
         manifests = [self._take_in(files[start : start + 4], commit) for start in (0, 4, 8)]
-        fold(self._output, manifests)
+        fold(LooseTenure(self._output), manifests)
 
     def replay_pears(self) -> None:
         self._take_in(sorted((self._place.source / "pear é").iterdir()), reject)
@@ -232,3 +232,4 @@ def check_gone(place: Place, gone: Sequence[str], before: pa.Table) -> None:
 
 
 LEASES = {"exports/_lease", "csv/_lease"}
+GIVEN_UP = f"models/{_UNSEALED}/{bundle.MANIFEST}"

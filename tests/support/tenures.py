@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
+from conf.errors import LeaseLostError
 from streaming.discovery.by_listing import ListingDiscoverer
 from streaming.lease.denylist import NOTHING, Denylist
 from streaming.lease.tenure import Tenure
@@ -15,6 +16,17 @@ from streaming.output.known import KnownPictures
 from streaming.output.manifest_log import ManifestLog
 from streaming.output.places import Input
 from streaming.storage.folder import Folder
+
+
+class LoseableLease:
+    """A lease that another takes when `lost` is set; its `check` is that of a `LooseTenure`."""
+
+    def __init__(self) -> None:
+        self.lost = False
+
+    def check(self) -> None:
+        if self.lost:
+            raise LeaseLostError("another stream took it")
 
 
 class LooseTenure(Tenure):
@@ -27,6 +39,9 @@ class LooseTenure(Tenure):
         self._denylist = denylist
 
     def check(self) -> None:
+        self._check()
+
+    def confirm(self) -> None:
         self._check()
 
     @contextmanager

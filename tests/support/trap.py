@@ -1,17 +1,24 @@
-"""A folder that traps its user at a chosen write: it dies there, or another works to its end meanwhile."""
+"""A folder that traps its user at a chosen call: it dies there, or another works to its end meanwhile."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import Literal
+from typing import Literal, TypeVar
 
 from conf.errors import AppError
 from streaming.storage.folder import Folder
 
-When = Literal["killed before", "killed after", "paused before", "paused after", "delivered late"]
+When = Literal[
+    "killed before", "killed after", "paused before", "paused after", "delivered late", "paused before any call"
+]
 WHENS: tuple[When, ...] = ("killed before", "killed after", "paused before", "paused after", "delivered late")
 """`delivered late`: its process is killed, and the network hands the write over when another has finished."""
+ANY_CALL: When = "paused before any call"
+"""Reads and listings count as well: what was seen before the pause may not be so any more after it."""
+
+_Result = TypeVar("_Result")
 
 
 class Killed(BaseException):
@@ -23,25 +30,40 @@ def _nothing() -> None:
 
 
 class TrapFolder:
-    """Passes everything on to a `Folder`, but for the nth write.
+    """Passes everything on to a `Folder`, but for the nth write, or the nth call of any kind.
 
     Attributes:
-        left: writes until the trap; below 1 once it was reached.
+        left: writes, or calls, until the trap; below 1 once it was reached.
     """
 
-    def __init__(self, folder: Folder, nth: int, when: When, meanwhile: Callable[[], None] = _nothing) -> None:
+    def __init__(self, folder: Folder, nth: int, when: When, meanwhile: Callable[[], object] = _nothing) -> None:
         self._folder = folder
         self._when = when
         self._meanwhile = meanwhile
+        self._lock = threading.Lock()
         self.left = nth
 
+    def trap(self, nth: int, meanwhile: Callable[[], object] = _nothing) -> None:
+        """Set the trap anew, counting from now; 0 for none."""
+        with self._lock:
+            self.left, self._meanwhile = nth, meanwhile
+
+    def _is_reached(self) -> bool:
+        with self._lock:  # threads of the user share the folder
+            self.left -= 1
+            return self.left == 0
+
+    def _read(self, read: Callable[[], _Result]) -> _Result:
+        if self._when == ANY_CALL and self._is_reached():
+            self._meanwhile()
+        return read()
+
     def _write(self, write: Callable[[], str]) -> str:
-        self.left -= 1
-        if self.left != 0:
+        if not self._is_reached():
             return write()
         if self._when == "killed before":
             raise Killed
-        if self._when == "paused before":
+        if self._when in ("paused before", ANY_CALL):
             self._meanwhile()
             return write()
         if self._when == "delivered late":
@@ -79,19 +101,19 @@ class TrapFolder:
         return self
 
     def read(self, name: str) -> bytes:
-        return self._folder.read(name)
+        return self._read(lambda: self._folder.read(name))
 
     def read_tagged(self, name: str) -> tuple[bytes, str]:
-        return self._folder.read_tagged(name)
+        return self._read(lambda: self._folder.read_tagged(name))
 
     def read_end(self, name: str, length: int) -> bytes:
-        return self._folder.read_end(name, length)
+        return self._read(lambda: self._folder.read_end(name, length))
 
     def exists(self, name: str) -> bool:
-        return self._folder.exists(name)
+        return self._read(lambda: self._folder.exists(name))
 
     def names(self, prefix: str) -> Iterator[str]:
-        return self._folder.names(prefix)
+        return self._read(lambda: iter([*self._folder.names(prefix)]))
 
     def copy(self, name: str, to: str) -> None:
         self._folder.copy(name, to)

@@ -20,7 +20,7 @@ from streaming.output.known import KnownPictures
 from streaming.output.places import Input
 from streaming.storage.folder import Folder, StoredPicture
 from streaming.storage.locations import list_pictures
-from tests.support.tenures import new_listing
+from tests.support.tenures import LooseTenure, new_listing
 
 NOW = datetime(2026, 1, 31, 23, 59, 59, 123456, tzinfo=UTC)
 
@@ -299,7 +299,7 @@ def test_folding_keeps_what_is_known(source: Path, output: Folder) -> None:
         _put(source, *(f"{number}{other}.jpg" for other in range(5)))
         _discoverer(source, output).look(2)
         ids = manifests.manifest_ids(output)
-        known.fold(output, ids)
+        known.fold(LooseTenure(output), ids)
         assert manifests.manifest_ids(output) == []
         assert all(known.is_folded(output, one) for one in ids)
     assert len(list(output.names(known.KNOWN_FOLDER))) == 1
@@ -315,7 +315,7 @@ def test_folding_that_was_killed_loses_and_repeats_nothing(
     _put(source, *(f"{number}.jpg" for number in range(4)))
     _discoverer(source, output).look(1)
     ids = manifests.manifest_ids(output)
-    known.fold(output, ids[:1])
+    known.fold(LooseTenure(output), ids[:1])
     delete, calls = output.delete, [0]
 
     class Killed(BaseException):
@@ -332,7 +332,7 @@ def test_folding_that_was_killed_loses_and_repeats_nothing(
         calls[0] = 0
         monkeypatch.setattr(output, "delete", delete_or_die)
         with suppress(Killed):
-            known.fold(output, manifests.manifest_ids(output))
+            known.fold(LooseTenure(output), manifests.manifest_ids(output))
         monkeypatch.undo()
         assert len(KnownPictures(output)) == 4
         assert not _discoverer(source, output).has_new()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,7 @@ from tests.support.queues import NotifyingBucket as Bucket
 from tests.support.servers import free_port
 from tests.support.streams import Place, start
 from tests.support.tenures import new_log
+from tests.support.trap import TrapFolder
 
 ODD_KEYS = ["a b", "é", "a+b%20#?=&:c", "_x", ".y", "a//b", "UPPER.JPG", "日本/ü", "%2B", "100%"]
 Wait = Callable[[Callable[[], bool]], None]
@@ -147,6 +149,15 @@ def test_a_first_listing_that_was_killed_is_done_anew(bucket: Bucket, output: Fo
     with _following(bucket, output):
         wait_for(lambda: len(_logged(output)) == 3)
     assert _logged(output) == _once(paths)
+
+
+def test_a_first_listing_that_a_former_holder_ends_meanwhile_is_done(bucket: Bucket, output: Folder) -> None:
+    """It was paused there, and has recorded it just before us."""
+    bucket.put("a.jpg")
+    others = _discoverer(bucket, output)
+    ours = _discoverer(bucket, TrapFolder(output, 2, "paused before", partial(others._list_once, 10)))
+    ours._list_once(10)
+    assert len([name for name in output.names(manifests.LOG_FOLDER) if "_listed-" in name]) == 1
 
 
 def test_killed_between_manifest_and_deletion_nothing_is_repeated(

@@ -18,6 +18,7 @@ from streaming.forget.places import ErasurePlaces
 from streaming.forget.receipts import finish
 from streaming.forget.sweep import erase
 from tests.support.forgetting import (
+    GIVEN_UP,
     LEASES,
     REMOVED,
     asked_of,
@@ -118,7 +119,7 @@ def test_spark_finds_and_erases_the_same(
         salt.write_bytes(bytes(32))
         [receipt] = asked_of(forget_words(full, *gone), capsys)
         tree = {name: digest for name, digest in tree_of(full.root).items() if "_forgotten/" not in name}
-        return {**receipt, "asked_at": None, "finished_at": None}, {**tree, **dict.fromkeys(LEASES, "")}
+        return {**receipt, "asked_at": None, "finished_at": None}, {**tree, **dict.fromkeys((*LEASES, GIVEN_UP), "")}
 
     here = erased()
     by_spark: list[int] = []

@@ -215,8 +215,7 @@ def test_the_holder_takes_nothing_in_and_folds_nothing(output: Folder) -> None:
         assert log.unknown(PICTURES) == []
         taken = [manifests.read_manifest(output, one) for one in manifests.manifest_ids(output)]
         assert taken == [PICTURES[:2], [PICTURES[4]]]
-        with tenure.writing() as denylist:
-            known.fold(output, [first], denylist)
+        known.fold(tenure, [first])
     assert len(KnownPictures(output)) == 2
     [record] = output.names(known.KNOWN_FOLDER)
     assert pq.read_table(pa.BufferReader(output.read(record)))["path"].to_pylist() == [PATHS[1]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import socket
@@ -17,7 +18,7 @@ from typing import Self
 import pytest
 
 from conf.aws.connection import S3Connection
-from conf.errors import LeaseHeldError, LeaseLostError, StorageError, TransientError
+from conf.errors import LeaseHeldError, LeaseLostError, NotFoundError, StorageError, TransientError
 from streaming.lease.lease import DRAIN, LEASE, Holder, Lease, Looked, read_holder, request_drain, wait_until_gone
 from streaming.lease.machine import started, this_machine
 from streaming.storage.folder import Folder
@@ -25,6 +26,7 @@ from streaming.storage.local import LocalFolder
 from streaming.storage.locations import open_folder
 from tests.support.buckets import Bucket
 from tests.support.servers import FaultyStore
+from tests.support.trap import ANY_CALL, TrapFolder
 
 Wait = Callable[..., None]
 LONG = timedelta(minutes=1)
@@ -76,6 +78,23 @@ def test_a_killed_holder_on_this_machine_is_succeeded_at_once(output: Folder) ->
     assert not present.released
     with Lease(output, LONG) as lease:
         lease.check()
+
+
+def test_a_holder_that_was_killed_and_not_reaped_is_succeeded_at_once(output: Folder) -> None:
+    """In a container without an init, nobody ever asks for its exit code."""
+    command = [sys.executable, "-c", _HOLD, output.root]
+    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout
+    assert holder.stdout.readline()
+    with pytest.raises(LeaseHeldError):
+        Lease(output, LONG).__enter__()
+    holder.kill()
+    os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)  # until it has ended, and without reaping it
+    try:
+        with Lease(output, LONG) as lease:
+            lease.check()
+    finally:
+        holder.communicate()
 
 
 def test_a_later_process_of_the_same_number_is_not_the_holder(output: Folder) -> None:
@@ -159,6 +178,21 @@ def test_a_holder_whose_lease_was_taken_is_told_and_leaves_it_alone(
 
     wait_for(lost)
     lease.__exit__(None, None, None)
+    present, _ = read_holder(output)
+    assert present
+    assert (present.id, present.released) == ("other", False)
+
+
+def test_whoever_asks_the_store_knows_that_the_lease_was_taken_at_once(output: Folder) -> None:
+    """By a stream whose clock is ahead, or by YARN's next attempt: our own clock does not tell before the renewal."""
+    with Lease(output, LONG) as lease:
+        lease.confirm()
+        output.delete(LEASE)
+        _write(output)
+        lease.check()
+        for ask in (lease.confirm, lease.check):
+            with pytest.raises(LeaseLostError, match="another stream took it"):
+                ask()
     present, _ = read_holder(output)
     assert present
     assert (present.id, present.released) == ("other", False)
@@ -455,10 +489,40 @@ def test_a_drain_mark_reaches_the_holder_it_is_addressed_to(output: Folder) -> N
         assert request_drain(output) == lease.holder
         assert request_drain(output) == lease.holder
         assert lease.drain_requested()
-    assert not output.exists(DRAIN)
-    output.create(DRAIN, b"an earlier one")
-    with Lease(output, LONG) as lease:
-        assert not lease.drain_requested()
+    with Lease(output, LONG) as second:
+        assert not second.drain_requested()
+        assert request_drain(output) == second.holder
+        assert second.drain_requested()
+
+
+@pytest.mark.parametrize("late", ["the holder", "who asked it to stop"])
+def test_a_drain_mark_survives_whoever_comes_late(output: Folder, late: str) -> None:
+    """At every call of the one or the other, a second stream takes over and is asked to stop: it has to hear of it."""
+    for nth in itertools.count(1):
+        with suppress(NotFoundError), Lease(output, LONG):
+            pass
+        trapped = TrapFolder(output, 0, ANY_CALL)
+        first, second = Lease(trapped, LONG), Lease(output, LONG)
+        first.__enter__()
+        request_drain(output)
+
+        def meanwhile(second: Lease = second) -> None:
+            output.delete(LEASE)  # as if the first had run out
+            second.__enter__()
+            request_drain(output)
+
+        trapped.trap(nth, meanwhile)
+        if late == "the holder":
+            first.__exit__(None, None, None)
+        else:
+            request_drain(trapped)
+            trapped.trap(0)
+            first.__exit__(None, None, None)
+        if second.holder.renewed_at is None:  # the trap was not reached
+            break
+        assert second.drain_requested(), nth
+        second.__exit__(None, None, None)
+    assert nth > 1
 
 
 def test_a_damaged_lease_is_answered_in_one_line(output: Folder) -> None:

@@ -17,6 +17,7 @@ from streaming.storage.folder import Folder, StoredPicture
 from streaming.storage.locations import open_folder
 from tests.support.small_table import DAY, commit, reject
 from tests.support.streams import Place, begin
+from tests.support.tenures import LooseTenure
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def filled(tmp_path: Path) -> Place:
     pictures = [StoredPicture(str(place.source / f"{name}.jpg"), 1, DAY) for name in "abc"]
     folded = append_manifest(output, pictures[:1], DAY)
     assert commit(output, 0, [pictures[0].path], backbone="0123456789abcdef") == folded
-    fold(output, [folded])
+    fold(LooseTenure(output), [folded])
     append_manifest(output, pictures[1:2], DAY)
     reject(output, 0, [pictures[1].path])
     append_manifest(output, pictures[2:], DAY)

@@ -25,6 +25,7 @@ from streaming.storage.locations import open_folder
 from streaming.storage.parquet import as_parquet
 from tests.support.buckets import Bucket
 from tests.support.streams import Place, run, start
+from tests.support.tenures import LooseTenure
 
 pytestmark = pytest.mark.usefixtures("programs")
 
@@ -94,7 +95,7 @@ def test_what_passes_leaves_quarantine_whatever_is_killed(
     listed = ask("list")
     assert (sum(listed["reasons"].values()), listed["retries"]) == (1, 0)
     output = open_folder(str(place.output))
-    known.fold(output, manifest_ids(output))
+    known.fold(LooseTenure(output), manifest_ids(output))
     for name in [*output.names("features")]:  # as a lifecycle rule does with what is old
         output.delete(name)
     assert ask("list") == listed

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -22,6 +23,7 @@ from conf.uris import resolve
 from streaming.__main__ import main as stream
 from streaming.lease.denylist import Entry, add_entry, make_salt
 from streaming.operate import in_process, on_spark, reconcile
+from streaming.operate.comparison import at_rest
 from streaming.operate.in_process import compare_in_process
 from streaming.operate.parallel_listing import divide
 from streaming.output import known, manifests, requests
@@ -30,9 +32,10 @@ from streaming.output.retries import Quarantined, create_retry
 from streaming.storage import s3
 from streaming.storage.folder import Folder, StoredPicture
 from streaming.storage.locations import list_folder, list_pictures, open_folder
+from streaming.storage.parquet import read_footer
 from tests.support.buckets import Bucket, new_bucket
 from tests.support.streams import Place, begin, run
-from tests.support.tenures import new_listing
+from tests.support.tenures import LooseTenure, new_listing
 
 ODD = ["a b/é/1%20.jpg", "a b/é/2+.jpg", "a b/#?.jpg", "c/d/e/f/g.jpg", "_x/.y.jpg", "top=.jpg"]
 
@@ -96,7 +99,7 @@ def test_missed_changed_and_gone_are_told_apart(
     source: Path, output: Folder, folded: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Whether manifests are in the log or folded, in any folder, under any name."""
-    known.fold(output, manifests.manifest_ids(output)[:folded])
+    known.fold(LooseTenure(output), manifests.manifest_ids(output)[:folded])
     _put(source, "a b/é/new %+#.jpg", "new/é/1.jpg")
     (source / "a b/#?.jpg").write_bytes(b"longer than it was")
     os.utime(source / "top=.jpg", (1, 1))
@@ -123,7 +126,7 @@ def test_what_a_killed_fold_left_twice_is_known_once(
 
     monkeypatch.setattr(output, "delete", die)
     with suppress(KeyboardInterrupt):
-        known.fold(output, manifests.manifest_ids(output))
+        known.fold(LooseTenure(output), manifests.manifest_ids(output))
     assert len(manifests.manifest_ids(output)) == 3
     assert _counts(_Asked(source, output.root, capsys)()) == {"listed": 6}
 
@@ -135,12 +138,36 @@ def test_a_fold_in_between_is_no_loss(
     read = in_process._read
 
     def fold_and_read(*arguments: Any) -> Any:
-        known.fold(output, manifests.manifest_ids(output))
+        known.fold(LooseTenure(output), manifests.manifest_ids(output))
         return read(*arguments)
 
     monkeypatch.setattr(in_process, "_AT_ONCE", 1)
     monkeypatch.setattr(in_process, "_read", fold_and_read)
     assert _counts(_Asked(source, output.root, capsys)()) == {"listed": 6}
+
+
+def test_a_fold_that_had_begun_is_no_loss(source: Path, output: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name of its file was there before, but no rows: what reads the record first misses what leaves the log."""
+    announced, go_on = threading.Event(), threading.Event()
+
+    def pause_when_announced() -> None:
+        if any(known._ANNOUNCED in read_footer(output, name) for name in output.names(known.KNOWN_FOLDER)):
+            announced.set()
+            go_on.wait()
+
+    monkeypatch.setattr(known, "_MERGE_BELOW_ROWS", 0)  # or a file that it deletes would tell of it
+    tenure = LooseTenure(output, pause_when_announced)
+    folding = threading.Thread(target=known.fold, args=(tenure, manifests.manifest_ids(output)))
+    folding.start()
+    assert announced.wait(10)
+
+    def compare() -> int:
+        folded = known.count_folded(output)
+        go_on.set()
+        folding.join()
+        return folded + sum(len(manifests.read_manifest(output, one)) for one in manifests.manifest_ids(output))
+
+    assert at_rest(output, compare) == len([*list_pictures(str(source), print)])
 
 
 @pytest.mark.usefixtures("jvm")
@@ -151,7 +178,7 @@ def test_a_fold_in_between_is_no_loss_on_spark(
     compare = on_spark._compare
 
     def fold_and_compare(*arguments: Any) -> Any:
-        known.fold(output, manifests.manifest_ids(output))
+        known.fold(LooseTenure(output), manifests.manifest_ids(output))
         return compare(*arguments)
 
     _on_spark(monkeypatch)
@@ -169,7 +196,7 @@ def test_spark_finds_what_this_process_finds(
     _look(str(source), output)
     logged = manifests.manifest_ids(output)
     twice = [output.read(manifests.manifest_name(manifest)) for manifest in logged[2:4]]
-    known.fold(output, logged[:4])
+    known.fold(LooseTenure(output), logged[:4])
     for manifest, data in zip(logged[2:4], twice, strict=True):
         output.create(manifests.manifest_name(manifest), data)
     _put(source, "asked 1.jpg", "asked 2.jpg", "new/young.jpg")
@@ -213,7 +240,7 @@ def test_more_than_a_limit_is_left_to_spark(
     source: Path, output: Folder, folded: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether more are listed or more were seen."""
-    known.fold(output, manifests.manifest_ids(output)[:folded])
+    known.fold(LooseTenure(output), manifests.manifest_ids(output)[:folded])
 
     def limited(limit: int) -> int | None:
         monkeypatch.setattr(in_process, "LIMIT", limit)
@@ -246,7 +273,7 @@ def test_a_damaged_file_is_one_line(
     source: Path, output: Folder, folder: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Which names it."""
-    known.fold(output, manifests.manifest_ids(output)[:1])
+    known.fold(LooseTenure(output), manifests.manifest_ids(output)[:1])
     requests.create_request(output, [*list_pictures(str(source), print)])
     [*_, damaged] = [name for name in output.names(folder) if not name.endswith(".txt")]
     Path(output.path(damaged)).write_bytes(b"{}")
@@ -415,7 +442,7 @@ def _differ(bucket: Bucket) -> tuple[str, Folder]:
         bucket.s3.put_object(Bucket=bucket.name, Key=f"input/{name}", Body=name.encode())
     source, output = resolve(bucket.uri("input")), open_folder(bucket.uri("output"), AWS_DEFAULTS)
     _look(source, output)
-    known.fold(output, manifests.manifest_ids(output)[:2])
+    known.fold(LooseTenure(output), manifests.manifest_ids(output)[:2])
     for name in ("a b/é/new %+#.jpg", "new/1.jpg"):
         bucket.s3.put_object(Bucket=bucket.name, Key=f"input/{name}", Body=b"new")
     bucket.s3.put_object(Bucket=bucket.name, Key="input/same.jpg", Body=b"emas.jpg")
@@ -449,7 +476,7 @@ def test_spark_finds_on_s3_what_this_process_finds(
             requests.delete_request(output, request)
         now = datetime.now(UTC)
         others = [StoredPicture(f"s3://other/{number}.jpg", 1, now) for number in range(in_process.LIMIT)]
-        known.fold(output, [manifests.append_manifest(output, others, now)])
+        known.fold(LooseTenure(output), [manifests.append_manifest(output, others, now)])
         more = ("--enqueue", "--json", "--log-folder", str(tmp_path))
         said = run("streaming", _arguments(bucket.uri("input"), bucket.uri("output"), *more))
         assert said.returncode == 0, said.stdout

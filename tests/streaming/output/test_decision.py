@@ -6,16 +6,19 @@ import io
 import itertools
 import os
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from conf.aws.connection import AWS_DEFAULTS
-from conf.errors import OutputError
+from conf.errors import AppError, OutputError
 from streaming.engine.checkpoint import Epochs
 from streaming.features.schema import QUARANTINE
 from streaming.lease.denylist import NOTHING, Denylist, Entry, add_entry, make_salt
+from streaming.output import known
 from streaming.output.decision import QUARANTINE_TABLE, complete, read_decision, withdraw
 from streaming.output.embeddings import STAGED_FOLDER
 from streaming.output.inbox import Inbox
@@ -29,17 +32,17 @@ from streaming.output.manifests import (
     read_manifest,
     table_file,
 )
-from streaming.output.recovery import finish, recover
+from streaming.output.recovery import finish, finish_all, recover
 from streaming.output.requests import request_ids
 from streaming.output.rows import erase_in
 from streaming.output.tables import Tables, quarantine_rows
 from streaming.storage.folder import Folder
 from streaming.storage.locations import open_folder
 from streaming.storage.parquet import as_parquet, footer_of
-from tests.support.buckets import Bucket
+from tests.support.buckets import Bucket, new_bucket_in_process
 from tests.support.outcomes import NOW, name_of, named, result_of
 from tests.support.tenures import LooseTenure
-from tests.support.trap import WHENS, Killed, TrapFolder, When
+from tests.support.trap import ANY_CALL, WHENS, Killed, TrapFolder, When
 
 Outcome = Mapping[str, str]
 """The reasons of pictures that are rejected; the others have features."""
@@ -53,15 +56,18 @@ def _quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
-def _tenure(output: Folder, outcome: Outcome) -> None:
-    """What the holder of a lease does to its end."""
-    recover(LooseTenure(output))
+def _tenure(output: Folder, outcome: Outcome, *, folds: bool = False) -> None:
+    """What the holder of a lease does to its end; if it folds, no manifest is in the log any more."""
+    tenure = LooseTenure(output)
+    recover(tenure)
     sink = Tables(output)
     for manifest in manifest_ids(output):
         if sink.is_committed(manifest):
             finish(output, manifest, NOTHING)
         else:
             sink.commit(manifest, result_of(manifest, read_manifest(output, manifest), outcome))
+    if folds:
+        known.fold(tenure, finish_all(output, NOTHING))
 
 
 def _tenure_without_start(output: Folder, manifest: str, outcome: Outcome) -> None:
@@ -130,6 +136,40 @@ def test_two_attempts_that_see_different_outcomes_never_mix(tmp_path: Path, when
         assert nth > (2 if first else 1)
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "former"),
+    [
+        ({}, {"x": "vanished"}, None),
+        ({"x": "vanished"}, {"y": "denied"}, None),
+        ({}, {"x": "vanished"}, {"y": "denied"}),
+        ({"x": "vanished"}, {"x": "vanished"}, {"x": "vanished"}),
+        ({"y": "denied"}, {}, {"x": "vanished"}),
+    ],
+)
+def test_what_was_seen_before_a_pause_decides_nothing_after_it(
+    tmp_path: Path, first: Outcome, second: Outcome, former: Outcome | None
+) -> None:
+    """At every call of the first, the second decides and folds; a hand may have deleted the features before that."""
+    for nth in itertools.count(1):
+        output, manifest = _new_output(str(tmp_path / str(nth)))
+        if former is not None:
+            _tenure(output, former)
+            output.delete(table_file("features", manifest))
+        trapped = TrapFolder(output, nth, ANY_CALL, partial(_tenure, output, second, folds=True))
+        with suppress(AppError):  # it may end with an error, as what it works on is gone
+            _tenure(trapped, first, folds=True)
+        tables = _rows(output)
+        assert _is(tables, first) or _is(tables, second), nth
+        _tenure(output, {"x": "crashed", "y": "crashed"}, folds=True)
+        assert _rows(output) == tables, nth
+        check_log(output)
+        assert manifest_ids(output) == []
+        assert len(KnownPictures(output)) == 2
+        if trapped.left > 0:
+            break
+    assert nth > 30
+
+
 @pytest.mark.parametrize("when", ["paused before", "paused after", "delivered late"])
 def test_two_attempts_never_mix_on_s3(bucket: Bucket, when: When) -> None:
     """The pair that tells most, both ways."""
@@ -138,6 +178,16 @@ def test_two_attempts_never_mix_on_s3(bucket: Bucket, when: When) -> None:
             if not _meet(bucket.uri(f"{number} {nth}"), first, second, when, nth):
                 break
         assert nth == 6
+
+
+def test_a_killed_attempt_never_mixes_with_the_next_on_s3(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every pair of outcomes, at every write of the first."""
+    with new_bucket_in_process(monkeypatch) as bucket:
+        for number, (first, second) in enumerate(itertools.product(_FATES, _FATES)):
+            for nth in itertools.count(1):
+                if not _meet(bucket.uri(f"{number} {nth}"), first, second, "killed before", nth):
+                    break
+            assert nth > 2
 
 
 @pytest.fixture

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 from datetime import UTC, datetime
+from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
-from conf.errors import StorageError, TransientError
+from conf.errors import AppError, StorageError, TransientError
 from streaming.features.schema import FEATURES
+from streaming.lease.denylist import NOTHING
 from streaming.output.decision import FEATURES_TABLE, read_decision
 from streaming.output.inbox import Inbox
 from streaming.output.known import KnownPictures
 from streaming.output.manifest_log import ManifestLog, withdraw_repeating
-from streaming.output.manifests import append_manifest, manifest_ids, read_manifest, table_file
+from streaming.output.manifests import append_manifest, manifest_ids, prepare_log, read_manifest, table_file
+from streaming.output.recovery import finish, recover
 from streaming.output.requests import read_request, request_ids
+from streaming.output.tables import Tables
 from streaming.storage.folder import Folder, StoredPicture
+from streaming.storage.locations import open_folder
 from streaming.storage.parquet import as_parquet
-from tests.support.tenures import LooseTenure, new_log
+from tests.support.outcomes import named, result_of
+from tests.support.tenures import LooseTenure, LoseableLease, new_log
+from tests.support.trap import ANY_CALL, WHENS, Killed, TrapFolder, When
 
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
 EARLIER = datetime(2026, 1, 30, tzinfo=UTC)
@@ -78,6 +87,62 @@ def test_repeats_are_withdrawn_at_the_start(output: Folder, committed: str, with
     [request] = request_ids(output)
     assert _names(known.unknown(read_request(output, request))) == left
     assert withdraw_repeating(LooseTenure(output)).repeating == []
+
+
+class _Started:
+    """A holder that has started, and taken in what was requested."""
+
+    def __init__(self, output: Folder) -> None:
+        tenure = LooseTenure(output)
+        self._output, self._log = output, ManifestLog(tenure, recover(tenure))
+        self._inbox = Inbox(self._log)
+        self._inbox.take_in(10)
+
+    def work(self) -> None:
+        """What comes next, until there is nothing to do."""
+        for manifest in manifest_ids(self._output):
+            if Tables(self._output).is_committed(manifest):
+                finish(self._output, manifest, NOTHING)
+            elif self._log.admit(manifest):
+                result = result_of(manifest, read_manifest(self._output, manifest), {})
+                Tables(self._output).commit(manifest, result)
+        if self._inbox.take_in(10):
+            self.work()
+
+
+@pytest.mark.parametrize("when", [*WHENS, ANY_CALL])
+def test_two_holders_that_withdraw_agree_on_what(tmp_path: Path, when: When) -> None:
+    """The second, while it runs, meets a manifest of the first that comes late; the third starts meanwhile.
+
+    If each withdrew one of the two manifests that repeat each other, their pictures would be known, and in no table.
+    """
+    for nth in itertools.count(1):
+        output, lease = open_folder(str(tmp_path / str(nth))), LoseableLease()
+        prepare_log(output)
+        third: list[_Started] = []
+
+        def meanwhile(output: Folder = output, lease: LoseableLease = lease, third: list[_Started] = third) -> None:
+            lease.lost = True
+            third.append(_Started(output))
+
+        trapped = TrapFolder(output, 0, when)
+        second = ManifestLog(LooseTenure(trapped, lease.check), KnownPictures(output))
+        second.append(named("x"))
+        late = append_manifest(output, named("xy"), EARLIER)
+        trapped.trap(nth, meanwhile)
+        try:
+            second.admit(late)
+        except Killed:
+            if not third:
+                meanwhile()
+        except AppError:
+            assert lease.lost
+        if trapped.left > 0:
+            break
+        third[0].work()
+        rows = [pq.read_table(io.BytesIO(output.read(name)), columns=["path"]) for name in output.names("features")]
+        assert sorted(path[4] for one in rows for path in one.column("path").to_pylist()) == ["x", "y"], nth
+    assert nth > 3
 
 
 def test_a_manifest_that_seemed_to_fail_is_tried_under_the_same_name(

@@ -3,46 +3,52 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from streaming.lease.denylist import Denylist, Entry, new_salt
+from conf.errors import AppError
+from streaming.lease.denylist import NOTHING, Denylist, Entry, new_salt
+from streaming.lease.tenure import Tenure
 from streaming.output import known, retries
 from streaming.output.decision import read_decision
 from streaming.output.inbox import Inbox
 from streaming.output.manifest_log import ManifestLog
 from streaming.output.manifests import append_manifest, manifest_ids, read_manifest
-from streaming.output.recovery import recover
+from streaming.output.recovery import finish, recover
 from streaming.output.retries import Quarantined, create_retry, retry_ids
 from streaming.output.tables import Tables
 from streaming.storage.folder import Folder
 from streaming.storage.local import LocalFolder
 from tests.support.outcomes import NOW, named, result_of
-from tests.support.tenures import LooseTenure
-from tests.support.trap import Killed, TrapFolder, When
+from tests.support.tenures import LooseTenure, LoseableLease
+from tests.support.trap import ANY_CALL, WHENS, Killed, TrapFolder, When
 
 
-def _tenure(output: Folder, reasons: dict[str, str]) -> None:
+def _tenure(output: Folder, reasons: dict[str, str], check: Callable[[], None] = lambda: None) -> None:
     """What a holder of the lease does to its end, after one that was killed when it had folded its log."""
-    sink = Tables(output)
-    Inbox(_log(output)).settle_retries()
-    known.fold(output, [manifest for manifest in manifest_ids(output) if sink.is_committed(manifest)])
-    log = _log(output)
+    tenure, sink = LooseTenure(output, check), Tables(output)
+    Inbox(_log(tenure)).settle_retries()
+    known.fold(tenure, [manifest for manifest in manifest_ids(output) if sink.is_committed(manifest)])
+    log = _log(tenure)
     inbox = Inbox(log)
     inbox.take_in(10)
     for manifest in manifest_ids(output):
         if log.admit(manifest):
-            sink.commit(manifest, result_of(manifest, read_manifest(output, manifest), reasons))
+            with tenure.writing():
+                sink.commit(manifest, result_of(manifest, read_manifest(output, manifest), reasons))
     inbox.settle_retries()
 
 
-def _log(output: Folder) -> ManifestLog:
+def _log(tenure: Tenure) -> ManifestLog:
     """As at the start of a stream."""
-    tenure = LooseTenure(output)
     return ManifestLog(tenure, recover(tenure))
 
 
@@ -97,27 +103,40 @@ def test_what_passes_leaves_quarantine_and_what_fails_again_stays_once(quarantin
     known.check_log(quarantined)  # a hand that deletes it makes nothing unknown
 
 
-@pytest.mark.parametrize("when", ["killed before", "killed after"])
-def test_a_kill_at_any_write_is_finished_by_the_next_holder(quarantined: Folder, when: When, tmp_path: Path) -> None:
-    """At each moment, each picture is in one of the tables; in the end in one only, once."""
-    kills = 0
-    for nth in range(1, 100):
+@pytest.mark.parametrize("when", [*WHENS, ANY_CALL])
+def test_whoever_is_killed_or_comes_late_repeats_and_loses_nothing(
+    quarantined: Folder, when: When, tmp_path: Path
+) -> None:
+    """At any write, or any call: at each moment, each picture is in one of the tables; in the end in one only, once."""
+    trapped = 0
+    for nth in itertools.count(1):
         root = str(tmp_path / f"{when} {nth}")
         _copy(quarantined, root)
-        mortal = TrapFolder(LocalFolder(root), nth, when)
-        for step in (_retry, lambda folder: _tenure(folder, {"e": "corrupt", "f": "denied"})):
+        output, lease = LocalFolder(root), LoseableLease()
+        trap = TrapFolder(output, nth, when, partial(_take_over, output, lease))
+        tenure = partial(_tenure, reasons={"e": "corrupt", "f": "denied"})
+        for step, again in ((_retry, _retry), (partial(tenure, check=lease.check), tenure)):
             try:
-                step(mortal)
+                step(trap)
             except Killed:
-                kills += 1
-                assert set(_counted(mortal)) == set("abcdefg")
-                step(mortal)
-        assert _counted(mortal) == Counter("abcdefg"), f"{when} write {nth}"
-        assert sorted(name for name, *_ in _rows(mortal, "quarantine")) == ["e", "f"]
-        assert retry_ids(mortal) == []
-        if mortal.left > 0:
+                assert set(_counted(output)) == set("abcdefg"), nth
+                again(output)
+            except AppError:
+                assert lease.lost
+        _tenure(output, {"e": "corrupt"})
+        assert _counted(output) == Counter("abcdefg"), nth
+        assert {"e"} <= {name for name, *_ in _rows(output, "quarantine")} <= {*"ef"}, nth
+        assert retry_ids(output) == []
+        if trap.left > 0:
             break
-    assert kills >= 9
+        trapped += 1
+    assert trapped > 9
+
+
+def _take_over(output: Folder, lease: LoseableLease) -> None:
+    lease.lost = True
+    _tenure(output, {"e": "denied"})
+    assert set(_counted(output)) == set("abcdefg")
 
 
 def _copy(folder: Folder, root: str) -> None:
@@ -154,7 +173,7 @@ def test_a_forgotten_picture_is_not_retried(quarantined: Folder) -> None:
 def test_a_manifest_of_a_former_holder_for_the_same_retry_is_withdrawn(quarantined: Folder, seen: str) -> None:
     """It woke up after its lease and appended one more."""
     retry = _retry(quarantined)
-    log = _log(quarantined)
+    log = _log(LooseTenure(quarantined))
     Inbox(log).take_in(10)
     [ours] = [manifest for manifest in manifest_ids(quarantined) if manifest.endswith(retry)]
     foreign = append_manifest(quarantined, named("bdef"), datetime.now(UTC), retry)
@@ -168,6 +187,41 @@ def test_a_manifest_of_a_former_holder_for_the_same_retry_is_withdrawn(quarantin
     _tenure(quarantined, {})
     assert read_decision(quarantined, late).withdrawn
     assert _counted(quarantined) == Counter("abcdefg")
+
+
+def test_two_holders_that_withdraw_leave_a_retry_its_manifest(quarantined: Folder, tmp_path: Path) -> None:
+    """The second, while it runs, meets one of the first that comes late; the third starts meanwhile, and goes on."""
+    for nth in itertools.count(1):
+        _copy(quarantined, str(tmp_path / str(nth)))
+        output, lease = LocalFolder(str(tmp_path / str(nth))), LoseableLease()
+        trapped = TrapFolder(output, 0, ANY_CALL)
+        second = _log(LooseTenure(trapped, lease.check))
+        retry = _retry(output)
+        Inbox(second).take_in(10)
+        late = append_manifest(output, named("bdef"), NOW, retry)
+        third: list[ManifestLog] = []
+
+        def meanwhile(output: Folder = output, lease: LoseableLease = lease, third: list[ManifestLog] = third) -> None:
+            lease.lost = True
+            third.append(_log(LooseTenure(output)))
+
+        trapped.trap(nth, meanwhile)
+        with suppress(AppError):
+            second.admit(late)
+        if trapped.left > 0:
+            break
+        inbox = Inbox(third[0])
+        inbox.take_in(10)
+        for manifest in manifest_ids(output):
+            if Tables(output).is_committed(manifest):
+                finish(output, manifest, NOTHING)
+            elif third[0].admit(manifest):
+                Tables(output).commit(manifest, result_of(manifest, read_manifest(output, manifest), {}))
+        inbox.settle_retries()
+        assert _counted(output) == Counter("abcdefg"), nth
+        assert _rows(output, "quarantine") == []
+        assert retry_ids(output) == []
+    assert nth > 3
 
 
 def test_rows_of_an_unfinished_manifest_and_of_other_pictures_stay(quarantined: Folder) -> None:

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -285,3 +286,23 @@ def test_names_are_those_below_a_folder_and_none_if_it_is_missing(tmp_path: Path
     assert list(folder.names("missing")) == []
     folder.delete_tree("t")
     assert list(folder.names("t")) == []
+
+
+def test_what_is_deleted_while_it_is_replaced_does_not_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The deletion waits; on S3 the store sees to that."""
+    folder, replace = LocalFolder(str(tmp_path)), os.replace
+    tag = folder.create("a", b"1")
+    deletion = threading.Thread(target=LocalFolder(str(tmp_path)).delete, args=("a",))
+
+    def delete_and_replace(*arguments: Any) -> None:
+        deletion.start()
+        deletion.join(0.2)
+        replace(*arguments)
+
+    monkeypatch.setattr(os, "replace", delete_and_replace)
+    folder.replace("a", b"2", tag)
+    deletion.join()
+    assert not folder.exists("a")
+    folder.delete("a")

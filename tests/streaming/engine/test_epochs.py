@@ -1,0 +1,77 @@
+"""Checkpoint epochs, without Spark: nobody deletes the checkpoint that another works with."""
+
+from __future__ import annotations
+
+import itertools
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from conf.errors import LeaseLostError, OutputError
+from streaming.engine.checkpoint import Epochs
+from streaming.output.manifests import prepare_log
+from streaming.storage.folder import Folder
+from streaming.storage.locations import open_folder
+from tests.support.tenures import LooseTenure, LoseableLease
+from tests.support.trap import ANY_CALL, TrapFolder
+
+_COMMITS = "commits/0"
+
+
+def _take_over(lease: LoseableLease, output: Folder, checkpoint: Folder) -> None:
+    """Another takes the lease and starts; then Spark writes into the epoch that it goes on with."""
+    lease.lost = True
+    epochs = Epochs(LooseTenure(output), checkpoint)
+    epochs.open()
+    checkpoint.create(f"{epochs.uri.rpartition('/')[2]}/{_COMMITS}", b"")
+
+
+@pytest.mark.parametrize("where", ["output", "checkpoint"])
+def test_a_driver_that_wakes_in_a_turn_leaves_the_checkpoint_of_its_successor(tmp_path: Path, where: str) -> None:
+    """Whatever call of the turn it was paused at: on the output, or on the checkpoint."""
+    for nth in itertools.count(1):
+        output, checkpoint = (open_folder(str(tmp_path / f"{nth}" / name)) for name in ("output", "checkpoint"))
+        prepare_log(output)
+        lease = LoseableLease()
+        trapped = {"output": output, "checkpoint": checkpoint}
+        trapped[where] = trap = TrapFolder(trapped[where], 0, ANY_CALL)
+        epochs = Epochs(LooseTenure(trapped["output"], lease.check), trapped["checkpoint"])
+        epochs.open()
+        checkpoint.create("000001/metadata", b"")
+        trap.trap(nth, partial(_take_over, lease, output, checkpoint))
+        with suppress(LeaseLostError):
+            epochs.turn()
+        if not lease.lost:
+            break
+        assert any(name.endswith(_COMMITS) for name in checkpoint.names("")), nth
+    assert nth > 3
+
+
+def test_a_turn_that_was_not_finished_is_finished(output: Folder, tmp_path: Path) -> None:
+    """By the next one of the same driver, and by the next start."""
+    checkpoint = open_folder(str(tmp_path / "checkpoint"))
+    prepare_log(output)
+    epochs = Epochs(LooseTenure(output), checkpoint)
+    epochs.open()
+    checkpoint.create("000001/metadata", b"")
+    checkpoint.create("000002/_begun", b"")
+    epochs.turn()
+    assert epochs.uri.endswith("/000002")
+    assert not [*checkpoint.names("000001")]
+    checkpoint.create("000003/_begun", b"")
+    epochs = Epochs(LooseTenure(output), checkpoint)
+    epochs.open()
+    assert epochs.uri.endswith("/000003")
+    assert not [*checkpoint.names("000002")]
+
+
+def test_two_starts_at_the_same_moment_own_one_checkpoint(output: Folder, tmp_path: Path) -> None:
+    """And the checkpoint of another output is refused all the same."""
+    for nth in (1, 2):
+        checkpoint = open_folder(str(tmp_path / str(nth)))
+        other = Epochs(LooseTenure(output), checkpoint)
+        Epochs(LooseTenure(output), TrapFolder(checkpoint, nth, ANY_CALL, other.open)).open()
+        with pytest.raises(OutputError, match="is the checkpoint of another output"):
+            Epochs(LooseTenure(open_folder(str(tmp_path))), checkpoint).open()

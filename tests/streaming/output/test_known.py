@@ -1,0 +1,133 @@
+"""The record of known pictures: a holder that was paused in the middle of a fold adds nothing to it that may not be."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from conf.errors import AppError, LeaseLostError
+from streaming.lease.denylist import Denylist, Entry, new_salt
+from streaming.lease.lease import LEASE, Lease
+from streaming.lease.tenure import Tenure
+from streaming.output import known
+from streaming.output.known import KNOWN_FOLDER, KnownPictures, refuse_announced
+from streaming.output.manifests import append_manifest, manifest_ids, prepare_log
+from streaming.output.recovery import finish_all, recover
+from streaming.output.rows import erase_in, forgotten_paths
+from streaming.output.tables import Tables
+from streaming.storage.folder import Folder
+from streaming.storage.locations import open_folder
+from streaming.storage.parquet import read_footer
+from tests.support.outcomes import NOW, named, result_of
+from tests.support.tenures import LooseTenure, LoseableLease
+from tests.support.trap import ANY_CALL, WHENS, Killed, TrapFolder, When
+
+_SALT = new_salt()
+_FORGOTTEN = Denylist([Entry.of([named("x")[0].path], [], _SALT, NOW)])
+
+
+@pytest.fixture(autouse=True)
+def _quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No power cut is tried here."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+def _new_output(root: str) -> Folder:
+    """One with w in its record, and x and y in two finished manifests in the log."""
+    output = open_folder(root)
+    prepare_log(output)
+    for name in "wxy":
+        manifest = append_manifest(output, named(name), NOW)
+        Tables(output).commit(manifest, result_of(manifest, named(name), {}))
+        if name == "w":
+            known.fold(LooseTenure(output), [manifest])
+    return output
+
+
+def _forget(output: Folder) -> None:
+    """What `forget` does in log and record once it has taken the lease."""
+    refuse_announced(output)
+    for folder in ("_manifests", KNOWN_FOLDER):
+        for name in output.names(folder):
+            if name.endswith((".json", ".parquet")):
+                erase_in(output, name, _FORGOTTEN)
+
+
+def _next_tenure(output: Folder) -> KnownPictures:
+    tenure = LooseTenure(output, denylist=_FORGOTTEN)
+    pictures = recover(tenure)
+    known.fold(tenure, finish_all(output, _FORGOTTEN))
+    return pictures
+
+
+@pytest.mark.parametrize("when", [*WHENS, ANY_CALL])
+def test_a_fold_that_comes_late_brings_back_nothing_that_was_forgotten(tmp_path: Path, when: When) -> None:
+    """Whoever folds loses the lease at any call, and `forget` works to its end; all other pictures stay known once."""
+    for nth in itertools.count(1):
+        output = _new_output(str(tmp_path / str(nth)))
+        lease = LoseableLease()
+
+        def meanwhile(output: Folder = output, lease: LoseableLease = lease) -> None:
+            lease.lost = True
+            _forget(output)
+
+        trapped = TrapFolder(output, nth, when, meanwhile)
+        try:
+            known.fold(LooseTenure(trapped, lease.check), manifest_ids(output))
+        except Killed:
+            _forget(output)
+        except AppError:
+            assert lease.lost
+        if trapped.left > 0:
+            break
+        for _ in range(2):
+            left = [forgotten_paths(name, output.read(name), _FORGOTTEN) for name in output.names(KNOWN_FOLDER)]
+            assert [*itertools.chain(*left)] == [], nth
+            assert _next_tenure(output).unknown(named("wy")) == []
+        assert manifest_ids(output) == []
+        assert len(KnownPictures(output)) == 2
+        assert not any(known._ANNOUNCED in read_footer(output, name) for name in output.names(KNOWN_FOLDER))
+    assert nth > 5
+
+
+def test_a_fold_asks_the_store_whose_the_lease_is(tmp_path: Path) -> None:
+    """Another may have taken it although it has not run out by our clock."""
+    output = _new_output(str(tmp_path))
+    log, record = manifest_ids(output), [*output.names(KNOWN_FOLDER)]
+    with Tenure(output, timedelta(minutes=1)) as tenure:
+        output.delete(LEASE)
+        with Lease(output, timedelta(minutes=1)):
+            with pytest.raises(LeaseLostError):
+                known.fold(tenure, log)
+            refuse_announced(output)
+    assert (manifest_ids(output), [*output.names(KNOWN_FOLDER)]) == (log, record)
+
+
+def test_a_start_misses_nothing_that_a_former_holder_folds_meanwhile(tmp_path: Path) -> None:
+    """Whatever it has read by then: a picture that it missed would be found, and featurized, once more."""
+    for nth in itertools.count(1):
+        output = _new_output(str(tmp_path / str(nth)))
+        fold = partial(known.fold, LooseTenure(output), manifest_ids(output))
+        trapped = TrapFolder(output, nth, ANY_CALL, fold)
+        assert KnownPictures(trapped).unknown(named("wxyz")) == named("z"), nth
+        if trapped.left > 0:
+            break
+    assert nth > 5
+
+
+def test_a_living_holder_folds_although_forget_refuses_what_it_has_announced(output: Folder) -> None:
+    """`forget` cannot tell whose it is."""
+    for name in "xy":
+        append_manifest(output, named(name), NOW)
+    trapped = TrapFolder(output, 1, "paused after", partial(_forget, output))
+    known.fold(LooseTenure(trapped, denylist=_FORGOTTEN), manifest_ids(output))
+    assert trapped.left < 0
+    assert KnownPictures(output).unknown(named("xy")) == named("x")
+    assert len([*output.names(KNOWN_FOLDER)]) == 1
+    refuse_announced(output)
+    assert KnownPictures(output).unknown(named("xy")) == named("x")
