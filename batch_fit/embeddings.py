@@ -17,7 +17,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from batch_fit.featurize import task_count
-from batch_fit.folding import IN_SPARK, Featurized, Marks, collect, fold_with
+from batch_fit.folding import FOLDED, IN_SPARK, Featurized, Marks, collect, conclude, fold_with
 from conf.aws.connection import S3Connection
 from conf.errors import InputError, SettingsError
 from conf.spark.progress import Progress
@@ -31,6 +31,8 @@ from streaming.storage.locations import is_on_s3, open_folder
 _AT_ONCE = 4
 _AT_ONCE_ON_S3 = 16
 _TASKS_PER_SLOT = 4
+_FILES_HERE, _ROWS_HERE = 1000, 50_000
+"""So many are read by this process in the seconds in which Spark would start its workers."""
 _ROWS_AT_ONCE = 2000  # 10 MB; merging the statistics of a batch takes as long as folding some hundred rows
 
 _PRESENT = pa.schema(
@@ -122,6 +124,10 @@ class Embeddings:
         done = spark.sparkContext.accumulator(0)
         read, fold = self._reader(("path", "embedding", "backbone"), self.wanted), fold_with(marks, done)
         with progress(len(identities), "embeddings", lambda: done.value):
+            if len(identities) <= _ROWS_HERE and len(self.files) <= _FILES_HERE:
+                return conclude(
+                    pa.Table.from_batches(fold(_as_outcomes(read(self._names().to_batches()))), FOLDED), marks
+                )
             frame, tasks = self._divided(spark, self._task_count(spark, len(identities)))
             folded = frame.mapInArrow(lambda batches: fold(_as_outcomes(read(batches))), IN_SPARK)
             return collect(folded, tasks, marks)
@@ -138,13 +144,12 @@ class Embeddings:
     def paths(self, spark: SparkSession) -> list[str]:
         """The paths of the chosen rows."""
         read = self._reader(("path", "backbone"), self.wanted)
-        frame, _ = self._divided(spark, spark.sparkContext.defaultParallelism * _TASKS_PER_SLOT)
 
         def select(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             for rows in read(batches):
                 yield from rows.select(_PATHS.names).to_batches()
 
-        found: list[str] = frame.mapInArrow(select, from_arrow_schema(_PATHS)).toArrow().column("path").to_pylist()
+        found: list[str] = self._map(spark, select, _PATHS).column("path").to_pylist()
         return found
 
     def _present(self, spark: SparkSession, progress: Progress) -> pa.Table:
@@ -160,8 +165,22 @@ class Embeddings:
                 done.add(1)
 
         with progress(len(self.files), "files", lambda: done.value):
-            frame, _ = self._divided(spark, _most_tasks(spark))
-            return frame.mapInArrow(survey, from_arrow_schema(_PRESENT)).toArrow().cast(_PRESENT)
+            return self._map(spark, survey, _PRESENT)
+
+    def _map(
+        self,
+        spark: SparkSession,
+        function: Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]],
+        schema: pa.Schema,
+    ) -> pa.Table:
+        """The batches that a function makes of the files' names, by Spark if they are many."""
+        if len(self.files) <= _FILES_HERE:
+            return pa.Table.from_batches(function(self._names().to_batches()), schema)
+        frame, _ = self._divided(spark, _most_tasks(spark))
+        return frame.mapInArrow(function, from_arrow_schema(schema)).toArrow().cast(schema)
+
+    def _names(self) -> pa.Table:
+        return pa.table({"name": self.files})
 
     def _task_count(self, spark: SparkSession, rows: int) -> int:
         """Each task ends with statistics of 13 MB, so there are no more than keep all slots busy to the end."""
@@ -169,8 +188,7 @@ class Embeddings:
 
     def _divided(self, spark: SparkSession, tasks: int) -> tuple[DataFrame, int]:
         """The names in about so many partitions, and their number; each chunk becomes one."""
-        table = pa.table({"name": self.files})
-        chunks = table.to_batches(math.ceil(len(self.files) / tasks))
+        chunks = self._names().to_batches(math.ceil(len(self.files) / tasks))
         return spark.createDataFrame(pa.Table.from_batches(chunks)), len(chunks)
 
     def _reader(

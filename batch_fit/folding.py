@@ -92,7 +92,11 @@ def collect(folded: DataFrame, tasks: int, marks: Marks) -> Featurized:
     """
     if tasks > _MERGE_ABOVE:
         folded = folded.repartition(math.isqrt(tasks)).mapInArrow(_merge, IN_SPARK)
-    result = folded.toArrow()
+    return conclude(folded.toArrow(), marks)
+
+
+def conclude(result: pa.Table, marks: Marks) -> Featurized:
+    """The result from all rows, `FOLDED`, that `fold_with` gave."""
     partial = (Statistics.from_bytes(data.as_py()) for data in result.column("statistics") if data.is_valid)
     statistics = merge_all(partial)
     rows = result.drop(["statistics"]).filter(pc.is_valid(result.column("path"))).cast(_OUTCOMES)

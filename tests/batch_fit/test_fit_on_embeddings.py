@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from batch_fit import embeddings
 from batch_fit.__main__ import main
 from streaming.__main__ import main as stream
 from streaming.features.projection import Projection
@@ -55,17 +56,23 @@ def replayed(place: Place, pictures: list[Path], broken: list[Path], jvm: None) 
     return place
 
 
-def test_it_gives_the_model_of_a_fit_on_the_pictures(replayed: Place, tmp_path: Path) -> None:
-    """Of all pictures, of a sample, and added to a base; the rows of the stream are its own."""
+def test_it_gives_the_model_of_a_fit_on_the_pictures(
+    replayed: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of all pictures, by this process and by Spark, of a sample, and added to a base; the stream's rows are its own."""
     place = replayed
     weights = tmp_path / "backbone.tflite"
     weights.write_bytes(_registry(place).open(_registry(place).current()).file(bundle.BACKBONE))
     on_pictures = ("--input", str(place.source), "--weights", str(weights))
     on_embeddings = ("--embeddings", str(place.output))
     by_pictures, whole = _fitted(place, *on_pictures), _fitted(place, *on_embeddings)
-    _agree(by_pictures.projection(), whole.projection())
-    for name in (bundle.BACKBONE, bundle.HELD_BACK, bundle.IDENTITIES):
-        assert by_pictures.file(name) == whole.file(name)
+    with monkeypatch.context() as context:
+        context.setattr(embeddings, "_FILES_HERE", 0)
+        by_spark = _fitted(place, *on_embeddings)
+    for one in (whole, by_spark):
+        _agree(by_pictures.projection(), one.projection())
+        for name in (bundle.BACKBONE, bundle.HELD_BACK, bundle.IDENTITIES):
+            assert by_pictures.file(name) == one.file(name)
     assert (whole.manifest.pictures, whole.manifest.input) == (40, str(place.output))
     sampled = _fitted(place, *on_pictures, "--limit", "30", "--ignore", "broken/")  # which would be in the sample
     sample = _fitted(place, *on_embeddings, "--limit", "30")
