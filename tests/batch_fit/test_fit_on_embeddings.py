@@ -59,7 +59,7 @@ def replayed(place: Place, pictures: list[Path], broken: list[Path], jvm: None) 
 def test_it_gives_the_model_of_a_fit_on_the_pictures(
     replayed: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of all pictures, by this process and by Spark, of a sample, and added to a base; the stream's rows are its own."""
+    """Of all pictures, by this process and by Spark, of a sample, and added to a base; rows are those of the stream."""
     place = replayed
     weights = tmp_path / "backbone.tflite"
     weights.write_bytes(_registry(place).open(_registry(place).current()).file(bundle.BACKBONE))
