@@ -46,7 +46,7 @@ _UNUSED_FOLDERS = {"__pycache__", "bin", "include", "tests"}
 _UNUSED_SUFFIXES = {".a", ".c", ".cc", ".cmake", ".cpp", ".h", ".hpp", ".lib", ".pc", ".pxd", ".pxi", ".pyi", ".pyx"}
 _UNUSED_METADATA = {"INSTALLER", "RECORD", "REQUESTED", "WHEEL", "entry_points.txt", "top_level.txt"}
 _TIME_ZONES = {("pytz", "zoneinfo"), ("tzdata", "zoneinfo")}  # 1,200 files; all times here are UTC
-_SERVICES = {"s3", "sqs", "sts"}  # of the 400 that botocore describes
+_SERVICES = {"glue", "logs", "s3", "sqs", "sts"}  # of the 400 that botocore describes
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can hold
 _PLAIN_FILE = 0o100644 << 16

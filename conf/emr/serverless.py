@@ -41,9 +41,9 @@ _POLL_SECONDS = 10.0
 def job(verb: str, settings: Settings, locations: Locations, role: str, extra: Sequence[str] = ()) -> dict[str, Any]:
     """What StartJobRun is asked for, apart from the application.
 
-    A stream is a job in streaming mode: it has no time limit, and is started again when it fails, in another
-    availability zone if need be. A batch job is tried once, as on YARN.
-    https://docs.aws.amazon.com/emr/latest/EMR-Serverless-UserGuide/jobs-spark-streaming.html
+    A stream is a job in streaming mode: it has no time limit (0), and is started again when it fails, in another
+    availability zone if need be. A batch job is tried once, as on YARN, and since release 7.11 has to have a limit.
+    https://docs.aws.amazon.com/emr/latest/EMR-Serverless-UserGuide/considerations.html, .../jobs-resiliency.html
 
     Raises:
         SettingsError: there is no such verb.

@@ -201,8 +201,11 @@ def test_the_key_is_for_whoever_uses_it(data: dict[str, Any]) -> None:
         "cloudwatch.amazonaws.com", "events.amazonaws.com", "elasticmapreduce.amazonaws.com",
         "persistentappui.elasticmapreduce.amazonaws.com", "logs.${AWS::Region}.amazonaws.com",
     } <= may  # fmt: skip
-    [publish] = statements(data["AlarmsPolicy"])
-    assert set(publish["Principal"]["Service"]) == {"cloudwatch.amazonaws.com", "events.amazonaws.com"}
+    publishers = [one["Principal"]["Service"] for one in statements(data["AlarmsPolicy"])]
+    assert publishers == ["cloudwatch.amazonaws.com", "events.amazonaws.com"]
+    for one in (*statements(data["Key"]), *statements(data["AlarmsPolicy"])):
+        if "events.amazonaws.com" in texts(one["Principal"]):
+            assert "Condition" not in one  # EventBridge sends nothing that it could be judged by
 
 
 def test_no_rule_deletes_records_manifests_or_models(data: dict[str, Any]) -> None:
