@@ -97,7 +97,9 @@ def test_a_killed_driver_loses_and_repeats_nothing(place: Place, pictures: list[
     paths = place.put(*pictures)
     replayed = place.arguments("replay", "--max-pictures", "20")
     for before, committed in (("1", 0), ("3", 2)):
-        killed = run("tests.support.killing", ["before", "create", "features/date=*/2*", before, "streaming", *replayed])
+        killed = run(
+            "tests.support.killing", ["before", "create", "features/date=*/2*", before, "streaming", *replayed]
+        )
         assert killed.returncode == -9, killed.stdout
         assert (len(place.logged()), place.committed()) == (3, committed)
     assert replay(place, "--max-pictures", "20") == 0
