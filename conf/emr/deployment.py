@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import cast
@@ -22,6 +23,8 @@ from conf.emr.stack import Compute, Part, Stack, parameters_of, template_of
 from conf.errors import PlatformError, SettingsError
 from conf.failures import code_of
 from conf.settings import Settings
+
+_logger = logging.getLogger(__name__)
 
 _INSTANCE_TYPES = {"x86_64": "m6i.xlarge,m5.xlarge,m7i.xlarge", "aarch64": "m6g.xlarge,m7g.xlarge,m6gd.xlarge"}
 _DEFAULT_PLATFORM = "aarch64"
@@ -59,7 +62,7 @@ def add_deploy_arguments(parser: argparse.ArgumentParser) -> None:
         help="A parameter of conf/emr/data.yaml, serverless.yaml or cluster.yaml, like AlarmEmail=me@example.org; may "
         "be given often. What is not given stays as it is.",
     )
-    parser.add_argument("--no-check", action="store_true", help="Go on although a check beforehand fails.")
+    parser.add_argument("--no-check", action="store_true", help="Do not look beforehand whether all is there.")
     add_consent(parser)
 
 
@@ -116,9 +119,10 @@ def _next(data: Stack, outputs: Mapping[str, str]) -> Iterator[str]:
 
 def _check(compute: Stack, parameters: Mapping[str, str], arguments: argparse.Namespace) -> None:
     defaults = {name: str(one.get("Default", "")) for name, one in template_of(compute.part)["Parameters"].items()}
-    missing = check(compute, {**defaults, **parameters})
-    if missing and not arguments.no_check:
-        raise PlatformError(f"deploy: {'; '.join(missing)}; --no-check deploys all the same")
+    if missing := [] if arguments.no_check else check(compute, {**defaults, **parameters}):
+        for one in missing:
+            _logger.error("%s", one)
+        raise PlatformError(f"deploy: {len(missing)} checks failed; mend that, or deploy all the same with --no-check")
 
 
 def _by_template(given: Mapping[str, str], compute: Part) -> dict[Part, dict[str, str]]:

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
 from conf.emr.permissions import CREATION, PERMISSIONS
 from conf.emr.stack import Stack, template_of
@@ -53,7 +54,7 @@ def check(compute: Stack, parameters: Parameters) -> list[str]:
 def _carefully(one: Callable[[Stack, Parameters], Iterator[str]], stack: Stack, parameters: Parameters) -> list[str]:
     try:
         return [*one(stack, parameters)]
-    except (ClientError, BotoCoreError) as error:
+    except (ClientError, BotoCoreError, ResponseParserError) as error:
         what = code_of(error) if isinstance(error, ClientError) else type(error).__name__
         _logger.info("not checked: %s (%s)", (one.__doc__ or "").partition(".")[0], what)
         return []

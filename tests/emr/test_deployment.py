@@ -157,6 +157,19 @@ def test_what_cannot_be_done_is_told_in_one_line(
     assert said in last
 
 
+def test_a_check_that_fails_is_a_line_and_nothing_is_made(
+    aws: Stack, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("conf.emr.deployment.check", lambda *_: ["one: do this", "two: do that"])
+    assert run("deploy", "--yes") == 7
+    one, two, last = capsys.readouterr().err.splitlines()
+    assert '"one: do this"' in one
+    assert '"two: do that"' in two
+    assert "deploy: 2 checks failed; mend that, or deploy all the same with --no-check" in last
+    assert aws.describe() is None
+    assert run("deploy", "--dry-run", "--no-check") == 0
+
+
 def test_a_package_that_is_missing_is_told_with_the_command(aws: Stack, capsys: pytest.CaptureFixture[str]) -> None:
     Path("build/emr/aarch64/application.zip").unlink()
     assert run("deploy", "--yes") == 2
