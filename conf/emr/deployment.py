@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import cast
@@ -28,6 +29,7 @@ _logger = logging.getLogger(__name__)
 
 _INSTANCE_TYPES = {"x86_64": "m6i.xlarge,m5.xlarge,m7i.xlarge", "aarch64": "m6g.xlarge,m7g.xlarge,m6gd.xlarge"}
 _DEFAULT_PLATFORM = "aarch64"
+_OURS = re.compile("Name|KeyArn|Platform|AllowNonEu|Generation|.+Job|.+Arguments")
 _NOBODY_IS_TOLD = "  (nobody is told of failures and of the budget; --set AlarmEmail=me@example.org tells you)"
 
 
@@ -126,8 +128,11 @@ def _check(compute: Stack, parameters: Mapping[str, str], arguments: argparse.Na
 
 
 def _by_template(given: Mapping[str, str], compute: Part) -> dict[Part, dict[str, str]]:
-    """Each parameter to the template that has it."""
-    known = {part: template_of(part)["Parameters"] for part in cast("tuple[Part, ...]", ("data", compute))}
+    """Each parameter to the template that has it; those that deploy sets itself are none of them."""
+    known = {
+        part: {name for name in template_of(part)["Parameters"] if not _OURS.fullmatch(name)}
+        for part in cast("tuple[Part, ...]", ("data", compute))
+    }
     for name in given:
         if not any(name in parameters for parameters in known.values()):
             names = sorted({name for parameters in known.values() for name in parameters})

@@ -143,6 +143,7 @@ def test_a_region_outside_the_union_has_to_be_allowed(aws: Stack, capsys: pytest
             ["deploy", "--yes", "--set", "CoreNodes=3"],
             "--set: there is no parameter 'CoreNodes'; choose from AlarmEmail",
         ),
+        (["deploy", "--yes", "--set", "Platform=x86_64"], "--set: there is no parameter 'Platform'; choose from"),
         (["submit", "run", "--yes"], "nothing of 'pictures' runs programs in us-east-1; python -m conf.emr deploy"),
         (["status"], "there is no stack 'pictures-data' in us-east-1; python -m conf.emr deploy makes it"),
         (["logs", "--since", "soon"], "there is no stack 'pictures-data'"),
