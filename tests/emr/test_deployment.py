@@ -72,6 +72,8 @@ def test_serverless_is_deployed_and_taken_down_and_the_data_stays(
     assert re.search(r"key +1\.00\n", stays)
     assert re.search(r"sum +\d+\.\d\d\n", stays)
     assert aws.sibling("serverless").describe() is None
+    assert run("status") == 0
+    assert capsys.readouterr().out == "nothing runs programs; python -m conf.emr deploy\n"
     assert s3.get_object(Bucket=pictures, Key="pictures/a.jpg")["Body"].read() == b"2"
     assert run("destroy", "--data", "--yes") == 0
     assert "pictures is gone, with 9 objects" in capsys.readouterr().out
