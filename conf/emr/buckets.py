@@ -38,6 +38,7 @@ def empty(stack: Stack) -> int:
             while waiting:
                 deleted += waiting.popleft().result()
                 _tell(deleted)
+            _tell(deleted, end="\n")
         finally:
             for left in waiting:
                 left.cancel()
@@ -71,10 +72,10 @@ def _check_all_deleted(bucket: str, answer: Mapping[str, Any]) -> None:
         )
 
 
-def _tell(deleted: int) -> None:
+def _tell(deleted: int, end: str = "") -> None:
     """A line that overwrites itself, for a person."""
     if sys.stderr.isatty():
-        sys.stderr.write(f"\rdeleted {deleted:,} objects")
+        sys.stderr.write(f"\rdeleted {deleted:,} objects{end}")
         sys.stderr.flush()
 
 

@@ -234,6 +234,8 @@ def destroy(settings: Settings, arguments: argparse.Namespace) -> str | None:
 def _stop(stack: Stack) -> None:
     """End what still runs, as far as deleting the stack does not."""
     if stack.part == "serverless" and "ApplicationId" in (outputs := stack.outputs()):
+        if outputs["Schedules"] == "yes" and stack.takes_changes():
+            stack.apply({"Schedules": "no"})  # or one could start the application again while it is deleted
         try:
             serverless.Application(stack, outputs["ApplicationId"]).stop()
         except ClientError as error:

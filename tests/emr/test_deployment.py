@@ -21,6 +21,7 @@ from conf.emr import stack as stacks
 from conf.emr.__main__ import main
 from conf.emr.application import SETTINGS, locations_of, upload
 from conf.emr.permissions import explain
+from conf.emr.serverless import Application
 from conf.emr.stack import Part, Stack
 from conf.errors import AppError, RefusedError
 from tests.support.aws_account import (
@@ -88,6 +89,25 @@ def test_each_form_is_taken_down_alone(deployed: Stack) -> None:
     assert deployed.sibling("cluster").describe() is None
     assert deployed.sibling("serverless").describe() is not None
     assert run("destroy", "--yes", "--compute", "cluster", "--data") == 2
+
+
+def test_no_schedule_starts_what_is_being_deleted(aws: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run("deploy", "--yes", "--set", "Schedules=yes") == 0
+    done: list[object] = []
+    apply, stop = Stack.apply, Application.stop
+
+    def applied(stack: Stack, parameters: Mapping[str, str]) -> bool:
+        done.append(parameters)
+        return apply(stack, parameters)
+
+    def stopped(application: Application) -> None:
+        done.append("stop")
+        stop(application)
+
+    monkeypatch.setattr(Stack, "apply", applied)
+    monkeypatch.setattr(Application, "stop", stopped)
+    assert run("destroy", "--yes") == 0
+    assert done == [{"Schedules": "no"}, "stop"]
 
 
 def test_deploying_again_keeps_what_was_set_before(deployed: Stack) -> None:
