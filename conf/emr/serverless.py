@@ -73,6 +73,8 @@ def _driver(verb: str, settings: Settings, locations: Locations, extra: Sequence
         "spark.submit.pyFiles": f"{base}/application.zip",
         "spark.files": ",".join(f"{base}/{name}" for name in files_of(program)),
         "spark.emr-serverless.driverEnv.PYTHONPATH": ARCHIVE,
+        # https://docs.aws.amazon.com/emr/latest/EMR-Serverless-UserGuide/using-python-libraries.html
+        "spark.emr-serverless.driverEnv.PYSPARK_DRIVER_PYTHON": locations.python,
         "spark.emr-serverless.driverEnv.PYSPARK_PYTHON": locations.python,
         "spark.executorEnv.PYSPARK_PYTHON": locations.python,
         # Sizes are bound to cores there: 4 GB at least for 2, 8 GB for 4, overhead included.
