@@ -34,7 +34,7 @@ CHECKPOINT_PROPERTIES = {
 }
 
 COMMITTER_PROPERTIES = {
-    # Tables of batch jobs are written without renames, which S3 does not have.
+    # Tables of batch jobs are written without renames, which S3 does not have. EMR has a committer of its own for that.
     "spark.hadoop.fs.s3a.committer.name": "magic",
     "spark.hadoop.fs.s3a.committer.magic.enabled": "true",
     "spark.sql.sources.commitProtocolClass": "org.apache.spark.internal.io.cloud.PathOutputCommitProtocol",
@@ -93,7 +93,7 @@ class S3Connection:
         return replace(self, endpoint=endpoint, region=reached.region_name)
 
     def spark_properties(self) -> dict[str, str]:
-        """The properties by which S3A reaches the same store, and Spark writes tables to it without renames."""
+        """The properties by which S3A reaches the same store."""
         reached = self.client().meta
         properties = {
             "fs.s3a.endpoint.region": reached.region_name,
@@ -110,7 +110,7 @@ class S3Connection:
                 "fs.s3a.connection.ssl.enabled": str(reached.endpoint_url.startswith("https:")).lower(),
             }
         properties |= _proxy_properties(reached.endpoint_url)
-        return {f"spark.hadoop.{key}": value for key, value in properties.items()} | COMMITTER_PROPERTIES
+        return {f"spark.hadoop.{key}": value for key, value in properties.items()}
 
     def _endpoint_is_custom(self) -> bool:
         return not urlsplit(self.client().meta.endpoint_url).netloc.endswith((".amazonaws.com", ".amazonaws.com.cn"))

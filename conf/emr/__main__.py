@@ -1,4 +1,4 @@
-"""The command line of the application on EMR: package, deploy, submit, status, logs, stop, destroy, cost."""
+"""The command line of the application on EMR: package, deploy, try, submit, status, logs, ui, stop, destroy, cost."""
 
 from __future__ import annotations
 
@@ -20,22 +20,25 @@ from conf.emr.operation import (
     add_logs_arguments,
     add_status_arguments,
     add_submit_arguments,
+    add_ui_arguments,
     logs,
     status,
     stop,
     submit,
+    ui,
 )
 from conf.emr.options import add_consent, add_stack, options
 from conf.emr.permissions import explain
 from conf.emr.spark_submit import PROGRAMS
+from conf.emr.trial import add_try_arguments, try_
 
 _REGION = (Flag("s3.region", "REGION"),)
 
 _VERBS = (
     Verb(
         "package",
-        "Build what the cluster runs, from the lock file.",
-        "Build two archives in build/emr/PLATFORM: the code, and what it depends on for the nodes' processors.",
+        "Build what EMR runs, from the lock file.",
+        "Build in build/emr/PLATFORM the code, what it depends on for the processors, and a jar of Spark's.",
         (),
         (),
         package,
@@ -43,20 +46,30 @@ _VERBS = (
     ),
     Verb(
         "deploy",
-        "Make the stack on AWS, or change it.",
-        "Make or change the CloudFormation stack, wait, upload the application, and print where everything is. What\n"
-        "is not given stays as it is. A cluster that has ended by itself is replaced. The default region is eu-west-3.",
+        "Make the stacks on AWS, or change them.",
+        "Look whether region and account have what is needed, make or change two CloudFormation stacks (the data, and\n"
+        "what runs programs), wait, upload the application, and print where everything is. What is not given stays as\n"
+        "it is. A cluster that has ended by itself is replaced. The default region is eu-west-3.",
         _REGION,
         (),
         deploy,
         add_deploy_arguments,
     ),
     Verb(
+        "try",
+        "See it work with 100 pictures on Serverless, and take it down again.",
+        "Deploy under a name of its own, fit a model on generated pictures, replay them, count the rows, and delete\n"
+        "everything, whatever fails on the way. It starts no job that could cost more than --max-usd.",
+        _REGION,
+        (),
+        try_,
+        add_try_arguments,
+    ),
+    Verb(
         "submit",
-        "Run the stream, a fit, a refit, an export or a reconcile on the cluster.",
-        "Upload the settings, and add a step to the cluster, in cluster deploy mode. With --serverless it is a job on\n"
-        "EMR Serverless instead, a stream in streaming mode. What follows -- goes to the program: submit fit --yes --\n"
-        "--limit 20000",
+        "Run the stream, a replay, a fit, a refit, an export or a reconcile.",
+        "Upload the settings, and start a job on EMR Serverless, or a step on the cluster. The stream is a job in\n"
+        "streaming mode. What follows -- goes to the program: submit fit --yes -- --limit 20000",
         _REGION,
         (),
         submit,
@@ -65,9 +78,9 @@ _VERBS = (
     ),
     Verb(
         "status",
-        "Show the cluster, its nodes and steps, and the stream's metrics.",
-        "Show the cluster, its nodes, the latest steps, and what the stream told CloudWatch in the last hour. With\n"
-        "--serverless and --job it is a job on EMR Serverless instead of the cluster.",
+        "Show what runs, and the stream's metrics.",
+        "Show the application with its latest jobs, the cluster with its nodes and steps, and what the programs told\n"
+        "CloudWatch in the last hour.",
         _REGION,
         (),
         status,
@@ -76,16 +89,27 @@ _VERBS = (
     Verb(
         "logs",
         "Print what the drivers print.",
-        "Print the log of the drivers from CloudWatch, or with --step what spark-submit said, from the log archive.",
+        "Print the log of the drivers from CloudWatch, or with --step what a step on the cluster printed, from the\n"
+        "log archive.",
         _REGION,
         (),
         logs,
         add_logs_arguments,
     ),
     Verb(
+        "ui",
+        "Print the address of Spark's UI.",
+        "Print an address that AWS signs, and that is good for some minutes: of a job on Serverless, of an\n"
+        "application that runs on the cluster, or of the cluster's History Server.",
+        _REGION,
+        (),
+        ui,
+        add_ui_arguments,
+    ),
+    Verb(
         "stop",
         "Stop the stream once it has finished its micro-batch.",
-        "The same as python -m streaming stop, for the output of the stack. The cluster stays, and costs.",
+        "The same as python -m streaming stop, for the output of the stack. What it ran on stays.",
         _REGION,
         (),
         stop,
@@ -93,8 +117,9 @@ _VERBS = (
     ),
     Verb(
         "destroy",
-        "Take down what costs by the hour; with --data, everything.",
-        "End the cluster and its network. Buckets, tables, queue and key stay unless --data is given.",
+        "Take down what runs programs; with --data, everything.",
+        "Delete the stacks of Serverless and of the cluster, and tell what stays and what that costs. Buckets,\n"
+        "tables, queue and key stay unless --data is given.",
         _REGION,
         (),
         destroy,
@@ -102,7 +127,7 @@ _VERBS = (
     ),
     Verb(
         "cost",
-        "Estimate what pictures and a month of streaming cost.",
+        "Estimate what a month costs in each form.",
         "Multiply a measured rate with a table of prices, which is conf/emr/prices.yaml unless you name another.",
         (),
         (),
@@ -120,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def command_line(argv: Sequence[str]) -> tuple[argparse.ArgumentParser, list[str]]:
-    """The parser, and the words for it; those after `--` are for the program on the cluster, and become `more`."""
+    """The parser, and the words for it; those after `--` are for the program on EMR, and become `more`."""
     words = list(argv)
     end = words.index("--") if "--" in words else len(words)
     parser = make_parser("python -m conf.emr", "The application on Amazon EMR.", _VERBS, EXIT_CODES, LOG_KEYS)

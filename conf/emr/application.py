@@ -1,4 +1,4 @@
-"""The application on a cluster: the files that package builds, and where they and the data are in a stack."""
+"""The application on EMR: the files that package builds, and where they and the data are."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import get_args
 from botocore.exceptions import ClientError
 
 from conf.emr.package import CODE, DEPENDENCIES, Platform
-from conf.emr.spark_submit import BACKBONE, CONFIG, LAUNCHER, LOG4J, Locations
+from conf.emr.spark_submit import BACKBONE, CHECKPOINT_JAR, CONFIG, LAUNCHER, LOG4J, Locations
 from conf.emr.stack import Stack
 from conf.errors import NotFoundError, SettingsError
 from conf.failures import code_of
@@ -19,9 +19,8 @@ from conf.settings import Settings
 PLATFORMS: tuple[Platform, ...] = get_args(Platform)
 SETTINGS = Path(__file__).parents[1] / "emr.yaml"
 """What the programs on the cluster get, where nothing else is named."""
-_BUILT = (CODE, DEPENDENCIES)
+_BUILT = (CODE, DEPENDENCIES, CHECKPOINT_JAR)
 _HERE = Path(__file__).parent
-_PICTURES, _MODELS, _TABLE, _APPLICATION = "pictures", "models", "table", "application"  # as in the template
 
 
 def build_folder(platform: str) -> Path:
@@ -85,7 +84,7 @@ def check_backbone(stack: Stack, locations: Locations) -> None:
             raise
         platform = locations.application.rpartition("/")[2]
         raise NotFoundError(
-            f"{locations.application}/{BACKBONE} is not there: the cluster has no TensorFlow to convert the weights; "
+            f"{locations.application}/{BACKBONE} is not there: EMR has no TensorFlow to convert the weights; "
             f"python -m batch_fit convert --to {build_folder(platform) / BACKBONE}, and python -m conf.emr deploy"
         ) from None
 
@@ -105,25 +104,16 @@ def _files(folder: Path, settings: Path) -> Iterator[tuple[str, Path]]:
         yield BACKBONE, folder / BACKBONE
 
 
-def planned_locations(stack: Stack, platform: str) -> Locations:
-    """Where everything will be, before the stack is there."""
-    pictures, models, output, _ = stack.buckets()
+def locations_of(stack: Stack, outputs: Mapping[str, str], platform: str) -> Locations:
+    """Where everything is, as the data stack says in its outputs."""
     return Locations(
-        application=f"s3://{models}/{_APPLICATION}/{platform}",
-        input=f"s3://{pictures}/{_PICTURES}",
-        models=f"s3://{models}/{_MODELS}",
-        output=f"s3://{output}/{_TABLE}",
-        region=stack.region,
-    )
-
-
-def locations_of(stack: Stack, outputs: Mapping[str, str]) -> Locations:
-    """Where everything is, as the stack says in its outputs."""
-    return Locations(
-        application=outputs["Application"],
+        application=f"{outputs['Applications']}/{platform}",
         input=outputs["Input"],
         models=outputs["Models"],
         output=outputs["Output"],
         region=stack.region,
         queue=outputs["QueueUrl"],
+        log_group=outputs["LogGroupName"],
+        snapshots=outputs["Snapshots"],
+        table=f"{outputs['Database']}.snapshot",
     )

@@ -1,34 +1,26 @@
-"""The cluster of a stack: its steps, their state, and what they print, from EMR, CloudWatch and the log archive."""
+"""The cluster of a stack: its steps, their state, and what they print, from EMR and the log archive."""
 
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from statistics import fmean
 from typing import Any
 
 from botocore.exceptions import ClientError
 
 from conf.emr.application import bucket_and_key
 from conf.emr.stack import Stack
-from conf.errors import InputError, NotFoundError
+from conf.errors import AppError, InputError, NotFoundError
 from conf.failures import code_of
 
 _STEPS_SHOWN = 10
 _ENDED = ("TERMINATING", "TERMINATED", "TERMINATED_WITH_ERRORS")
-_NAMESPACE, _DIMENSION = "picture-features", "output"
-_HOUR, _MINUTE = timedelta(hours=1), timedelta(minutes=1)
-_METRICS = (
-    ("Pictures", "Sum", "pictures in the last hour"),
-    ("Quarantined", "Sum", "quarantined in the last hour"),
-    ("SecondsBehind", "Maximum", "seconds behind, at most"),
-    ("BatchSeconds", "Average", "seconds per micro-batch"),
-    ("Drift", "Average", "share of pictures unlike the fit's"),
-    ("ModelRefused", "Sum", "micro-batches that kept a former model"),
-)
-_OVER_MINUTES: Mapping[str, Callable[[Sequence[float]], float]] = {"Sum": sum, "Maximum": max, "Average": fmean}
+_POLL_SECONDS = 10.0
+_APPLICATION = re.compile(r"application_\d+_\d+")
+_DRIVERS_OUTPUT = re.compile(r"container_(e\d+_)?\d+_\d+_\d+_000001/(stdout|stderr)\.gz$")  # the first of an attempt
 
 
 @dataclass(frozen=True)
@@ -42,17 +34,6 @@ class Cluster:
 
     stack: Stack
     id: str
-
-    @classmethod
-    def of(cls, stack: Stack, outputs: Mapping[str, str]) -> Cluster:
-        """The one that the stack has now.
-
-        Raises:
-            NotFoundError: it has none.
-        """
-        if "ClusterId" not in outputs:
-            raise NotFoundError(f"stack {stack.name!r} has no cluster; python -m conf.emr deploy makes one")
-        return cls(stack, outputs["ClusterId"])
 
     def has_ended(self) -> bool:
         """Whether it runs no more, and never will."""
@@ -70,7 +51,9 @@ class Cluster:
             NotFoundError: the cluster has ended.
         """
         if self.has_ended():
-            raise NotFoundError(f"cluster {self.id} has ended; python -m conf.emr deploy makes a new one")
+            raise NotFoundError(
+                f"cluster {self.id} has ended; python -m conf.emr deploy --compute cluster makes another"
+            )
         step = step_of(name, arguments)
         added = self.stack.client("emr").add_job_flow_steps(JobFlowId=self.id, Steps=[step])
         return str(added["StepIds"][0])
@@ -80,29 +63,68 @@ class Cluster:
         emr = self.stack.client("emr")
         cluster = self._describe()
         why = cluster["Status"].get("StateChangeReason", {}).get("Message", "")
-        groups = emr.list_instance_groups(ClusterId=self.id)["InstanceGroups"]
         steps = emr.list_steps(ClusterId=self.id)["Steps"][:_STEPS_SHOWN]
         lines = [f"cluster      {self.id} {cluster['Status']['State']}{f': {why}' if why else ''}"]
-        lines += [
-            f"nodes        {group['InstanceGroupType'].lower()} {group['RunningInstanceCount']} of "
-            f"{group['RequestedInstanceCount']} {group['InstanceType']} {group['Market'].lower().replace('_', ' ')}"
-            for group in groups
-        ]
+        lines += self._fleets()
         lines += [f"step         {step['Id']} {step['Status']['State']} {step['Name']}" for step in steps]
         return "\n".join(lines)
+
+    def _fleets(self) -> Iterator[str]:
+        for fleet in self.stack.client("emr").list_instance_fleets(ClusterId=self.id)["InstanceFleets"]:
+            yield (
+                f"nodes        {fleet['InstanceFleetType'].lower()} {fleet['ProvisionedOnDemandCapacity']} on demand, "
+                f"{fleet['ProvisionedSpotCapacity']} spot"
+            )
 
     def _describe(self) -> dict[str, Any]:
         return dict(self.stack.client("emr").describe_cluster(ClusterId=self.id)["Cluster"])
 
+    def wait(self, step: str, look: Callable[[], None]) -> None:
+        """Wait until a step has ended.
+
+        Args:
+            step: its id.
+            look: called between two questions, and once at the end.
+
+        Raises:
+            AppError: it failed or was cancelled, with the reason that EMR gives.
+        """
+        while True:
+            status = self.stack.client("emr").describe_step(ClusterId=self.id, StepId=step)["Step"]["Status"]
+            look()
+            if status["State"] == "COMPLETED":
+                return
+            if status["State"] in ("FAILED", "CANCELLED", "INTERRUPTED"):
+                why = status.get("FailureDetails", {}).get("Reason") or "python -m conf.emr logs --step shows why"
+                raise AppError(f"step {step} is {status['State']}: {why}")
+            time.sleep(_POLL_SECONDS)
+
+    def ui(self, application: str | None) -> str:
+        """The address, for some minutes, of Spark's UI of a running application, or of what ran.
+
+        Args:
+            application: as YARN names it; None for the History Server.
+        """
+        kind = (
+            {"OnClusterAppUIType": "ApplicationMaster", "ApplicationId": application}
+            if application
+            else {"OnClusterAppUIType": "SparkHistoryServer"}
+        )
+        while True:
+            answer = self.stack.client("emr").get_on_cluster_app_ui_presigned_url(ClusterId=self.id, **kind)
+            if answer.get("PresignedURLReady"):
+                return str(answer["PresignedURL"])
+            time.sleep(_POLL_SECONDS)
+
     def step_log(self, archive: str, step: str) -> str:
-        """What spark-submit said of a step, from the log archive, which is some minutes behind.
+        """What spark-submit said of a step, and what its driver printed, from the archive, which is minutes behind.
 
         Raises:
             InputError: it is not there, or not yet.
         """
         bucket, key = bucket_and_key(archive, f"{self.id}/steps/{step}/stderr.gz")
         try:
-            body = self.stack.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
+            said = self._archived(bucket, key)
         except ClientError as error:
             if code_of(error) == "NoSuchKey":
                 raise InputError(
@@ -110,57 +132,17 @@ class Cluster:
                     "status lists the steps"
                 ) from None
             raise
+        parts = [said]
+        if application := _APPLICATION.search(said):
+            of_driver = bucket_and_key(archive, f"{self.id}/containers/{application[0]}/")[1]
+            pages = self.stack.client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=of_driver)
+            names = [entry["Key"] for page in pages for entry in page.get("Contents", ())]
+            parts += [self._archived(bucket, name) for name in names if _DRIVERS_OUTPUT.search(name)]
+        return "\n".join(parts)
+
+    def _archived(self, bucket: str, key: str) -> str:
+        body = self.stack.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
         return gzip.decompress(body).decode(errors="replace").rstrip()
-
-
-def last_hour(stack: Stack, output: str) -> Iterator[str]:
-    """What the stream told CloudWatch, wherever it runs; a line for each metric that it told."""
-    now = datetime.now(UTC)
-    queries = [
-        {
-            "Id": name.lower(),
-            "MetricStat": {
-                "Metric": {
-                    "Namespace": _NAMESPACE,
-                    "MetricName": name,
-                    "Dimensions": [{"Name": _DIMENSION, "Value": output}],
-                },
-                "Period": 60,
-                "Stat": statistic,
-            },
-        }
-        for name, statistic, _ in _METRICS
-    ]
-    answer = stack.client("cloudwatch").get_metric_data(
-        MetricDataQueries=queries, StartTime=now - _HOUR, EndTime=now + _MINUTE
-    )
-    by_minute = {result["Id"]: result["Values"] for result in answer["MetricDataResults"]}
-    for name, statistic, label in _METRICS:
-        if values := by_minute.get(name.lower()):
-            yield f"{label:<36} {_OVER_MINUTES[statistic](values):,.6g}"
-
-
-def driver_logs(stack: Stack, group: str, since: timedelta) -> Iterator[str]:
-    """What the drivers printed, oldest first, from CloudWatch.
-
-    Raises:
-        NotFoundError: nothing was printed.
-    """
-    pages = (
-        stack.client("logs")
-        .get_paginator("filter_log_events")
-        .paginate(logGroupName=group, startTime=int((datetime.now(UTC) - since).timestamp() * 1000))
-    )
-    nothing = True
-    for page in pages:
-        for event in page["events"]:
-            nothing = False
-            yield event["message"].rstrip()
-    if nothing:
-        raise NotFoundError(
-            f"{group}: nothing was printed in the last {since}; --since 1d looks further back, --step shows what "
-            "spark-submit said"
-        )
 
 
 def step_of(name: str, arguments: Sequence[str]) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""The cost of a backlog and of a month of streaming, from a measured rate and a table of prices that users may edit."""
+"""What a month costs in each form, from a measured rate and a table of prices that users may edit.
+
+What a job without work takes is an assumption, which nobody has measured on AWS: see `IDLE_MINUTES`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from conf.emr.stack import template_of
 from conf.errors import SettingsError
 from conf.settings import Settings
 
@@ -19,18 +23,26 @@ MEASURED_RATE = 83.0
 """Pictures of 100x100 pixels a second on one core: 223 on two cores where the machine was slowest, times 0.74, the
 median of replay over a bare loop (docs/benchmarks.md). It was not measured on EMR."""
 
+IDLE_MINUTES = 2.0
+"""How long the driver of a job runs that finds nothing to do: its start, and some requests. An assumption."""
+
 _HOURS_A_MONTH = 730
+_DRIVER, _EXECUTOR = (2, 5), (4, 8)  # cores and gigabytes, as serverless.py asks for them
 _CORES_PER_NODE = 4
 _EXECUTOR_SHARE = 0.9  # of the cores, over a backlog: the last micro-batches do not fill them
+_RUNS = {"replay, hourly": 730, "refit, weekly": 4.3, "reconcile, nightly": 30.4, "export, nightly": 30.4}
+_WORK = {"replay, hourly": 0.0, "refit, weekly": 15.0, "reconcile, nightly": 0.0, "export, nightly": 3.0}
+"""Minutes of one executor in each run, beside the pictures that come. Assumptions."""
+_KEYS_PER_LIST = 1000
 _SQS_PER_PICTURE = 3  # docs/benchmarks.md: 1.2 to 3
-_SQS_A_MONTH_IDLE = 1.3e6
+_SQS_A_MONTH_IDLE = {"hourly": 730 * 5, "always on": 1.3e6}
 _REQUESTS_PER_BATCH = 53  # of Spark's checkpoint, the log of manifests, and ours
+_REQUESTS_PER_RUN = 60
 _PICTURES_PER_BATCH = 1000
 _ROW_BYTES = 400  # k = 50
-_LOG_BYTES_PER_BATCH = 600
-_ENDPOINTS = 6
+_EMBEDDING_BYTES = 3000
+_LOG_BYTES_PER_BATCH, _LOG_BYTES_PER_RUN = 600, 20_000
 _METRICS = 6
-_ALARMS = 10  # by the metrics that they look at
 _GIGABYTE = 1e9
 
 
@@ -50,75 +62,108 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Job:
+class Month:
     """What is to be paid for.
 
     Attributes:
-        pictures: to featurize once.
+        pictures: that come in the month.
         rate: pictures a second on one core.
-        nodes: task nodes on spot, beside primary and core nodes.
-        core_nodes: on demand.
+        core_nodes: on demand, of the cluster.
         megabytes: of a picture.
+        idle_minutes: of a job without work.
     """
 
     pictures: float
     rate: float
-    nodes: int
     core_nodes: int
     megabytes: float
+    idle_minutes: float
 
     @property
-    def hours(self) -> float:
-        """That the backlog takes, with all nodes."""
-        cores = (self.nodes + self.core_nodes) * _CORES_PER_NODE * _EXECUTOR_SHARE
-        return self.pictures / (self.rate * cores) / 3600
+    def core_hours(self) -> float:
+        """That the pictures take."""
+        return self.pictures / (self.rate * _EXECUTOR_SHARE) / 3600
+
+    @property
+    def batches(self) -> float:
+        """Micro-batches, if each is full."""
+        return self.pictures / _PICTURES_PER_BATCH
 
 
-def backlog(job: Job, prices: Mapping[str, Any]) -> Iterator[Line]:
-    """Featurize all pictures as fast as the nodes can, once."""
-    node, s3 = prices["node_hour"], prices["s3"]
-    fixed = job.core_nodes + 1
-    batches = job.pictures / _PICTURES_PER_BATCH
+def hourly(month: Month, prices: Mapping[str, Any]) -> Iterator[Line]:
+    """On Serverless, by schedules: nothing runs between two jobs."""
+    driver, executor = (_worker_hour(worker, prices) for worker in (_DRIVER, _EXECUTOR))
+    for name, runs in _RUNS.items():
+        minutes = month.idle_minutes + _WORK[name]
+        usd = runs / 60 * (minutes * driver + _WORK[name] * executor)
+        yield Line(f"{name}: without work", f"{runs:,.0f} x {minutes:,.0f} min", usd)
+    hours = month.core_hours / _EXECUTOR[0]
+    yield Line("replay: the pictures", f"{hours:,.1f} h", hours * (executor + driver))
+    listed = month.pictures / _KEYS_PER_LIST * _RUNS["reconcile, nightly"]
+    yield Line("reconcile: list this month's pictures", _count(listed), listed / 1000 * prices["s3"]["put_thousand"])
+    runs = sum(_RUNS.values())
+    yield Line("schedules", f"{runs:,.0f} runs", runs / 1e6 * prices["schedule_million"])
+    yield from _around(month, prices, "hourly", runs)
+
+
+def always_on(month: Month, prices: Mapping[str, Any]) -> Iterator[Line]:
+    """On Serverless, a stream: a driver and one executor at least, always."""
+    driver, executor = (_worker_hour(worker, prices) for worker in (_DRIVER, _EXECUTOR))
+    yield Line("driver and one executor", f"{_HOURS_A_MONTH} h", _HOURS_A_MONTH * (driver + executor))
+    more = max(0.0, month.core_hours / _EXECUTOR[0] - _HOURS_A_MONTH)
+    yield Line("more executors", f"{more:,.1f} h", more * executor)
+    yield from _around(month, prices, "always on", 0)
+
+
+def cluster(month: Month, prices: Mapping[str, Any]) -> Iterator[Line]:
+    """A cluster with a stream that waits, and spot nodes while there is work that its core nodes cannot do."""
+    node, network = prices["node_hour"], prices["network_hour"]
+    fixed, beside = month.core_nodes + 1, node["emr"] + node["disk"]
     yield Line(
-        "nodes on demand", f"{fixed} x {job.hours:,.1f} h", fixed * job.hours * (node["on_demand"] + _beside(node))
+        "nodes on demand", f"{fixed} x {_HOURS_A_MONTH} h", fixed * _HOURS_A_MONTH * (node["on_demand"] + beside)
     )
-    yield Line(
-        "nodes on spot", f"{job.nodes} x {job.hours:,.1f} h", job.nodes * job.hours * (node["spot"] + _beside(node))
-    )
-    yield _network(job.hours, prices)
-    yield Line("S3, read the pictures", _count(job.pictures), job.pictures / 1000 * s3["get_thousand"])
-    requests = batches * _REQUESTS_PER_BATCH
+    more = max(0.0, month.core_hours / _CORES_PER_NODE - month.core_nodes * _HOURS_A_MONTH)
+    yield Line("nodes on spot", f"{more:,.1f} h", more * (node["spot"] + beside))
+    usd = _HOURS_A_MONTH * (network["nat"] + network["endpoint"])
+    yield Line("NAT and the endpoint of EMR", f"{_HOURS_A_MONTH} h", usd)
+    yield from _around(month, prices, "always on", 0)
+
+
+def _around(month: Month, prices: Mapping[str, Any], form: str, runs: float) -> Iterator[Line]:
+    """What is paid in each form: requests, logs, alarms, what is stored."""
+    s3 = prices["s3"]
+    yield Line("S3, read the pictures", _count(month.pictures), month.pictures / 1000 * s3["get_thousand"])
+    requests = month.batches * _REQUESTS_PER_BATCH + runs * _REQUESTS_PER_RUN
     yield Line("S3, checkpoint and tables", _count(requests), requests / 1000 * s3["put_thousand"])
-    requests = job.pictures * _SQS_PER_PICTURE
-    yield Line("SQS, notifications", _count(requests), requests / 1e6 * prices["sqs_million"])
-    gigabytes = batches * _LOG_BYTES_PER_BATCH / _GIGABYTE
+    requests = month.pictures * _SQS_PER_PICTURE + _SQS_A_MONTH_IDLE[form]
+    yield Line("SQS", _count(requests), requests / 1e6 * prices["sqs_million"])
+    gigabytes = (month.batches * _LOG_BYTES_PER_BATCH + runs * _LOG_BYTES_PER_RUN) / _GIGABYTE
     yield Line("logs", f"{gigabytes:,.2f} GB", gigabytes * prices["log_gigabyte"])
+    alarms = sum(map(_metrics_of, template_of("data")["Resources"].values()))
+    watching = _METRICS * prices["metric_month"] + alarms * prices["alarm_month"]
+    yield Line("metrics, alarms, key", f"{_METRICS} metrics", watching + prices["kms_month"])
+    gigabytes = month.pictures * month.megabytes * 1e6 / _GIGABYTE
+    yield Line("S3, store this month's pictures", f"{gigabytes:,.0f} GB", gigabytes * s3["gigabyte_month"])
+    gigabytes = month.pictures * (_ROW_BYTES + _EMBEDDING_BYTES) / _GIGABYTE
+    yield Line("S3, store their rows", f"{gigabytes:,.1f} GB", gigabytes * s3["gigabyte_month"])
 
 
-def month(job: Job, prices: Mapping[str, Any]) -> Iterator[Line]:
-    """A month of a stream that waits: what is paid even if nothing comes, and what is stored."""
-    node, s3 = prices["node_hour"], prices["s3"]
-    fixed = job.core_nodes + 1
-    hours = _HOURS_A_MONTH
-    yield Line("nodes on demand", f"{fixed} x {hours} h", fixed * hours * (node["on_demand"] + _beside(node)))
-    yield _network(hours, prices)
-    yield Line("SQS, looks", _count(_SQS_A_MONTH_IDLE), _SQS_A_MONTH_IDLE / 1e6 * prices["sqs_million"])
-    watching = _METRICS * prices["metric_month"] + _ALARMS * prices["alarm_month"] + prices["dashboard_month"]
-    yield Line("metrics, alarms, dashboard, key", f"{_METRICS} metrics", watching + prices["kms_month"])
-    gigabytes = job.pictures * job.megabytes * 1e6 / _GIGABYTE
-    yield Line("S3, store the pictures", f"{gigabytes:,.0f} GB", gigabytes * s3["gigabyte_month"])
-    gigabytes = job.pictures * _ROW_BYTES / _GIGABYTE
-    yield Line("S3, store the rows", f"{gigabytes:,.1f} GB", gigabytes * s3["gigabyte_month"])
+def _metrics_of(resource: Mapping[str, Any]) -> int:
+    """By which an alarm is paid."""
+    if resource["Type"] != "AWS::CloudWatch::Alarm":
+        return 0
+    return sum("MetricStat" in query for query in resource["Properties"].get("Metrics", ())) or 1
 
 
-def _beside(node: Mapping[str, float]) -> float:
-    """What each node costs an hour beside the machine."""
-    return node["emr"] + node["disk"]
+def _worker_hour(worker: tuple[int, int], prices: Mapping[str, Any]) -> float:
+    cores, gigabytes = worker
+    return float(serverless_usd(cores, gigabytes, prices))
 
 
-def _network(hours: float, prices: Mapping[str, Any]) -> Line:
-    network = prices["network_hour"]
-    return Line("NAT and endpoints", f"{hours:,.1f} h", hours * (network["nat"] + _ENDPOINTS * network["endpoint"]))
+def serverless_usd(vcpu_hours: float, gigabyte_hours: float, prices: Mapping[str, Any]) -> float:
+    """The price of what a job was billed for."""
+    hour = prices["serverless_hour"]
+    return float(vcpu_hours * hour["vcpu"] + gigabyte_hours * hour["gigabyte"])
 
 
 def _count(number: float) -> str:
@@ -127,7 +172,9 @@ def _count(number: float) -> str:
 
 def add_cost_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of cost."""
-    parser.add_argument("--pictures", metavar="N", type=float, required=True, help="How many, like 50e6.")
+    parser.add_argument(
+        "--pictures", metavar="N", type=float, required=True, help="How many come in a month, like 1e6; 0 is idle."
+    )
     parser.add_argument(
         "--rate",
         metavar="N",
@@ -136,27 +183,44 @@ def add_cost_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"Pictures a second on one core; measure yours with a replay. Default: {MEASURED_RATE:g}.",
     )
     parser.add_argument("--megabytes", metavar="N", type=float, default=0.01, help="Of a picture. Default: 0.01.")
-    parser.add_argument("--nodes", metavar="N", type=int, default=4, help="Task nodes on spot. Default: 4.")
-    parser.add_argument("--core-nodes", metavar="N", type=int, default=2, help="Nodes on demand. Default: 2.")
+    parser.add_argument(
+        "--idle-minutes",
+        metavar="N",
+        type=float,
+        default=IDLE_MINUTES,
+        help=f"What a scheduled job takes that finds nothing. Default: {IDLE_MINUTES:g}, which is assumed.",
+    )
+    parser.add_argument("--core-nodes", metavar="N", type=int, default=2, help="Of the cluster. Default: 2.")
     parser.add_argument("--prices", metavar="FILE", type=Path, default=PRICES, help="Default: conf/emr/prices.yaml.")
 
 
 def cost(_settings: Settings, arguments: argparse.Namespace) -> str:
-    """Two tables: the backlog, and a month."""
-    prices = _read(arguments.prices)
-    job = Job(arguments.pictures, arguments.rate, arguments.nodes, arguments.core_nodes, arguments.megabytes)
-    if job.pictures <= 0 or job.rate <= 0 or job.nodes < 0 or job.core_nodes < 1:
-        raise SettingsError("--pictures and --rate must be more than 0, --core-nodes at least 1")
-    title = f"{job.pictures:,.0f} pictures once, {job.hours:,.1f} hours"
+    """A table for each form."""
+    prices = read_prices(arguments.prices)
+    month = Month(arguments.pictures, arguments.rate, arguments.core_nodes, arguments.megabytes, arguments.idle_minutes)
+    if month.pictures < 0 or month.rate <= 0 or month.core_nodes < 1 or month.idle_minutes < 0:
+        raise SettingsError(
+            "--pictures and --idle-minutes must be at least 0, --core-nodes at least 1, --rate more than 0"
+        )
+    title = f"a month, {month.pictures:,.0f} pictures"
     try:
-        tables = _table(title, list(backlog(job, prices))), _table("a month, stream idle", list(month(job, prices)))
+        tables = [
+            _table(f"{title}, Serverless with schedules", list(hourly(month, prices))),
+            _table(f"{title}, Serverless always on", list(always_on(month, prices))),
+            _table(f"{title}, cluster", list(cluster(month, prices))),
+        ]
     except (KeyError, TypeError) as error:
         raise SettingsError(f"--prices {arguments.prices}: {error} is missing; see conf/emr/prices.yaml") from error
     source = f"USD without tax in {prices['region']}, prices of {prices['as_of']} from {arguments.prices}"
     return "\n\n".join((*tables, source))
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read_prices(file: Path) -> dict[str, Any]:
+    """The table of prices.
+
+    Raises:
+        SettingsError: it cannot be read.
+    """
     try:
         return dict(yaml.safe_load(file.read_text(encoding="utf-8")))
     except (OSError, yaml.YAMLError, TypeError, ValueError) as error:
@@ -165,5 +229,5 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _table(title: str, lines: list[Line]) -> str:
     total = Line("sum", "", sum(line.usd for line in lines))
-    rows = [f"{line.item:<34}{line.quantity:>18}{line.usd:>12,.2f}" for line in (*lines, total)]
+    rows = [f"{line.item:<40}{line.quantity:>16}{line.usd:>12,.2f}" for line in (*lines, total)]
     return "\n".join((title, *rows))

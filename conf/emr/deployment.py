@@ -4,43 +4,56 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import cast
 
-from conf.emr.application import PLATFORMS, build_folder, check_built, on_cluster, planned_locations, upload
+from botocore.exceptions import ClientError
+
+from conf.emr import buckets, serverless
+from conf.emr.application import build_folder, check_built, locations_of, on_cluster, upload
 from conf.emr.cluster import Cluster
-from conf.emr.options import add_consent, add_platform, add_settings, add_stack, agreed, stack_of
+from conf.emr.cost import PRICES, read_prices
+from conf.emr.options import COMPUTES, add_consent, add_platform, add_settings, add_stack, agreed, stack_of
 from conf.emr.package import build
-from conf.emr.spark_submit import spark_submit_arguments
-from conf.emr.stack import Stack, parameters_of
-from conf.errors import SettingsError
+from conf.emr.preflight import check
+from conf.emr.spark_submit import Locations, scheduled, spark_submit_arguments
+from conf.emr.stack import Compute, Part, Stack, parameters_of, template_of
+from conf.errors import PlatformError, SettingsError
+from conf.failures import code_of
 from conf.settings import Settings
 
-_INSTANCE_TYPES = {"x86_64": "m6i.xlarge", "aarch64": "m6g.xlarge"}
-_SHOWN = 80
-# A sample of the whole history, and a model that becomes the current one only if it is not worse.
-_REFIT = ("--limit", "100000", "--promote", "if-not-worse")
-_NOBODY_IS_TOLD = "  (nobody is told of alarms and of the budget; --set AlarmEmail=me@example.org tells you)"
+_logger = logging.getLogger(__name__)
+
+_INSTANCE_TYPES = {"x86_64": "m6i.xlarge,m5.xlarge,m7i.xlarge", "aarch64": "m6g.xlarge,m7g.xlarge,m6gd.xlarge"}
+_DEFAULT_PLATFORM = "aarch64"
+_OURS = re.compile("Name|KeyArn|Platform|AllowNonEu|Generation|.+Job|.+Arguments")
+_NOBODY_IS_TOLD = "  (nobody is told of failures and of the budget; --set AlarmEmail=me@example.org tells you)"
 
 
 def add_package_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of package."""
-    add_platform(parser, default=PLATFORMS[0])
+    add_platform(parser, default=_DEFAULT_PLATFORM)
     parser.add_argument("--dry-run", action="store_true", help="Say what would be done, and do nothing.")
 
 
 def package(_settings: Settings, arguments: argparse.Namespace) -> str | None:
-    """Build both archives; returns where they are. It costs nothing, so it does not ask."""
+    """Build what EMR runs; returns where it is. It costs nothing, so it does not ask."""
     folder = build_folder(arguments.platform)
     if arguments.dry_run:
         return f"would build {folder} from the lock file, for {arguments.platform}"
     built = build(arguments.platform, folder)
-    return "\n".join(f"{file}  {file.stat().st_size / 1e6:,.1f} MB" for file in (built.code, built.dependencies))
+    return "\n".join(f"{file}  {file.stat().st_size / 1e6:,.1f} MB" for file in built.files())
 
 
 def add_deploy_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of deploy."""
     add_stack(parser)
+    parser.add_argument(
+        "--compute", choices=COMPUTES, default=COMPUTES[0], help="EMR Serverless, the default, or a cluster."
+    )
     add_platform(parser, default=None)
     add_settings(parser)
     parser.add_argument(
@@ -48,64 +61,127 @@ def add_deploy_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         action="append",
         default=[],
-        help="A parameter of conf/emr/template.yaml, like AlarmEmail=me@example.org; may be given often.",
+        help="A parameter of conf/emr/data.yaml, serverless.yaml or cluster.yaml, like AlarmEmail=me@example.org; may "
+        "be given often. What is not given stays as it is.",
     )
+    parser.add_argument("--no-check", action="store_true", help="Do not look beforehand whether all is there.")
     add_consent(parser)
 
 
 def deploy(settings: Settings, arguments: argparse.Namespace) -> str | None:
-    """Make the stack or change it, and upload the application; returns where everything is."""
-    stack = stack_of(settings, arguments)
-    there = stack.describe()
-    former = parameters_of(there) if there else {}
-    platform = arguments.platform or former.get("Platform", PLATFORMS[0])
+    """Make both stacks or change them, and upload the application; returns where everything is.
+
+    Raises:
+        PlatformError: the account or the region lacks something that is needed.
+    """
+    data = stack_of(settings, arguments)
+    compute = data.sibling(arguments.compute)
+    former = {stack.part: parameters_of(stack.describe() or {}) for stack in (data, compute)}
+    platform = arguments.platform or former[compute.part].get("Platform", _DEFAULT_PLATFORM)
     folder = build_folder(platform)
     check_built(folder)
-    parameters = {
-        "Compute": "yes",
+    for_emr = on_cluster(arguments.settings)
+    given = _by_template(_pairs(arguments.set), compute.part)
+    common = {"Name": data.name, "AllowNonEu": "yes" if arguments.allow_non_eu else "no"}
+    of_data = {**common, **given["data"]}
+    of_compute = {
+        **common,
         "Platform": platform,
-        "AllowNonEu": "yes" if arguments.allow_non_eu else "no",
-        **_instance_type(platform, former),
-        **_schedules(stack, platform, on_cluster(arguments.settings)),
-        **(_generation(stack) if there else {}),
-        **_pairs(arguments.set),
+        **_instance_types(compute.part, platform, former),
+        **given[compute.part],
     }
-    changed = {key: value for key, value in parameters.items() if former.get(key) != value}
+    _check(compute, {**former[compute.part], **of_compute}, arguments)
     plan = [
-        f"{'change' if there else 'make'} stack {stack.name} in {stack.region}",
-        *(f"  {key} = {value if len(value) < _SHOWN else f'{value[:_SHOWN]}...'}" for key, value in changed.items()),
-        *([] if {**former, **parameters}.get("AlarmEmail") else [_NOBODY_IS_TOLD]),
+        *_changes(data, former["data"], of_data),
+        *([] if {**former["data"], **of_data}.get("AlarmEmail") else [_NOBODY_IS_TOLD]),
         f"upload {folder} and {arguments.settings}",
-        "the cluster costs money for as long as it runs; python -m conf.emr cost tells how much",
+        *_changes(compute, former[compute.part], of_compute),
+        "python -m conf.emr cost tells what that costs",
     ]
     if not agreed("\n".join(plan), arguments):
         return None
-    stack.apply(parameters)
-    outputs = stack.outputs()
-    upload(stack, folder, arguments.settings, outputs["Application"])
-    return "\n".join(f"{key:<13}{value}" for key, value in sorted(outputs.items()))
+    data.apply(of_data)
+    outputs = data.outputs()
+    locations = locations_of(data, outputs, platform)
+    upload(data, folder, arguments.settings, locations.application)
+    _settle(compute)
+    jobs = _jobs(compute.part, for_emr, locations)
+    compute.apply({"KeyArn": outputs["KeyArn"], **of_compute, **jobs, **_generation(compute)})
+    everything = {**outputs, **compute.outputs()}
+    lines = [f"{key:<13}{value}" for key, value in sorted(everything.items())]
+    return "\n".join([*lines, *_next(data, everything)])
 
 
-def _instance_type(platform: str, former: Mapping[str, str]) -> dict[str, str]:
-    """For the processors, where the user has not chosen another."""
-    return {} if former.get("Platform") == platform else {"InstanceType": _INSTANCE_TYPES[platform]}
+def _next(data: Stack, outputs: Mapping[str, str]) -> Iterator[str]:
+    if parameters_of(data.describe() or {}).get("AlarmEmail"):
+        yield "confirm the mail of AWS Notifications, or no alarm reaches you"
+    if outputs["Schedules"] == "no":
+        yield "nothing runs by itself yet; once submit fit has made a model, deploy --set Schedules=yes"
 
 
-def _schedules(stack: Stack, platform: str, settings: Settings) -> dict[str, str]:
-    """The steps that come by themselves, as the template takes them."""
-    locations = planned_locations(stack, platform)
-    refit = spark_submit_arguments("refit", settings, locations, _REFIT)
-    reconcile = spark_submit_arguments("reconcile", settings, locations, ("--enqueue",))
+def _check(compute: Stack, parameters: Mapping[str, str], arguments: argparse.Namespace) -> None:
+    defaults = {name: str(one.get("Default", "")) for name, one in template_of(compute.part)["Parameters"].items()}
+    if missing := [] if arguments.no_check else check(compute, {**defaults, **parameters}):
+        for one in missing:
+            _logger.error("%s", one)
+        raise PlatformError(f"deploy: {len(missing)} checks failed; mend that, or deploy all the same with --no-check")
+
+
+def _by_template(given: Mapping[str, str], compute: Part) -> dict[Part, dict[str, str]]:
+    """Each parameter to the template that has it; those that deploy sets itself are none of them."""
+    known = {
+        part: {name for name in template_of(part)["Parameters"] if not _OURS.fullmatch(name)}
+        for part in cast("tuple[Part, ...]", ("data", compute))
+    }
+    for name in given:
+        if not any(name in parameters for parameters in known.values()):
+            names = sorted({name for parameters in known.values() for name in parameters})
+            raise SettingsError(f"--set: there is no parameter {name!r}; choose from {', '.join(names)}")
     return {
-        "RefitArguments": json.dumps(["spark-submit", *refit]),
-        "ReconcileArguments": json.dumps(["spark-submit", *reconcile]),
+        part: {name: value for name, value in given.items() if name in parameters} for part, parameters in known.items()
     }
 
 
-def _generation(stack: Stack) -> dict[str, str]:
+def _changes(stack: Stack, former: Mapping[str, str], parameters: Mapping[str, str]) -> list[str]:
+    changed = {key: value for key, value in parameters.items() if former.get(key) != value}
+    return [
+        f"{'change' if former else 'make'} stack {stack.full_name} in {stack.region}",
+        *(f"  {key} = {value}" for key, value in changed.items()),
+    ]
+
+
+def _instance_types(part: Part, platform: str, former: Mapping[Part, Mapping[str, str]]) -> dict[str, str]:
+    """For the processors, where the user has not chosen others."""
+    if part != "cluster" or former[part].get("Platform") == platform:
+        return {}
+    return {"InstanceTypes": _INSTANCE_TYPES[platform]}
+
+
+def _jobs(part: Part, settings: Settings, locations: Locations) -> dict[str, str]:
+    """What comes by itself, as the template takes it."""
+    if part == "serverless":
+        return serverless.scheduled_drivers(settings, locations)
+    return {
+        f"{verb.capitalize()}Arguments": json.dumps(
+            ["spark-submit", *spark_submit_arguments(verb, settings, locations, extra)]
+        )
+        for verb, extra in scheduled(locations).items()
+    }
+
+
+def _settle(compute: Stack) -> None:
+    """Stop an application on which nothing runs: EMR changes none that is started."""
+    if compute.part == "serverless" and compute.describe() is not None and compute.takes_changes():
+        application = serverless.Application(compute, compute.outputs()["ApplicationId"])
+        if application.is_idle():
+            application.stop()
+
+
+def _generation(compute: Stack) -> dict[str, str]:
     """A new cluster, if the present one has ended by itself."""
-    outputs = stack.outputs()
-    if "ClusterId" not in outputs or not Cluster.of(stack, outputs).has_ended():
+    if compute.part != "cluster" or compute.describe() is None or not compute.takes_changes():
+        return {}
+    if not Cluster(compute, compute.outputs()["ClusterId"]).has_ended():
         return {}
     return {"Generation": datetime.now(UTC).strftime("%Y%m%d-%H%M%S")}
 
@@ -120,6 +196,7 @@ def _pairs(given: Sequence[str]) -> dict[str, str]:
 def add_destroy_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of destroy."""
     add_stack(parser)
+    parser.add_argument("--compute", choices=COMPUTES, help="Only this one. Default: both.")
     parser.add_argument(
         "--data", action="store_true", help="Delete the buckets as well, with pictures, models, tables and logs."
     )
@@ -127,33 +204,60 @@ def add_destroy_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def destroy(settings: Settings, arguments: argparse.Namespace) -> str | None:
-    """End the cluster and its network, or with --data delete everything; returns what is left.
-
-    Raises:
-        SettingsError: without --data there is nothing that could be done.
-    """
-    stack = stack_of(settings, arguments)
-    changes = stack.takes_changes()
-    if not arguments.data:
-        if not changes:
-            raise SettingsError(
-                f"destroy: {stack.name} was not made, or not deleted, to the end, and CloudFormation changes it no "
-                "more; give --data, which deletes all that is left of it"
-            )
-        plan = (
-            f"end the cluster of {stack.name} in {stack.region}, with its network, schedules and alarms\n"
-            "buckets, tables, queue and key stay; deploy brings the rest back"
-        )
-        if not agreed(plan, arguments):
-            return None
-        stack.apply({"Compute": "no"})
-        return f"{stack.name} has no cluster any more; destroy --data deletes the rest"
-    buckets = "\n".join(f"  {bucket}" for bucket in stack.buckets())
-    plan = f"end the cluster of {stack.name} in {stack.region}, and delete for ever all that is in\n{buckets}"
-    if not agreed(plan, arguments):
+    """Take down what runs programs, and with --data everything; returns what stays, and what it costs."""
+    data = stack_of(settings, arguments)
+    wanted: Sequence[Compute] = (arguments.compute,) if arguments.compute else COMPUTES
+    there = [data.sibling(compute) for compute in wanted if data.sibling(compute).describe() is not None]
+    plan = [f"delete stack {stack.full_name} in {data.region}" for stack in there]
+    if arguments.data:
+        if arguments.compute:
+            raise SettingsError("destroy: --data deletes everything, and goes without --compute")
+        plan += [
+            f"delete stack {data.full_name}, and for ever all that is in",
+            *(f"  {bucket}" for bucket in data.buckets().values()),
+        ]
+    if not plan:
+        return f"there is nothing of {data.name} that runs programs\n{_what_stays(data)}"
+    if not agreed("\n".join(plan), arguments):
         return None
-    if changes:
-        stack.apply({"Compute": "no"})  # first, or what still runs would write while the buckets are emptied
-    deleted = stack.empty_buckets()
-    stack.delete()
-    return f"{stack.name} is gone, with {deleted:,} objects; its key can be had back for 30 days"
+    for stack in there:
+        _stop(stack)
+        stack.delete()
+    if not arguments.data:
+        return _what_stays(data)
+    deleted = buckets.empty(data)
+    if data.describe() is not None:
+        data.delete()
+    return f"{data.name} is gone, with {deleted:,} objects. Its key can be restored for 30 days, at no cost"
+
+
+def _stop(stack: Stack) -> None:
+    """End what still runs, as far as deleting the stack does not."""
+    if stack.part == "serverless" and "ApplicationId" in (outputs := stack.outputs()):
+        if outputs["Schedules"] == "yes" and stack.takes_changes():
+            stack.apply({"Schedules": "no"})  # or one could start the application again while it is deleted
+        try:
+            serverless.Application(stack, outputs["ApplicationId"]).stop()
+        except ClientError as error:
+            if code_of(error) != "ResourceNotFoundException":  # somebody has deleted it
+                raise
+
+
+def _what_stays(data: Stack) -> str:
+    """The resources that are left, and their price."""
+    if data.describe() is None:
+        return "nothing stays"
+    prices = read_prices(PRICES)
+    lines, sum_ = [f"what stays of {data.name}, in USD a month:"], 0.0
+    sizes = buckets.sizes(data)
+    for bucket in data.buckets().values():
+        gigabytes = sizes.get(bucket, 0.0) / 1e9
+        usd = gigabytes * prices["s3"]["gigabyte_month"]
+        sum_ += usd
+        counted = f"{gigabytes:,.1f} GB" if bucket in sizes else "not counted by S3 yet"
+        lines.append(f"  {bucket:<58}{counted:>22}{usd:>8,.2f}")
+    alarms = sum(one["Type"] == "AWS::CloudWatch::Alarm" for one in template_of("data")["Resources"].values())
+    for what, usd in (("key", prices["kms_month"]), (f"{alarms} alarms", alarms * prices["alarm_month"])):
+        sum_ += usd
+        lines.append(f"  {what:<80}{usd:>8,.2f}")
+    return "\n".join([*lines, f"  {'sum':<80}{sum_:>8,.2f}", "destroy --data deletes it"])

@@ -1,4 +1,4 @@
-"""Submit, status, logs and stop: what an operator does with a stack that is there, and what is printed."""
+"""Submit, status, logs, ui and stop: what an operator does with stacks that are there, and what is printed."""
 
 from __future__ import annotations
 
@@ -7,13 +7,27 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 
 from conf.emr import serverless
 from conf.emr.application import check_backbone, locations_of, on_cluster, upload_settings
-from conf.emr.cluster import Cluster, driver_logs, last_hour
-from conf.emr.options import add_consent, add_serverless, add_settings, add_stack, agreed, stack_of
-from conf.emr.spark_submit import CONFIG, PROGRAMS, spark_submit_arguments
+from conf.emr.cluster import Cluster
+from conf.emr.options import (
+    COMPUTES,
+    add_compute,
+    add_consent,
+    add_settings,
+    add_stack,
+    agreed,
+    compute_of,
+    stack_of,
+)
+from conf.emr.serverless import Application
+from conf.emr.spark_submit import CONFIG, PROGRAMS, Locations, spark_submit_arguments
+from conf.emr.stack import Stack
+from conf.emr.watching import Follower, driver_logs, last_hour
 from conf.errors import SettingsError
 from conf.settings import Settings, parse_duration
 
@@ -22,77 +36,123 @@ def add_submit_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of submit."""
     parser.add_argument("program", choices=PROGRAMS, help="What to run.")
     add_stack(parser)
+    add_compute(parser)
     add_settings(parser)
-    add_serverless(parser)
+    parser.add_argument("--wait", action="store_true", help="Follow it to its end, with what it prints.")
     add_consent(parser)
 
 
+@dataclass(frozen=True)
+class _Submission:
+    """What is about to be started.
+
+    Attributes:
+        shown: for a person to read before.
+        start: starts it; returns its id.
+        wait: waits for the end of what has this id, and calls what it is given between two questions.
+        logs: the option of logs that takes the id.
+    """
+
+    shown: str
+    start: Callable[[], str]
+    wait: Callable[[str, Callable[[], None]], object]
+    logs: str
+
+
 def submit(settings: Settings, arguments: argparse.Namespace) -> str | None:
-    """Start a program with its settings, as a step on the cluster or as a job on EMR Serverless; returns its id."""
-    stack = stack_of(settings, arguments)
-    outputs = stack.outputs()
-    locations = locations_of(stack, outputs)
-    for_cluster = on_cluster(arguments.settings)
-    name = f"picture-features {arguments.program}"
+    """Start a program with its settings, and with --wait follow it to its end; returns its id.
+
+    Raises:
+        AppError: with --wait, it failed.
+    """
+    data = stack_of(settings, arguments)
+    compute = compute_of(data, arguments)
+    there = compute.outputs()
+    outputs = data.outputs()
+    locations = locations_of(data, outputs, there["Platform"])
     if arguments.program == "fit":
-        check_backbone(stack, locations)
+        check_backbone(data, locations)
+    for_emr = on_cluster(arguments.settings)
+    of = _on_serverless if compute.part == "serverless" else _on_cluster
+    submission = of(compute, there, arguments, for_emr, locations)
     uploads = f"upload {arguments.settings} as {locations.application}/{CONFIG}"
-    if arguments.serverless:
-        job = serverless.job(arguments.program, for_cluster, locations, outputs, arguments.more)
-        plan = f"{uploads}\nstart {name} on EMR Serverless application {arguments.serverless}\n{serverless.shown(job)}"
-        if not agreed(plan, arguments):
-            return None
-        upload_settings(stack, arguments.settings, locations)
-        return serverless.start(stack, arguments.serverless, job)
-    words = spark_submit_arguments(arguments.program, for_cluster, locations, arguments.more)
-    cluster = Cluster.of(stack, outputs)
-    if not agreed(f"{uploads}\nrun on cluster {cluster.id}\nspark-submit {shlex.join(words)}", arguments):
+    if not agreed(f"{uploads}\n{submission.shown}", arguments):
         return None
-    upload_settings(stack, arguments.settings, locations)
-    step = cluster.submit(name, words)
-    return f"{step}; python -m conf.emr status shows its state, logs what it prints"
+    upload_settings(data, arguments.settings, locations)
+    follower = Follower(data, outputs["LogGroupName"])
+    started = submission.start()
+    if not arguments.wait:
+        return f"{started}; python -m conf.emr status shows its state, logs {submission.logs} {started} what it prints"
+    sys.stderr.write(f"{started} has started; Ctrl-C ends only the waiting\n")
+    submission.wait(started, follower)
+    return f"{started} is done"
+
+
+def _on_serverless(
+    compute: Stack, there: dict[str, str], arguments: argparse.Namespace, settings: Settings, locations: Locations
+) -> _Submission:
+    application = Application(compute, there["ApplicationId"])
+    request = serverless.job(arguments.program, settings, locations, there["JobRoleArn"], arguments.more)
+    return _Submission(
+        f"start on EMR Serverless application {application.id}\n{serverless.shown(request)}",
+        lambda: application.start(request),
+        application.wait,
+        "--job",
+    )
+
+
+def _on_cluster(
+    compute: Stack, there: dict[str, str], arguments: argparse.Namespace, settings: Settings, locations: Locations
+) -> _Submission:
+    cluster = Cluster(compute, there["ClusterId"])
+    words = spark_submit_arguments(arguments.program, settings, locations, arguments.more)
+    return _Submission(
+        f"run on cluster {cluster.id}\nspark-submit {shlex.join(words)}",
+        lambda: cluster.submit(f"picture-features {arguments.program}", words),
+        cluster.wait,
+        "--step",
+    )
 
 
 def add_status_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of status."""
     add_stack(parser)
-    add_serverless(parser)
-    parser.add_argument("--job", metavar="ID", help="The job on that application, as submit printed it.")
 
 
 def status(settings: Settings, arguments: argparse.Namespace) -> str:
-    """What runs, and how it is.
-
-    Raises:
-        SettingsError: of --serverless and --job one is missing.
-    """
-    if bool(arguments.serverless) != bool(arguments.job):
-        raise SettingsError("status: --serverless APPLICATION_ID and --job ID belong together; give both, or neither")
-    stack = stack_of(settings, arguments)
-    outputs = stack.outputs()
-    if arguments.job:
-        runs = serverless.state(stack, arguments.serverless, arguments.job)
-    elif "ClusterId" in outputs:
-        runs = Cluster.of(stack, outputs).status()
-    else:
-        runs = "cluster      none; python -m conf.emr deploy makes one"
-    return "\n".join((runs, *last_hour(stack, outputs["Output"])))
+    """What runs, and how it is."""
+    data = stack_of(settings, arguments)
+    output = data.outputs()["Output"]
+    lines = []
+    for compute in COMPUTES:
+        stack = data.sibling(compute)
+        if stack.describe() is not None:
+            there = stack.outputs()
+            lines.append(
+                Application(stack, there["ApplicationId"]).status()
+                if compute == "serverless"
+                else Cluster(stack, there["ClusterId"]).status()
+            )
+            lines.append(f"schedules    {'on' if there['Schedules'] == 'yes' else 'off'}")
+    return "\n".join((*(lines or ["nothing runs programs; python -m conf.emr deploy"]), *last_hour(data, output)))
 
 
 def add_logs_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of logs."""
     add_stack(parser)
     parser.add_argument("--since", metavar="TIME", default="1h", help="How far to look back. Default: 1h.")
-    parser.add_argument("--step", metavar="ID", help="What spark-submit said of this step, from the log archive.")
+    parser.add_argument("--job", metavar="ID", help="Only what this job printed, on Serverless.")
+    parser.add_argument("--step", metavar="ID", help="What this step printed, on the cluster, from the log archive.")
 
 
 def logs(settings: Settings, arguments: argparse.Namespace) -> str | None:
     """What the drivers print."""
-    stack = stack_of(settings, arguments)
-    outputs = stack.outputs()
+    data = stack_of(settings, arguments)
+    outputs = data.outputs()
     if arguments.step:
-        return Cluster.of(stack, outputs).step_log(outputs["Logs"], arguments.step)
-    for line in driver_logs(stack, outputs["LogGroupName"], _since(arguments.since)):
+        there = data.sibling("cluster").outputs()
+        return Cluster(data, there["ClusterId"]).step_log(outputs["Logs"], arguments.step)
+    for line in driver_logs(data, outputs["LogGroupName"], _since(arguments.since), arguments.job or ""):
         sys.stdout.write(f"{line}\n")
     return None
 
@@ -102,6 +162,27 @@ def _since(given: str) -> timedelta:
         return parse_duration(given)
     except ValueError as error:
         raise SettingsError(f"--since: {given!r} is not allowed: {error}") from error
+
+
+def add_ui_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ui."""
+    add_stack(parser)
+    parser.add_argument("--job", metavar="ID", help="This job, on Serverless, while it runs and after.")
+    parser.add_argument(
+        "--application",
+        metavar="ID",
+        help="This application, on the cluster, while it runs; logs --step shows its id. Default: the History Server.",
+    )
+
+
+def ui(settings: Settings, arguments: argparse.Namespace) -> str:
+    """The address of Spark's UI, which AWS signs for whoever has the permission."""
+    data = stack_of(settings, arguments)
+    if arguments.job:
+        stack = data.sibling("serverless")
+        return Application(stack, stack.outputs()["ApplicationId"]).dashboard(arguments.job)
+    stack = data.sibling("cluster")
+    return Cluster(stack, stack.outputs()["ClusterId"]).ui(arguments.application)
 
 
 def stop(settings: Settings, arguments: argparse.Namespace) -> str | None:

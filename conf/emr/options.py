@@ -10,9 +10,11 @@ from pathlib import Path
 
 from conf.aws.connection import S3Connection
 from conf.emr.application import PLATFORMS, SETTINGS
-from conf.emr.stack import DEFAULT_REGION, Stack, check_region
-from conf.errors import SettingsError
+from conf.emr.stack import DEFAULT_REGION, Compute, Stack, check_region
+from conf.errors import NotFoundError, SettingsError
 from conf.settings import Settings
+
+COMPUTES: tuple[Compute, ...] = ("serverless", "cluster")
 
 
 def options(*adders: Callable[[argparse.ArgumentParser], None]) -> Callable[[argparse.ArgumentParser], None]:
@@ -25,16 +27,14 @@ def options(*adders: Callable[[argparse.ArgumentParser], None]) -> Callable[[arg
     return add
 
 
-def add_stack(parser: argparse.ArgumentParser) -> None:
+def add_stack(parser: argparse.ArgumentParser, default: str = "picture-features") -> None:
     """Declare --stack and --allow-non-eu."""
-    parser.add_argument(
-        "--stack", metavar="NAME", default="picture-features", help="The stack. Default: picture-features."
-    )
+    parser.add_argument("--stack", metavar="NAME", default=default, help=f"The name of the stacks. Default: {default}.")
     parser.add_argument("--allow-non-eu", action="store_true", help="Accept a region outside the European Union.")
 
 
 def stack_of(settings: Settings, arguments: argparse.Namespace) -> Stack:
-    """The stack that is meant.
+    """The data stack that is meant.
 
     Raises:
         SettingsError: its region is outside the European Union, or its name cannot be.
@@ -49,10 +49,28 @@ def add_platform(parser: argparse.ArgumentParser, default: str | None) -> None:
     parser.add_argument("--platform", choices=PLATFORMS, default=default, help="The processors of the nodes.")
 
 
-def add_serverless(parser: argparse.ArgumentParser) -> None:
-    """Declare --serverless."""
+def add_compute(parser: argparse.ArgumentParser) -> None:
+    """Declare --compute."""
     parser.add_argument(
-        "--serverless", metavar="APPLICATION_ID", help="This EMR Serverless application instead of the cluster."
+        "--compute",
+        choices=COMPUTES,
+        help="EMR Serverless or a cluster. Default: the one that is deployed, and serverless of both.",
+    )
+
+
+def compute_of(stack: Stack, arguments: argparse.Namespace) -> Stack:
+    """The stack on which a program is to run.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    wanted = (arguments.compute,) if arguments.compute else COMPUTES
+    for compute in wanted:
+        if stack.sibling(compute).describe() is not None:
+            return stack.sibling(compute)
+    raise NotFoundError(
+        f"nothing of {stack.name!r} runs programs in {stack.region}; python -m conf.emr deploy --compute {wanted[0]} "
+        "makes it"
     )
 
 
@@ -63,7 +81,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         type=Path,
         default=SETTINGS,
-        help="The settings of the programs on the cluster. Default: conf/emr.yaml.",
+        help="The settings of the programs on EMR. Default: conf/emr.yaml.",
     )
 
 

@@ -1,4 +1,4 @@
-"""What a cluster needs to run the programs: an archive of their code, and one of what they depend on.
+"""What EMR needs to run the programs: an archive of their code, one of what they depend on, and a jar of Spark's.
 
 The dependencies are wheels for the nodes' platform and Python, taken by pip from the lock file with their hashes: an
 archive of a virtual environment would link to the interpreter of the machine that made it. Spark brings pyspark and
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,7 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Literal, get_args
 
+from conf.emr.spark_submit import CHECKPOINT_JAR
 from conf.errors import PlatformError, SettingsError
+from conf.spark.s3_client import installed_jar
 
 Platform = Literal["x86_64", "aarch64"]
 
@@ -43,7 +46,7 @@ _UNUSED_FOLDERS = {"__pycache__", "bin", "include", "tests"}
 _UNUSED_SUFFIXES = {".a", ".c", ".cc", ".cmake", ".cpp", ".h", ".hpp", ".lib", ".pc", ".pxd", ".pxi", ".pyi", ".pyx"}
 _UNUSED_METADATA = {"INSTALLER", "RECORD", "REQUESTED", "WHEEL", "entry_points.txt", "top_level.txt"}
 _TIME_ZONES = {("pytz", "zoneinfo"), ("tzdata", "zoneinfo")}  # 1,200 files; all times here are UTC
-_SERVICES = {"s3", "sqs", "sts"}  # of the 400 that botocore describes
+_SERVICES = {"glue", "logs", "s3", "sqs", "sts"}  # of the 400 that botocore describes
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can hold
 _PLAIN_FILE = 0o100644 << 16
@@ -56,25 +59,32 @@ class Package:
     Attributes:
         code: batch_fit, conf and streaming, for --py-files.
         dependencies: for --archives.
+        checkpoint: the jar that writes checkpoints to S3, for --jars.
     """
 
     code: Path
     dependencies: Path
+    checkpoint: Path
+
+    def files(self) -> tuple[Path, ...]:
+        """All of it."""
+        return self.code, self.dependencies, self.checkpoint
 
 
 def build(platform: Platform, to: Path) -> Package:
-    """Make both archives in the folder `to`. The same lock file and code give the same bytes.
+    """Make all of it in the folder `to`. The same lock file and code give the same bytes.
 
     Raises:
         SettingsError: there is no such platform, or `to` cannot be written.
-        PlatformError: a wheel cannot be had.
+        PlatformError: a wheel, or the jar, is not to be had.
     """
     if platform not in get_args(Platform):
         raise SettingsError(f"platform: {platform!r} is not allowed: choose from {', '.join(get_args(Platform))}")
-    package = Package(to / CODE, to / DEPENDENCIES)
+    package = Package(to / CODE, to / DEPENDENCIES, to / CHECKPOINT_JAR)
     try:
         to.mkdir(parents=True, exist_ok=True)
         _archive(_code(), _PROJECT, package.code)
+        shutil.copy(installed_jar("spark-hadoop-cloud"), package.checkpoint)
         with tempfile.TemporaryDirectory() as scratch:
             wheels = Path(scratch, "wheels")
             _install(platform, wheels, Path(scratch, "lock.txt"))

@@ -13,28 +13,64 @@ from conf.failures import code_of
 
 PERMISSIONS = {
     "AddJobFlowSteps": "elasticmapreduce:AddJobFlowSteps",
+    "CancelJobRun": "emr-serverless:CancelJobRun",
     "CreateMultipartUpload": "s3:PutObject",
     "CreateStack": "cloudformation:CreateStack",
     "DeleteObjects": "s3:DeleteObject and s3:DeleteObjectVersion",
     "DeleteStack": "cloudformation:DeleteStack",
     "DescribeCluster": "elasticmapreduce:DescribeCluster",
+    "DescribeInstanceTypeOfferings": "ec2:DescribeInstanceTypeOfferings",
+    "DescribeReleaseLabel": "elasticmapreduce:DescribeReleaseLabel",
     "DescribeStackEvents": "cloudformation:DescribeStackEvents",
     "DescribeStacks": "cloudformation:DescribeStacks",
+    "DescribeStep": "elasticmapreduce:DescribeStep",
+    "DescribeType": "cloudformation:DescribeType",
     "FilterLogEvents": "logs:FilterLogEvents",
+    "GetApplication": "emr-serverless:GetApplication",
     "GetCallerIdentity": "sts:GetCallerIdentity",
+    "GetDashboardForJobRun": "emr-serverless:GetDashboardForJobRun",
     "GetJobRun": "emr-serverless:GetJobRun",
     "GetMetricData": "cloudwatch:GetMetricData",
     "GetObject": "s3:GetObject",
+    "GetOnClusterAppUIPresignedURL": "elasticmapreduce:GetOnClusterAppUIPresignedURL",
+    "GetRole": "iam:GetRole",
+    "GetServiceQuota": "servicequotas:GetServiceQuota",
     "HeadObject": "s3:GetObject",
-    "ListInstanceGroups": "elasticmapreduce:ListInstanceGroups",
+    "ListInstanceFleets": "elasticmapreduce:ListInstanceFleets",
+    "ListJobRuns": "emr-serverless:ListJobRuns",
     "ListObjectVersions": "s3:ListBucketVersions",
+    "ListObjectsV2": "s3:ListBucket",
     "ListSteps": "elasticmapreduce:ListSteps",
     "PutObject": "s3:PutObject",
+    "SimulatePrincipalPolicy": "iam:SimulatePrincipalPolicy",
     "StartJobRun": "emr-serverless:StartJobRun and iam:PassRole",
+    "StopApplication": "emr-serverless:StopApplication",
     "UpdateStack": "cloudformation:UpdateStack",
 }
-"""The permission that each call of these verbs needs. CloudFormation acts with the caller's own, so deploy and destroy
-need those of every resource in the template besides."""
+"""The permission that each call of these verbs needs."""
+
+CREATION = {
+    "AWS::Athena::WorkGroup": "athena:CreateWorkGroup",
+    "AWS::Budgets::Budget": "budgets:ModifyBudget",
+    "AWS::CloudWatch::Alarm": "cloudwatch:PutMetricAlarm",
+    "AWS::EC2::VPC": "ec2:CreateVpc and ec2:DeleteVpc",
+    "AWS::EC2::VPCEndpoint": "ec2:CreateVpcEndpoint and ec2:DeleteVpcEndpoints",
+    "AWS::EC2::NatGateway": "ec2:CreateNatGateway and ec2:AllocateAddress",
+    "AWS::EMR::Cluster": "elasticmapreduce:RunJobFlow and elasticmapreduce:TerminateJobFlows",
+    "AWS::EMRServerless::Application": "emr-serverless:CreateApplication and emr-serverless:DeleteApplication",
+    "AWS::Events::Rule": "events:PutRule and events:PutTargets",
+    "AWS::Glue::Database": "glue:CreateDatabase",
+    "AWS::Glue::Table": "glue:CreateTable",
+    "AWS::IAM::Role": "iam:CreateRole, iam:PutRolePolicy, iam:DeleteRole and iam:CreateServiceLinkedRole",
+    "AWS::KMS::Key": "kms:CreateKey and kms:ScheduleKeyDeletion",
+    "AWS::Logs::LogGroup": "logs:CreateLogGroup",
+    "AWS::S3::Bucket": "s3:CreateBucket and s3:DeleteBucket",
+    "AWS::SNS::Topic": "sns:CreateTopic",
+    "AWS::SQS::Queue": "sqs:CreateQueue",
+    "AWS::Scheduler::Schedule": "scheduler:CreateSchedule",
+}
+"""What making a resource needs, as CloudFormation acts with the caller's own permissions: enough to find that a person
+has no right to a service. Each needs those to tag, read and change it besides."""
 
 _DENIED = frozenset(
     ("AccessDenied", "AccessDeniedException", "AuthorizationError", "UnauthorizedOperation", "AllAccessDisabled", "403")

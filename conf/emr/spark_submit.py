@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from conf.aws.connection import CHECKPOINT_PROPERTIES, COMMITTER_PROPERTIES
+from conf.aws.connection import CHECKPOINT_PROPERTIES
 from conf.errors import SettingsError
 from conf.settings import Settings
 
@@ -18,6 +18,10 @@ LOG4J = "log4j2.properties"
 BACKBONE = "backbone.tflite"
 ARCHIVE = "dependencies"
 """The names under which every container finds the files and the unpacked archive, beside its own."""
+CHECKPOINT_JAR = "spark-hadoop-cloud.jar"
+"""Spark's own, of the version that is locked. EMR has a committer of its own instead, and may not have this one."""
+METRICS_GROUP = "PICTURE_FEATURES_LOG__METRICS_GROUP"
+"""The variable of the setting log.metrics_group: the log group is the stack's, and not of a settings file."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Program:
         verb: its verb.
         places: the flags that take a location.
         streams: whether it runs until it is stopped.
+        checkpoints: whether it is a streaming query, whose checkpoint is on S3.
         fits: whether it needs the converted backbone, as it reads pictures and writes a model.
     """
 
@@ -36,12 +41,13 @@ class Program:
     verb: str
     places: tuple[str, ...]
     streams: bool = False
+    checkpoints: bool = False
     fits: bool = False
 
 
 PROGRAMS: Mapping[str, Program] = {
-    "run": Program("streaming", "run", ("input", "models", "output", "queue"), streams=True),
-    "replay": Program("streaming", "replay", ("input", "models", "output")),
+    "run": Program("streaming", "run", ("input", "models", "output", "queue"), streams=True, checkpoints=True),
+    "replay": Program("streaming", "replay", ("input", "models", "output"), checkpoints=True),
     "reconcile": Program("streaming", "reconcile", ("input", "output")),
     "export": Program("streaming", "export", ("output",)),
     "fit": Program("batch_fit", "fit", ("input", "models"), fits=True),
@@ -54,11 +60,15 @@ class Locations:
     """Where everything is.
 
     Attributes:
-        application: the folder with what `package` built: launch.py, application.zip, dependencies.zip, emr.yaml,
-            log4j2.properties and, for a fit, backbone.tflite. A URI that YARN can read, like s3://BUCKET/application/x86_64.
+        application: the folder with what `package` built: launch.py, application.zip, dependencies.zip,
+            spark-hadoop-cloud.jar, emr.yaml, log4j2.properties and, for a fit, backbone.tflite. A URI that Spark can
+            read, like s3://BUCKET/application/x86_64.
         input, models, output: URIs.
         region: of AWS, where all of this is; a container has no other way to know it.
         queue: the URL of the SQS queue; None follows the input by listing.
+        log_group: of CloudWatch, for the metrics; None sends none.
+        snapshots: the folder to which a scheduled export writes.
+        table: DATABASE.TABLE of Glue, which a scheduled export points at its snapshot.
         python: the interpreter of the nodes, for which the dependencies were built.
     """
 
@@ -68,6 +78,9 @@ class Locations:
     output: str
     region: str
     queue: str | None = None
+    log_group: str | None = None
+    snapshots: str | None = None
+    table: str | None = None
     python: str = "python3.11"
 
     @property
@@ -107,7 +120,7 @@ _STREAM_ON_YARN = {
 }
 _BATCH_ON_YARN = {"spark.yarn.maxAppAttempts": "1"}  # who submitted it decides whether to try again
 # Idle between two micro-batches is no reason to give an executor back, and start one again half a minute later.
-_STREAM = {"spark.dynamicAllocation.executorIdleTimeout": "10min", **CHECKPOINT_PROPERTIES}
+_STREAM = {"spark.dynamicAllocation.executorIdleTimeout": "10min"}
 
 
 def spark_submit_arguments(verb: str, settings: Settings, locations: Locations, extra: Sequence[str] = ()) -> list[str]:
@@ -125,13 +138,14 @@ def spark_submit_arguments(verb: str, settings: Settings, locations: Locations, 
     program = program_of(verb)
     properties = properties_of(program) | _ON_YARN | (_STREAM_ON_YARN if program.streams else _BATCH_ON_YARN)
     properties["spark.pyspark.python"] = locations.python
-    properties["spark.yarn.appMasterEnv.AWS_REGION"] = locations.region  # the driver tells the executors
+    properties |= {f"spark.yarn.appMasterEnv.{name}": value for name, value in driver_environment(locations).items()}
     base = locations.application.replace("s3://", "s3a://", 1)  # Hadoop's own client, whatever s3: means on a release
     return [
         *("--master", "yarn", "--deploy-mode", "cluster"),
         *("--name", f"picture-features {verb}"),
         *("--py-files", f"{base}/application.zip"),
         *("--archives", f"{base}/dependencies.zip#{ARCHIVE}"),
+        *(("--jars", f"{base}/{CHECKPOINT_JAR}") if program.checkpoints else ()),
         *("--files", ",".join(f"{base}/{name}" for name in (*files_of(program), LOG4J))),
         *as_conf(properties | settings.spark.conf),
         f"{base}/{LAUNCHER}",
@@ -156,8 +170,13 @@ def files_of(program: Program) -> tuple[str, ...]:
 
 
 def properties_of(program: Program) -> dict[str, str]:
-    """Spark's properties wherever the program runs."""
-    return _EVERYWHERE | COMMITTER_PROPERTIES | (_STREAM if program.streams else {})
+    """Spark's properties wherever the program runs. None is about a committer: EMR has one of its own."""
+    return _EVERYWHERE | (CHECKPOINT_PROPERTIES if program.checkpoints else {}) | (_STREAM if program.streams else {})
+
+
+def driver_environment(locations: Locations) -> dict[str, str]:
+    """What a container has no other way to know; the driver tells the executors."""
+    return {"AWS_REGION": locations.region} | ({METRICS_GROUP: locations.log_group} if locations.log_group else {})
 
 
 def program_arguments(program: Program, locations: Locations, extra: Sequence[str]) -> list[str]:
@@ -173,6 +192,23 @@ def program_arguments(program: Program, locations: Locations, extra: Sequence[st
     if program.fits:
         arguments += ["--weights", BACKBONE]
     return [*arguments, *extra]
+
+
+def scheduled(locations: Locations) -> dict[str, tuple[str, ...]]:
+    """The programs that come by themselves, with what each is told besides.
+
+    replay drains the queue, and ends at once where another run holds the lease. refit takes a sample of the whole
+    history, and its model becomes the current one only if it is not worse.
+    """
+    assert locations.queue
+    assert locations.snapshots
+    assert locations.table
+    return {
+        "replay": ("--discovery", "events", "--queue", locations.queue, "--skip-if-running"),
+        "refit": ("--limit", "100000", "--promote", "if-not-worse"),
+        "reconcile": ("--enqueue",),
+        "export": ("--to", locations.snapshots, "--keep", "7", "--glue-table", locations.table),
+    }
 
 
 def as_conf(properties: Mapping[str, str]) -> list[str]:

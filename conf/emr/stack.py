@@ -1,7 +1,12 @@
-"""The stack of CloudFormation: made, changed, read, taken down; and the names of what is in it."""
+"""A stack of CloudFormation: made, changed, read, taken down; and the names of what is in it.
+
+There are three: data, which lives for years, and serverless and cluster, which run the programs and are replaced at
+will. The name that people give is that of all of them.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 import time
@@ -9,35 +14,49 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import yaml
 from botocore.exceptions import ClientError
 
 from conf.aws.connection import S3Connection
-from conf.emr.permissions import PERMISSIONS, missing_permission
+from conf.emr.permissions import missing_permission
 from conf.errors import AppError, NotFoundError, RefusedError, SettingsError
 from conf.failures import code_of
 
 _logger = logging.getLogger(__name__)
 
-TEMPLATE = Path(__file__).with_name("template.yaml")
+Part = Literal["data", "serverless", "cluster"]
+Compute = Literal["serverless", "cluster"]
+
+TEMPLATES = Path(__file__).parent
 DEFAULT_REGION = "eu-west-3"
-EU_REGIONS = frozenset(
-    ("eu-central-1", "eu-north-1", "eu-south-1", "eu-south-2", "eu-west-1", "eu-west-3", "eusc-de-east-1")
-)
-"""Of the European Union. London (eu-west-2) and Zurich (eu-central-2) are not."""
+EU_REGIONS = frozenset(("eu-central-1", "eu-north-1", "eu-south-1", "eu-south-2", "eu-west-1", "eu-west-3"))
+"""Of the European Union. London (eu-west-2) and Zurich (eu-central-2) are not; eusc-de-east-1 is, and is another
+partition of AWS, with accounts of its own."""
+PURPOSES = ("input", "models", "output", "logs")
+"""What the buckets are for."""
 _POLL_SECONDS = 5.0
 _NAME = re.compile(r"[a-z][a-z0-9-]{1,24}[a-z0-9]")  # the longest bucket's name is this and 36 more, of 63
-_BUCKETS = ("input", "models", "output", "logs")
 _FAILED = re.compile(r"_FAILED$|ROLLBACK_COMPLETE$")
 _FIRST_TRY_FAILED = "ROLLBACK_COMPLETE"
 _TAKE_NO_CHANGE = (_FIRST_TRY_FAILED, "ROLLBACK_FAILED", "DELETE_FAILED")
 
 
-def template_body() -> str:
-    """The template without its comments: CloudFormation takes 51,200 bytes."""
-    lines = TEMPLATE.read_text(encoding="utf-8").splitlines(keepends=True)
-    return "".join(line for line in lines if not line.lstrip().startswith("#"))
+class _Template(yaml.SafeLoader):
+    """Reads a template as data, without what its functions would give."""
+
+
+_Template.add_multi_constructor("!", lambda *_: None)
+
+
+def template_of(part: Part) -> dict[str, Any]:
+    """The template of a stack, as data: parameters with their defaults, resources with their types."""
+    return dict(yaml.load(_file(part).read_text(encoding="utf-8"), _Template))  # noqa: S506 - it is a safe loader
+
+
+def _file(part: Part) -> Path:
+    return TEMPLATES / f"{part}.yaml"
 
 
 def check_region(region: str, *, allow_non_eu: bool) -> None:
@@ -68,27 +87,38 @@ def check_name(name: str) -> None:
 
 @dataclass(frozen=True)
 class Stack:
-    """A stack by name, whether it is there or not.
+    """One of the three stacks of a name, whether it is there or not.
 
     Attributes:
         name: as the user says.
+        part: which of the three.
         region: where it is.
         connection: how AWS is reached.
     """
 
     name: str
+    part: Part
     region: str
     connection: S3Connection
 
     @classmethod
     def of(cls, name: str, region: str, connection: S3Connection) -> Stack:
-        """A stack in a region.
+        """The data stack in a region.
 
         Raises:
             SettingsError: a name that buckets cannot have.
         """
         check_name(name)
-        return cls(name, region, replace(connection, region=region))
+        return cls(name, "data", region, replace(connection, region=region))
+
+    def sibling(self, part: Part) -> Stack:
+        """Another stack of the same name."""
+        return replace(self, part=part)
+
+    @property
+    def full_name(self) -> str:
+        """As CloudFormation has it."""
+        return f"{self.name}-{self.part}"
 
     def client(self, service: str) -> Any:
         """The boto3 client of a service in the stack's region."""
@@ -97,7 +127,7 @@ class Stack:
     def describe(self) -> Mapping[str, Any] | None:
         """What CloudFormation says of it; None if there is none."""
         try:
-            return dict(self.client("cloudformation").describe_stacks(StackName=self.name)["Stacks"][0])
+            return dict(self.client("cloudformation").describe_stacks(StackName=self.full_name)["Stacks"][0])
         except ClientError as error:
             if code_of(error) == "ValidationError" and "does not exist" in str(error):
                 return None
@@ -109,29 +139,23 @@ class Stack:
         Raises:
             NotFoundError: there is no such stack.
         """
-        return {output["OutputKey"]: output["OutputValue"] for output in self._there().get("Outputs", ())}
-
-    def takes_changes(self) -> bool:
-        """Whether it can be changed; what is left of a first try, or of a deletion that failed, can only be deleted.
-
-        Raises:
-            NotFoundError: there is no such stack.
-        """
-        return self._there()["StackStatus"] not in _TAKE_NO_CHANGE
-
-    def _there(self) -> Mapping[str, Any]:
         there = self.describe()
         if there is None:
             raise NotFoundError(
-                f"there is no stack {self.name!r} in {self.region}; python -m conf.emr deploy makes it, --region and "
-                "--stack name another"
+                f"there is no stack {self.full_name!r} in {self.region}; python -m conf.emr deploy makes it, --region "
+                "and --stack name another"
             )
-        return there
+        return {output["OutputKey"]: output["OutputValue"] for output in there.get("Outputs", ())}
 
-    def buckets(self) -> list[str]:
-        """The names that the template gives to its buckets."""
+    def takes_changes(self) -> bool:
+        """Whether it can be changed; what is left of a first try, or of a deletion that failed, can only be deleted."""
+        there = self.describe()
+        return there is None or there["StackStatus"] not in _TAKE_NO_CHANGE
+
+    def buckets(self) -> dict[str, str]:
+        """The names that the template gives to its buckets, by purpose."""
         account = self.client("sts").get_caller_identity()["Account"]
-        return [f"{self.name}-{purpose}-{account}-{self.region}" for purpose in _BUCKETS]
+        return {purpose: f"{self.name}-{purpose}-{account}-{self.region}" for purpose in PURPOSES}
 
     def apply(self, parameters: Mapping[str, str]) -> bool:
         """Make the stack, or change it, and wait. Parameters that are not given keep their value.
@@ -143,16 +167,19 @@ class Stack:
             AppError: CloudFormation failed, with the first reason that it gave; or it left something behind.
         """
         there = self.describe()
-        values = {**(parameters_of(there) if there else {}), **parameters}
+        known = template_of(self.part)["Parameters"]
         if there and there["StackStatus"] == _FIRST_TRY_FAILED:
             self.delete()
             there = None
+        former = {key: value for key, value in parameters_of(there or {}).items() if key in known}
         request: dict[str, Any] = {
-            "StackName": self.name,
-            "TemplateBody": template_body(),
-            "Parameters": [{"ParameterKey": key, "ParameterValue": value} for key, value in values.items()],
+            "StackName": self.full_name,
+            "Parameters": [
+                {"ParameterKey": key, "ParameterValue": value} for key, value in {**former, **parameters}.items()
+            ],
             "Capabilities": ["CAPABILITY_IAM"],
             "Tags": [{"Key": "application", "Value": "picture-features"}, {"Key": "stack", "Value": self.name}],
+            **self._template(),
         }
         began = datetime.now(UTC)
         formation = self.client("cloudformation")
@@ -168,6 +195,15 @@ class Stack:
         self._wait(began)
         return True
 
+    def _template(self) -> dict[str, str]:
+        """The template in a bucket, where it may have a megabyte; that of the buckets itself as it is, of 50 kB."""
+        body = _file(self.part).read_bytes()
+        if self.part == "data":
+            return {"TemplateBody": body.decode()}
+        bucket, key = self.buckets()["models"], f"templates/{self.part}-{hashlib.sha256(body).hexdigest()[:12]}.yaml"
+        self.client("s3").put_object(Bucket=bucket, Key=key, Body=body)
+        return {"TemplateURL": f"https://{bucket}.s3.{self.region}.amazonaws.com/{key}"}
+
     def delete(self) -> None:
         """Delete the stack, whose buckets are empty, and wait.
 
@@ -175,30 +211,8 @@ class Stack:
             AppError: CloudFormation failed; the first reason that it gave.
         """
         began = datetime.now(UTC)
-        self.client("cloudformation").delete_stack(StackName=self.name)
+        self.client("cloudformation").delete_stack(StackName=self.full_name)
         self._wait(began)
-
-    def empty_buckets(self) -> int:
-        """Delete every object of every bucket, with all former versions; returns how many.
-
-        Raises:
-            RefusedError: S3 does not delete one of them.
-        """
-        s3 = self.client("s3")
-        deleted = 0
-        for bucket in self.buckets():
-            try:
-                for page in s3.get_paginator("list_object_versions").paginate(Bucket=bucket):
-                    listed = [*page.get("Versions", ()), *page.get("DeleteMarkers", ())]
-                    names = [{"Key": entry["Key"], "VersionId": entry["VersionId"]} for entry in listed]
-                    if names:
-                        answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": names, "Quiet": True})
-                        _check_all_deleted(bucket, answer)
-                        deleted += len(names)
-            except ClientError as error:
-                if code_of(error) != "NoSuchBucket":
-                    raise
-        return deleted
 
     def _wait(self, began: datetime) -> None:
         told: set[str] = set()
@@ -226,7 +240,7 @@ class Stack:
         found: list[dict[str, Any]] = []
         try:
             for page in (
-                self.client("cloudformation").get_paginator("describe_stack_events").paginate(StackName=self.name)
+                self.client("cloudformation").get_paginator("describe_stack_events").paginate(StackName=self.full_name)
             ):
                 new = [event for event in page["StackEvents"] if event["Timestamp"] >= began]
                 found += new
@@ -242,8 +256,8 @@ class Stack:
             if event["ResourceStatus"].endswith("_FAILED") and "cancelled" not in _reason(event):
                 if permission := missing_permission(_reason(event)):
                     return RefusedError(f"{event['LogicalResourceId']}: access denied; grant {permission}")
-                return AppError(f"{self.name} is {status}: {event['LogicalResourceId']}: {_reason(event)}")
-        return AppError(f"{self.name} is {status}; see its events in CloudFormation")
+                return AppError(f"{self.full_name} is {status}: {event['LogicalResourceId']}: {_reason(event)}")
+        return AppError(f"{self.full_name} is {status}; see its events in CloudFormation")
 
     def _check_nothing_left(self, began: datetime) -> None:
         """Refuse a success that left something behind: CloudFormation tries to delete it, gives up, and forgets it."""
@@ -251,21 +265,13 @@ class Stack:
         for resource, event in last.items():
             if event["ResourceStatus"] == "DELETE_FAILED":
                 raise AppError(
-                    f"{self.name} is changed, but {event['LogicalResourceId']} could not be deleted and may go on "
+                    f"{self.full_name} is changed, but {event['LogicalResourceId']} could not be deleted and may go on "
                     f"costing; delete {resource} in the console: {_reason(event)}"
                 )
 
 
 def _reason(event: Mapping[str, Any]) -> str:
     return " ".join(event.get("ResourceStatusReason", "").split())
-
-
-def _check_all_deleted(bucket: str, answer: Mapping[str, Any]) -> None:
-    for error in answer.get("Errors", ()):
-        raise RefusedError(
-            f"s3://{bucket}/{error['Key']} cannot be deleted ({error['Code']}); "
-            f"{PERMISSIONS['DeleteObjects']} are needed"
-        )
 
 
 def parameters_of(description: Mapping[str, Any]) -> dict[str, str]:

@@ -20,6 +20,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 import conf.errors
+from conf.aws.connection import COMMITTER_PROPERTIES
 from conf.errors import AppError, PlatformError, StorageError, TransientError
 from conf.logs import log_folder, log_name
 from conf.settings import Settings
@@ -127,7 +128,7 @@ def start_session(name: str, settings: Settings, properties: Mapping[str, str]) 
         os.environ["JAVA_HOME"] = str(find_java())
     uses_tls = uses_s3 and properties.get("spark.hadoop.fs.s3a.connection.ssl.enabled") != "false"
     where = _local(log, uses_tls=uses_tls) if local else {}
-    access = jvm.S3_PROPERTIES if local and uses_s3 else {}
+    access = {**jvm.S3_PROPERTIES, **COMMITTER_PROPERTIES} if local and uses_s3 else {}
     fetches = local and uses_s3 and not s3_client.is_installed()
     for key, value in {
         **_ALWAYS,

@@ -1,7 +1,7 @@
-"""Refit and reconcile from Airflow, instead of the schedules of the stack. It was not run; its syntax was checked.
+"""Refit and reconcile from Airflow on a cluster, instead of its schedules. It was not run; its syntax was checked.
 
 Put it into Airflow's dags folder, install picture-features and apache-airflow-providers-amazon[aiobotocore] (9 or
-later) beside Airflow 3, and turn the schedules of the stack off: `--set Schedules=no`. Two kinds of credentials:
+later) beside Airflow 3, and leave the schedules of the stack off. Two kinds of credentials:
 
 - the connection aws_default, which has to name the region, needs elasticmapreduce:AddJobFlowSteps, DescribeCluster and
   DescribeStep;
@@ -22,7 +22,7 @@ STACK, REGION = "picture-features", "eu-west-3"
 
 @task
 def step(verb: str, more: list[str]) -> dict[str, Any]:
-    """The cluster of the stack, and a step as EMR takes it: looked up at each run, because deploy replaces clusters."""
+    """The cluster, and a step as EMR takes it: looked up at each run, because deploy replaces clusters."""
     from conf.aws.connection import AWS_DEFAULTS  # noqa: PLC0415 - Airflow reads this file all the time
     from conf.emr.application import SETTINGS, locations_of  # noqa: PLC0415 - as above
     from conf.emr.cluster import step_of  # noqa: PLC0415 - as above
@@ -30,10 +30,11 @@ def step(verb: str, more: list[str]) -> dict[str, Any]:
     from conf.emr.stack import Stack  # noqa: PLC0415 - as above
     from conf.loading import load_settings  # noqa: PLC0415 - as above
 
-    stack = Stack.of(STACK, REGION, AWS_DEFAULTS)
-    outputs = stack.outputs()
-    words = spark_submit_arguments(verb, load_settings({}, SETTINGS), locations_of(stack, outputs), more)
-    return {"cluster": outputs["ClusterId"], "steps": [step_of(f"airflow {verb}", words)]}
+    data = Stack.of(STACK, REGION, AWS_DEFAULTS)
+    there = data.sibling("cluster").outputs()
+    locations = locations_of(data, data.outputs(), there["Platform"])
+    words = spark_submit_arguments(verb, load_settings({}, SETTINGS), locations, more)
+    return {"cluster": there["ClusterId"], "steps": [step_of(f"airflow {verb}", words)]}
 
 
 def submitted(verb: str, more: list[str], after: EmrAddStepsOperator | None = None) -> EmrAddStepsOperator:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ import pytest
 import yaml
 from botocore import xform_name
 from botocore.session import get_session
+from botocore.validate import validate_parameters
 
-from conf.emr import serverless
+from conf.emr import cost, serverless
 from conf.emr.__main__ import command_line, main
 from conf.emr.application import SETTINGS
 from conf.emr.permissions import PERMISSIONS
-from conf.emr.spark_submit import PROGRAMS, Locations, spark_submit_arguments
+from conf.emr.spark_submit import PROGRAMS, Locations, scheduled, spark_submit_arguments
 from conf.errors import SettingsError
 from conf.loading import load_settings
 
@@ -50,8 +52,18 @@ def test_a_stream_has_attempts_that_grow_back_and_a_step_has_one() -> None:
         step = properties(submitted(verb))
         assert step["spark.yarn.maxAppAttempts"] == "1"
         assert "spark.yarn.am.attemptFailuresValidityInterval" not in step
-        assert step["spark.hadoop.fs.s3a.committer.name"] == "magic"
-        assert step["spark.sql.parquet.output.committer.class"].endswith("BindingParquetOutputCommitter")
+
+
+def test_no_committer_is_set_and_what_writes_checkpoints_comes_with_the_program() -> None:
+    """EMR has a committer of its own, and perhaps none of Spark's classes for clouds."""
+    for verb, program in PROGRAMS.items():
+        words = submitted(verb)
+        assert not any("ommitter" in word or "commitProtocol" in word for word in words)
+        cloud = [word for word in words if "org.apache.spark.internal.io.cloud" in word]
+        assert len(cloud) == program.checkpoints == words.count("--jars")
+        if program.checkpoints:
+            assert after(words, "--jars") == "s3a://a/x86_64/spark-hadoop-cloud.jar"
+    assert {verb for verb, program in PROGRAMS.items() if program.checkpoints} == {"run", "replay"}
 
 
 def test_nothing_that_a_stream_writes_to_hdfs_grows() -> None:
@@ -108,40 +120,108 @@ def test_a_verb_that_is_none_is_refused() -> None:
         submitted("walk")
 
 
-def test_a_stream_on_serverless_is_started_again_and_a_batch_job_is_not() -> None:
-    outputs = {"NodeRoleArn": "arn:role", "LogGroupName": "/picture-features/pictures", "Logs": "s3://logs/emr"}
+def test_what_comes_by_itself_drains_the_queue_and_stands_back_for_a_stream() -> None:
+    places = replace(PLACES, snapshots="s3://out/snapshots", table="db.snapshot")
+    of = scheduled(places)
+    assert of["replay"] == ("--discovery", "events", "--queue", "https://sqs/q", "--skip-if-running")
+    assert of["reconcile"] == ("--enqueue",)
+    assert of["export"] == ("--to", "s3://out/snapshots", "--keep", "7", "--glue-table", "db.snapshot")
+    assert of["refit"] == ("--limit", "100000", "--promote", "if-not-worse")
+    assert "--embeddings" in submitted("refit")
+
+
+def test_the_driver_knows_where_its_metrics_go() -> None:
+    name = "PICTURE_FEATURES_LOG__METRICS_GROUP"
+    places = replace(PLACES, log_group="/g")
     settings = load_settings({}, SETTINGS)
-    stream = serverless.job("run", settings, PLACES, outputs)
-    batch = serverless.job("reconcile", settings, PLACES, outputs, ["--enqueue"])
+    assert properties(spark_submit_arguments("run", settings, places))[f"spark.yarn.appMasterEnv.{name}"] == "/g"
+    assert f"spark.yarn.appMasterEnv.{name}" not in properties(submitted("run"))
+    job = serverless.job("run", settings, places, "arn:role")
+    words = shlex.split(job["jobDriver"]["sparkSubmit"]["sparkSubmitParameters"])
+    assert properties(words)[f"spark.emr-serverless.driverEnv.{name}"] == "/g"
+
+
+def test_a_stream_on_serverless_is_started_again_and_a_batch_job_is_not() -> None:
+    settings = load_settings({}, SETTINGS)
+    stream = serverless.job("run", settings, PLACES, "arn:role")
+    batch = serverless.job("reconcile", settings, PLACES, "arn:role", ["--enqueue"])
     assert (stream["mode"], batch["mode"]) == ("STREAMING", "BATCH")
     assert stream["retryPolicy"] == {"maxFailedAttemptsPerHour": 4}
     assert batch["retryPolicy"] == {"maxAttempts": 1}
+    assert (stream["executionTimeoutMinutes"], batch["executionTimeoutMinutes"]) == (0, 720)
     driver = batch["jobDriver"]["sparkSubmit"]
     assert driver["entryPointArguments"][-1] == "--enqueue"
-    words = shlex.split(driver["sparkSubmitParameters"])
-    assert properties(words)["spark.archives"] == "s3://a/x86_64/dependencies.zip#dependencies"
-    assert properties(words)["spark.emr-serverless.driverEnv.AWS_REGION"] == "eu-west-3"
-    assert batch["tags"] == {"application": "picture-features", "stack": "pictures"}
+    given = properties(shlex.split(driver["sparkSubmitParameters"]))
+    assert given["spark.archives"] == "s3://a/x86_64/dependencies.zip#dependencies"
+    assert given["spark.emr-serverless.driverEnv.AWS_REGION"] == "eu-west-3"
+    pythons = {value for key, value in given.items() if key.endswith("_PYTHON")}
+    assert pythons == {"python3.11"}  # of driver and workers
+    assert given["spark.dynamicAllocation.initialExecutors"] == "0"  # the default is 3, which would be paid
+    assert "spark.jars" not in given
+    given = properties(shlex.split(stream["jobDriver"]["sparkSubmit"]["sparkSubmitParameters"]))
+    assert given["spark.dynamicAllocation.minExecutors"] == "1"
+    assert given["spark.jars"] == "s3://a/x86_64/spark-hadoop-cloud.jar"
 
 
-def test_the_documented_costs_are_what_the_program_says(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["cost", "--pictures", "50e6"]) == 0
-    backlog, month, source = capsys.readouterr().out.split("\n\n")
+@pytest.mark.parametrize("verb", PROGRAMS)
+def test_every_job_is_one_that_the_api_takes(verb: str) -> None:
+    shape = get_session().get_service_model("emr-serverless").operation_model("StartJobRun").input_shape
+    role = "arn:aws:iam::123456789012:role/pictures"
+    request = serverless.job(verb, load_settings({}, SETTINGS), PLACES, role)
+    validate_parameters({**request, "applicationId": "00abc", "clientToken": "1"}, shape)
+    assert set(request) <= set(shape.members)
+
+
+def test_workers_on_serverless_have_sizes_that_there_are() -> None:
+    """https://docs.aws.amazon.com/emr/latest/EMR-Serverless-UserGuide/app-behavior.html#worker-configs."""
+    sizes = {2: range(4, 17), 4: range(8, 31)}
+    for verb in PROGRAMS:
+        job = serverless.job(verb, load_settings({}, SETTINGS), PLACES, "arn:role")
+        given = properties(shlex.split(job["jobDriver"]["sparkSubmit"]["sparkSubmitParameters"]))
+        for worker, (cores, gigabytes) in {"driver": cost._DRIVER, "executor": cost._EXECUTOR}.items():
+            asked = sum(int(given[f"spark.{worker}.{kind}"].removesuffix("g")) for kind in ("memory", "memoryOverhead"))
+            assert (int(given[f"spark.{worker}.cores"]), asked) == (cores, gigabytes)
+            assert gigabytes in sizes[cores]
+
+
+@pytest.mark.parametrize("pictures", ["0", "1e6", "50e6"])
+def test_the_documented_costs_are_what_the_program_says(pictures: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cost", "--pictures", pictures]) == 0
+    *tables, source = capsys.readouterr().out.split("\n\n")
     documented = (ROOT / "docs" / "emr.md").read_text(encoding="utf-8")
-    for line in (*backlog.splitlines(), *month.splitlines()):
-        assert f"    {line}\n" in documented
-    assert "prices of 2026-11-21" in source
+    sums = [float(table.split()[-1].replace(",", "")) for table in tables]
+    [row] = re.findall(rf"^\| {float(pictures):,.0f} \|(.*)\|$", documented, flags=re.MULTILINE)
+    assert [float(cell.replace(",", "")) for cell in row.split("|")] == [round(one) for one in sums]
+    assert "prices of 2026-11-30" in source
+    if pictures == "0":
+        for line in tables[0].splitlines():
+            assert f"    {line}\n" in documented
+
+
+def test_what_waits_costs_little(capsys: pytest.CaptureFixture[str]) -> None:
+    """USD a month without a picture: by schedules less than 10, always on less than 300."""
+    assert main(["cost", "--pictures", "0"]) == 0
+    by_schedules, always_on, _, _ = capsys.readouterr().out.split("\n\n")
+    assert float(by_schedules.split()[-1]) < 10
+    assert float(always_on.split()[-1]) < 300
+    for schedule in ("replay, hourly", "refit, weekly", "reconcile, nightly", "export, nightly"):
+        assert f"{schedule}: without work" in by_schedules
 
 
 def test_the_rate_and_the_prices_are_the_users(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["cost", "--pictures", "1e6", "--rate", "1e9"]
-    assert main(words) == 0
-    assert "1,000,000 pictures once, 0.0 hours" in capsys.readouterr().out
+    words = ["cost", "--pictures", "1e6"]
+
+    def hours(*more: str) -> float:
+        assert main([*words, *more]) == 0
+        [found] = re.findall(r"replay: the pictures +([\d.]+) h", capsys.readouterr().out)
+        return float(found)
+
+    assert hours("--rate", "8.3") > 9 * hours()
     prices = tmp_path / "prices.yaml"
     prices.write_text("region: eu-central-1\n")
     assert main([*words, "--prices", str(prices)]) == 2
-    assert "'node_hour' is missing; see conf/emr/prices.yaml" in capsys.readouterr().err
-    assert main(["cost", "--pictures", "0"]) == 2
+    assert "'serverless_hour' is missing; see conf/emr/prices.yaml" in capsys.readouterr().err
+    assert main(["cost", "--pictures", "-1"]) == 2
 
 
 def test_the_examples_are_what_their_readers_take() -> None:
@@ -170,7 +250,11 @@ def test_every_documented_command_is_one(page: str) -> None:
 def test_every_call_to_aws_has_its_permission() -> None:
     """By the names of boto3's methods and paginators in the sources."""
     services = map(
-        get_session().get_service_model, ("cloudformation", "cloudwatch", "emr", "emr-serverless", "logs", "s3", "sts")
+        get_session().get_service_model,
+        (
+            *("cloudformation", "cloudwatch", "ec2", "emr", "emr-serverless", "iam", "logs", "s3"),
+            *("service-quotas", "sts"),
+        ),
     )
     methods = {xform_name(name): name for service in services for name in service.operation_names}
     words = {

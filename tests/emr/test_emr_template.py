@@ -1,27 +1,34 @@
-"""The stack on AWS as data: what the template promises about access, loss, money and place."""
+"""The stacks on AWS as data: what the templates promise about access, loss, money and place."""
 
 from __future__ import annotations
 
-import copy
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 import pytest
+from botocore.session import get_session
+from botocore.validate import validate_parameters
 from cfnlint import ManualArgs
 from cfnlint.api import lint_file
 from cfnlint.decode import decode
 
-from conf.emr import cluster, cost, spark_submit
+from conf.emr import cost, serverless, spark_submit, watching
 from conf.emr.application import SETTINGS
-from conf.emr.stack import EU_REGIONS, TEMPLATE, template_body
+from conf.emr.permissions import CREATION
+from conf.emr.preflight import _WITHOUT_BUDGETS
+from conf.emr.stack import EU_REGIONS, TEMPLATES, Part, template_of
 from conf.loading import load_settings
 from streaming.engine import metrics
 from streaming.features.schema import EMBEDDINGS, FEATURES, QUARANTINE
 
+PARTS: tuple[Part, ...] = get_args(Part)
+COMPUTES: tuple[Part, ...] = ("serverless", "cluster")
 LARGEST_BODY = 51_200  # bytes that CloudFormation takes without a bucket
+MOST_LINES = 450  # that a person reads
 UNTAGGABLE = {  # CloudFormation has no tags for these
     "AWS::EC2::Route",
     "AWS::EC2::SecurityGroupEgress",
@@ -29,16 +36,20 @@ UNTAGGABLE = {  # CloudFormation has no tags for these
     "AWS::EC2::SubnetRouteTableAssociation",
     "AWS::EC2::VPCGatewayAttachment",
     "AWS::EMR::SecurityConfiguration",
+    "AWS::Events::Rule",  # it has them, and nothing is paid for it
     "AWS::Glue::Database",
     "AWS::Glue::Table",
     "AWS::IAM::InstanceProfile",
-    "AWS::KMS::Alias",
     "AWS::S3::BucketPolicy",
     "AWS::SNS::Subscription",
+    "AWS::SNS::TopicPolicy",
     "AWS::SQS::QueuePolicy",
     "AWS::Scheduler::Schedule",
 }
 RECORDS = ("_embeddings", "_manifests", "_known", "_lease", "_checkpoint", "_requests", "_forgotten", "_drain")
+PLACES = spark_submit.Locations(
+    "s3://a", "s3://i", "s3://m", "s3://o", "eu-west-3", "https://q", "/g", "s3://o/snapshots", "db.snapshot"
+)
 
 
 def decoded(file: Path) -> dict[str, Any]:
@@ -49,14 +60,25 @@ def decoded(file: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def template() -> dict[str, Any]:
-    return decoded(TEMPLATE)
+def templates() -> dict[Part, dict[str, Any]]:
+    return {part: decoded(TEMPLATES / f"{part}.yaml") for part in PARTS}
 
 
 @pytest.fixture(scope="module")
-def resources(template: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = template["Resources"]
+def data(templates: dict[Part, dict[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = templates["data"]["Resources"]
     return found
+
+
+@pytest.fixture(scope="module")
+def cluster(templates: dict[Part, dict[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = templates["cluster"]["Resources"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def everything(templates: dict[Part, dict[str, Any]]) -> dict[str, Any]:
+    return {f"{part}.{name}": one for part in PARTS for name, one in templates[part]["Resources"].items()}
 
 
 def of_type(resources: dict[str, Any], kind: str) -> dict[str, Any]:
@@ -85,50 +107,67 @@ def statements(value: object) -> Iterator[dict[str, Any]]:
 
 
 def references(value: object) -> Iterator[str]:
-    """Whatever Ref and GetAtt name."""
+    """Whatever Ref, GetAtt and Sub name."""
     for part in objects(value):
         yield from texts(part.get("Ref", []))
         yield from part.get("Fn::GetAtt", ())[:1]
+        for text in texts(part.get("Fn::Sub", [])):
+            yield from re.findall(r"\$\{(\w+)", text)
 
 
-def test_cloudformation_takes_it() -> None:
-    regions = ["eu-west-3", "eu-central-1", "eu-west-1"]
-    assert lint_file(TEMPLATE, config=ManualArgs(regions=regions)) == []
-    assert len(template_body().encode()) <= LARGEST_BODY
+@pytest.mark.parametrize("part", PARTS)
+def test_cloudformation_takes_it_in_every_region(part: Part) -> None:
+    assert lint_file(TEMPLATES / f"{part}.yaml", config=ManualArgs(regions=sorted(EU_REGIONS))) == []
 
 
-def test_what_is_sent_is_the_template(template: dict[str, Any], tmp_path: Path) -> None:
-    """The comments are left out, and nothing else."""
-    sent = tmp_path / "template.yaml"
-    sent.write_text(template_body(), encoding="utf-8")
-    assert decoded(sent) == template
+def test_a_template_is_small_enough_to_read_and_the_first_to_be_sent_without_a_bucket() -> None:
+    for part in ("data", "serverless"):
+        assert len((TEMPLATES / f"{part}.yaml").read_text().splitlines()) < MOST_LINES
+    assert len((TEMPLATES / "data.yaml").read_bytes()) <= LARGEST_BODY
 
 
-def test_of_the_cluster_one_property_alone_is_unknown_to_the_linter(template: dict[str, Any], tmp_path: Path) -> None:
-    """The template turns a whole rule off for it."""
-    everything_checked = copy.deepcopy(template)
-    del everything_checked["Resources"]["Cluster"]["Metadata"]["cfn-lint"]
-    file = tmp_path / "template.json"
-    file.write_text(json.dumps(everything_checked))
-    [unknown] = lint_file(file, config=ManualArgs(regions=["eu-west-3"]))
-    assert unknown.rule.id == "E3002"
-    assert "'MonitoringConfiguration' was unexpected" in unknown.message
+def test_what_the_program_reads_of_a_template_is_what_it_says(templates: dict[Part, dict[str, Any]]) -> None:
+    for part in PARTS:
+        read = template_of(part)
+        assert list(read["Parameters"]) == list(templates[part]["Parameters"])
+        for name, resource in read["Resources"].items():
+            assert resource["Type"] == templates[part]["Resources"][name]["Type"]
 
 
-def test_a_wildcard_has_a_written_reason_and_no_reason_is_left_over(template: dict[str, Any]) -> None:
-    reasons = template["Metadata"]["WildcardReasons"]
-    allowed = [statement for statement in statements(template["Resources"]) if statement["Effect"] == "Allow"]
-    wild = {
-        statement.get("Sid")
-        for statement in allowed
-        if any("*" in text for key in ("Action", "Resource") for text in texts(statement.get(key, [])))
-    }
-    assert wild == set(reasons)
+def test_a_wildcard_has_a_written_reason_and_no_reason_is_left_over(templates: dict[Part, dict[str, Any]]) -> None:
+    for template in templates.values():
+        allowed = [statement for statement in statements(template["Resources"]) if statement["Effect"] == "Allow"]
+        wild = {
+            statement.get("Sid")
+            for statement in allowed
+            if any("*" in text for key in ("Action", "Resource") for text in texts(statement.get(key, [])))
+        }
+        assert wild == set(template["Metadata"]["WildcardReasons"])
 
 
-def test_no_bucket_can_be_read_by_others_or_without_tls(resources: dict[str, Any]) -> None:
-    buckets = of_type(resources, "AWS::S3::Bucket")
-    policies = {policy["Bucket"]["Ref"]: policy for policy in of_type(resources, "AWS::S3::BucketPolicy").values()}
+def test_every_parameter_condition_and_resource_is_used(templates: dict[Part, dict[str, Any]]) -> None:
+    """Roles, endpoints and groups among them; what stands for itself has a type that does."""
+    alone = {  # nothing else needs to name these
+        "Alarm", "Budget", "BucketPolicy", "QueuePolicy", "TopicPolicy", "Subscription", "Table", "WorkGroup", "Rule",
+        "Schedule", "LogGroup", "Route", "SubnetRouteTableAssociation", "VPCGatewayAttachment", "SecurityGroupIngress",
+        "SecurityGroupEgress",
+    }  # fmt: skip
+    for template in templates.values():
+        resources = template["Resources"]
+        rest = {key: value for key, value in template.items() if key != "Parameters"}
+        named = {*references(rest), *texts([one.get("DependsOn", []) for one in resources.values()])}
+        assert set(template["Parameters"]) <= named
+        conditions = {*texts([one.get("Condition", []) for one in resources.values()])}
+        conditions |= {part["Fn::If"][0] for part in objects(resources) if "Fn::If" in part}
+        conditions |= {part["Condition"] for part in objects(template["Conditions"]) if "Condition" in part}
+        assert set(template["Conditions"]) == conditions
+        idle = {name for name, one in resources.items() if one["Type"].rpartition("::")[2] not in alone} - named
+        assert idle == set()
+
+
+def test_no_bucket_can_be_read_by_others_or_without_tls(data: dict[str, Any]) -> None:
+    buckets = of_type(data, "AWS::S3::Bucket")
+    policies = {policy["Bucket"]["Ref"]: policy for policy in of_type(data, "AWS::S3::BucketPolicy").values()}
     assert set(buckets) == {"InputBucket", "ModelsBucket", "OutputBucket", "LogsBucket"} == set(policies)
     for name, bucket in buckets.items():
         assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True}
@@ -139,11 +178,12 @@ def test_no_bucket_can_be_read_by_others_or_without_tls(resources: dict[str, Any
         [statement] = statements(policies[name])
         assert statement["Effect"] == "Deny"
         assert statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+        assert len(statement["Resource"]) == 2
     assert buckets["InputBucket"]["VersioningConfiguration"] == {"Status": "Enabled"}
 
 
-def test_whoever_is_allowed_is_named(resources: dict[str, Any]) -> None:
-    for statement in statements(resources):
+def test_whoever_is_allowed_is_named(everything: dict[str, Any]) -> None:
+    for statement in statements(everything):
         if statement["Effect"] == "Allow" and "Principal" in statement:
             principals = list(texts(statement["Principal"]))
             assert principals
@@ -154,8 +194,22 @@ def test_whoever_is_allowed_is_named(resources: dict[str, Any]) -> None:
             )
 
 
-def test_no_rule_deletes_records_manifests_or_models(resources: dict[str, Any]) -> None:
-    buckets = of_type(resources, "AWS::S3::Bucket")
+def test_the_key_is_for_whoever_uses_it(data: dict[str, Any]) -> None:
+    """Rules and alarms write to an encrypted topic, EMR to an encrypted archive, CloudWatch to an encrypted group."""
+    may = {principal for one in statements(data["Key"]) for principal in texts(one["Principal"])}
+    assert {
+        "cloudwatch.amazonaws.com", "events.amazonaws.com", "elasticmapreduce.amazonaws.com",
+        "persistentappui.elasticmapreduce.amazonaws.com", "logs.${AWS::Region}.amazonaws.com",
+    } <= may  # fmt: skip
+    publishers = [one["Principal"]["Service"] for one in statements(data["AlarmsPolicy"])]
+    assert publishers == ["cloudwatch.amazonaws.com", "events.amazonaws.com"]
+    for one in (*statements(data["Key"]), *statements(data["AlarmsPolicy"])):
+        if "events.amazonaws.com" in texts(one["Principal"]):
+            assert "Condition" not in one  # EventBridge sends nothing that it could be judged by
+
+
+def test_no_rule_deletes_records_manifests_or_models(data: dict[str, Any]) -> None:
+    buckets = of_type(data, "AWS::S3::Bucket")
 
     def deleting(name: str) -> list[dict[str, Any]]:
         rules = [rule.get("Fn::If", [None, rule])[1] for rule in buckets[name]["LifecycleConfiguration"]["Rules"]]
@@ -167,89 +221,220 @@ def test_no_rule_deletes_records_manifests_or_models(resources: dict[str, Any]) 
     assert not any(f"table/{record}".startswith(prefix) for record in RECORDS for prefix in prefixes)
 
 
-def test_everything_is_tagged(resources: dict[str, Any]) -> None:
-    for name, resource in resources.items():
+def test_everything_that_costs_is_tagged(everything: dict[str, Any]) -> None:
+    for name, resource in everything.items():
         if resource["Type"] in UNTAGGABLE:
             continue
         properties = resource["Properties"]
         tags = properties.get("Tags") or properties.get("ResourceTags")
-        assert {"Key": "stack", "Value": {"Ref": "AWS::StackName"}} in tags, name
+        assert {"Key": "stack", "Value": {"Ref": "Name"}} in tags, name
 
 
-def test_the_master_never_runs_on_a_spot_node(resources: dict[str, Any]) -> None:
-    cluster = resources["Cluster"]["Properties"]
-    groups = cluster["Instances"]
-    assert groups["MasterInstanceGroup"]["Market"] == groups["CoreInstanceGroup"]["Market"] == "ON_DEMAND"
-    assert [group["Market"] for group in groups["TaskInstanceGroups"]] == ["SPOT"]
-    [yarn] = cluster["Configurations"]
+def test_all_templates_and_the_command_line_mean_the_same_regions(templates: dict[Part, dict[str, Any]]) -> None:
+    for template in templates.values():
+        [assertion] = template["Rules"]["DataStaysInTheEuropeanUnion"]["Assertions"]
+        assert set(assertion["Assert"]["Fn::Contains"][0]) == EU_REGIONS
+        assert template["Parameters"]["AllowNonEu"]["Default"] == "no"
+
+
+def test_the_budget_is_left_out_where_cloudformation_has_none(templates: dict[Part, dict[str, Any]]) -> None:
+    budget = templates["data"]["Resources"]["Budget"]
+    assert budget["Condition"] == "HasBudgets"
+    assert {*texts(templates["data"]["Conditions"]["HasBudgets"])} - {"AWS::Region"} == set(_WITHOUT_BUDGETS)
+    condition, told, nobody = budget["Properties"]["NotificationsWithSubscribers"]["Fn::If"]
+    assert condition == "HasEmail"
+    assert [one["Notification"]["Threshold"] for one in told] == [80, 100]
+    assert nobody == {"Ref": "AWS::NoValue"}
+
+
+def test_both_forms_name_what_the_data_stack_makes(templates: dict[Part, dict[str, Any]]) -> None:
+    """By convention, so that none has to import from another."""
+    properties = [one["Properties"] for one in templates["data"]["Resources"].values()]
+    made = {
+        text.removeprefix("/picture-features/")
+        for one in properties
+        for key in ("BucketName", "QueueName", "TopicName", "LogGroupName")
+        for text in texts(one.get(key, []))
+    }
+    for part in COMPUTES:
+        named = {
+            name
+            for text in texts(templates[part]["Resources"])
+            for name in re.findall(r"\$\{Name\}(?:-(?:input|models|output|logs)-\$\{AWS::AccountId\}-\$\{AWS::Region\}|"
+                                   r"-(?:pictures|dead-letters|alarms))", text)
+        }  # fmt: skip
+        assert named == made - {"${Name}"}
+
+
+@pytest.mark.parametrize("part", COMPUTES)
+def test_one_switch_turns_all_schedules_off_and_it_is_off_at_first(
+    templates: dict[Part, dict[str, Any]], part: Part
+) -> None:
+    """Without a model every replay fails, so a person turns it on; deploy never sets it."""
+    template = templates[part]
+    assert template["Parameters"]["Schedules"]["Default"] == "no"
+    assert {"Fn::Equals": [{"Ref": "Schedules"}, "yes"]} in objects(template["Conditions"]["Scheduled"])
+    schedules = [one for one in template["Resources"].values() if one["Type"] == "AWS::Scheduler::Schedule"]
+    assert len(schedules) == {"serverless": 4, "cluster": 3}[part]
+    assert {one["Condition"] for one in schedules} == {"Scheduled"}
+
+
+def test_a_scheduled_job_is_one_that_the_api_takes(templates: dict[Part, dict[str, Any]]) -> None:
+    """With each parameter as deploy gives it; Scheduler wants capitals, and CloudFormation 4,096 characters."""
+    shape = get_session().get_service_model("emr-serverless").operation_model("StartJobRun").input_shape
+    drivers = serverless.scheduled_drivers(load_settings({}, SETTINGS), PLACES)
+    for verb in ("Replay", "Refit", "Reconcile", "Export"):
+        target = templates["serverless"]["Resources"][verb]["Properties"]["Target"]
+        assert target["Arn"]["Fn::Sub"].endswith(":scheduler:::aws-sdk:emrserverless:startJobRun")
+        driver = drivers[f"{verb}Job"]
+        assert len(driver) <= 4096
+        role = "arn:aws:iam::123456789012:role/pictures"
+        text = target["Input"]["Fn::Sub"].replace(f"${{{verb}Job}}", driver).replace("${JobRole.Arn}", role)
+        request = lowered(json.loads(text.replace("${Application}", "00abc")))
+        request["clientToken"] = "5c0e1d2a-3b4c"  # Scheduler puts an id there
+        validate_parameters(request, shape)
+        known = shape.members
+        assert set(request) <= set(known)
+        assert set(request["jobDriver"]["sparkSubmit"]) <= set(known["jobDriver"].members["sparkSubmit"].members)
+        assert request["mode"] == "BATCH"
+        assert request["executionTimeoutMinutes"] == serverless.BATCH_MINUTES
+        assert request["jobDriver"]["sparkSubmit"]["entryPointArguments"][1] == spark_submit.PROGRAMS[verb.lower()].verb
+        [rights] = [one for one in statements(templates["serverless"]["Resources"]["SchedulerRole"])
+                    if one["Action"] == "iam:PassRole"]  # fmt: skip
+        assert rights["Resource"] == {"Fn::GetAtt": ["JobRole", "Arn"]}
+
+
+def lowered(value: Any) -> Any:
+    """As the API has the names."""
+    if isinstance(value, dict):
+        return {key[0].lower() + key[1:]: lowered(inner) for key, inner in value.items()}
+    return [lowered(inner) for inner in value] if isinstance(value, list) else value
+
+
+def test_an_idle_application_stops_and_has_no_network_of_its_own(templates: dict[Part, dict[str, Any]]) -> None:
+    application = templates["serverless"]["Resources"]["Application"]["Properties"]
+    assert application["AutoStartConfiguration"] == {"Enabled": True}
+    assert application["AutoStopConfiguration"]["Enabled"] is True
+    assert "InitialCapacity" not in application  # it would be paid while nothing runs
+    assert application["NetworkConfiguration"]["Fn::If"][0] == "InVpc"
+    assert not any(one["Type"].startswith("AWS::EC2::") for one in templates["serverless"]["Resources"].values())
+    assert templates["serverless"]["Parameters"]["Platform"]["Default"] == "aarch64"
+
+
+@pytest.mark.parametrize(
+    ("part", "rule", "kind", "states"),
+    [
+        ("serverless", "JobFailed", "EMR Serverless Job Run State Change", ["FAILED", "CANCELLED"]),
+        ("cluster", "StepFailed", "EMR Step Status Change", ["FAILED", "CANCELLED"]),
+        ("cluster", "ClusterFailed", "EMR Cluster State Change", ["TERMINATED_WITH_ERRORS"]),
+    ],
+)
+def test_a_failure_is_a_mail_that_says_what_to_do(
+    templates: dict[Part, dict[str, Any]], part: Part, rule: str, kind: str, states: list[str]
+) -> None:
+    properties = templates[part]["Resources"][rule]["Properties"]
+    assert properties["EventPattern"]["detail-type"] == [kind]
+    assert properties["EventPattern"]["detail"]["state"] == states
+    [target] = properties["Targets"]
+    assert target["Arn"]["Fn::Sub"].endswith(":${Name}-alarms")
+    assert "RoleArn" not in target  # a topic has a policy of its own, and a role breaks an encrypted one
+    text = target["InputTransformer"]["InputTemplate"]["Fn::Sub"]
+    assert "python -m conf.emr" in text
+    assert {*re.findall(r"<(\w+)>", text)} == set(target["InputTransformer"]["InputPathsMap"])
+    assert json.loads(text)  # what is quoted is a text; EventBridge sends nothing else but JSON
+
+
+def test_the_master_never_runs_on_a_spot_node(cluster: dict[str, Any]) -> None:
+    properties = cluster["Cluster"]["Properties"]
+    fleets = properties["Instances"]
+    for fleet in (fleets["MasterInstanceFleet"], fleets["CoreInstanceFleet"]):
+        assert "TargetSpotCapacity" not in fleet
+    [task] = fleets["TaskInstanceFleets"]
+    assert task["TargetOnDemandCapacity"] == 0
+    assert task["TargetSpotCapacity"] == {"Ref": "TaskNodes"}
+    for fleet in (fleets["MasterInstanceFleet"], fleets["CoreInstanceFleet"], task):
+        types = [one["InstanceType"]["Fn::Select"] for one in fleet["InstanceTypeConfigs"]]
+        assert types == [[number, {"Ref": "InstanceTypes"}] for number in range(3)]
+    yarn, scheduler = properties["Configurations"]
     assert yarn["ConfigurationProperties"] == {
         "yarn.node-labels.enabled": "true",
         "yarn.node-labels.am.default-node-label-expression": "CORE",
         "yarn.resourcemanager.am.max-attempts": "4",
     }
-    _, limits, _ = cluster["ManagedScalingPolicy"]["Fn::If"]
+    assert scheduler == {
+        "Classification": "capacity-scheduler",
+        "ConfigurationProperties": {"yarn.scheduler.capacity.maximum-am-resource-percent": "1"},
+    }
+    _, limits, _ = properties["ManagedScalingPolicy"]["Fn::If"]
+    assert limits["ComputeLimits"]["UnitType"] == "InstanceFleetUnits"
     assert limits["ComputeLimits"]["MaximumOnDemandCapacityUnits"] == {"Ref": "CoreNodes"}
     assert limits["ComputeLimits"]["MaximumCoreCapacityUnits"] == {"Ref": "CoreNodes"}
 
 
-def test_a_stream_does_not_end_when_it_is_idle(template: dict[str, Any]) -> None:
+def test_a_cluster_starts_with_no_task_node_and_only_spark(templates: dict[Part, dict[str, Any]]) -> None:
+    assert templates["cluster"]["Parameters"]["TaskNodes"]["Default"] == 0
+    properties = templates["cluster"]["Resources"]["Cluster"]["Properties"]
+    assert properties["Applications"] == [{"Name": "Spark"}]
+    assert "MonitoringConfiguration" not in properties  # not in the schema of every region
+
+
+def test_a_stream_does_not_end_when_it_is_idle_and_a_batch_cluster_can(templates: dict[Part, dict[str, Any]]) -> None:
+    template = templates["cluster"]
     policy = template["Resources"]["Cluster"]["Properties"]["AutoTerminationPolicy"]
     assert policy == {"Fn::If": ["IsBatch", {"IdleTimeout": {"Ref": "IdleSeconds"}}, {"Ref": "AWS::NoValue"}]}
     assert template["Parameters"]["Purpose"]["Default"] == "stream"
+    refused = template["Rules"]["IdleClustersEnd"]
+    assert refused["RuleCondition"] == {"Fn::Equals": [{"Ref": "Internet"}, "no"]}
+    assert refused["Assertions"][0]["Assert"] == {"Fn::Not": [{"Fn::Equals": [{"Ref": "Purpose"}, "batch"]}]}
 
 
-def test_nobody_reaches_a_node_from_outside(resources: dict[str, Any]) -> None:
-    ingress = [
-        *(rule for group in of_type(resources, "AWS::EC2::SecurityGroup").values()
-          for rule in group.get("SecurityGroupIngress", ())),
-        *of_type(resources, "AWS::EC2::SecurityGroupIngress").values(),
-    ]  # fmt: skip
-    assert ingress
-    assert all("SourceSecurityGroupId" in rule and "CidrIp" not in rule for rule in ingress)
+def test_nobody_reaches_a_node_from_outside(cluster: dict[str, Any]) -> None:
+    """Only nodes reach nodes; the group of EMR's endpoint takes TLS from the network, and nothing else."""
+    groups = of_type(cluster, "AWS::EC2::SecurityGroup")
+    assert "SecurityGroupIngress" not in groups["NodesGroup"]
+    [alone] = of_type(cluster, "AWS::EC2::SecurityGroupIngress").values()
+    assert alone["GroupId"] == alone["SourceSecurityGroupId"] == {"Ref": "NodesGroup"}
+    [calls] = groups["ServiceGroup"]["SecurityGroupIngress"]
+    assert (calls["FromPort"], calls["ToPort"], calls["CidrIp"]) == (443, 443, {"Fn::GetAtt": ["Vpc", "CidrBlock"]})
+    assert not {8443, 9443} & {part for part in parts(cluster) if isinstance(part, int)}  # of release 7
 
 
-def test_the_cluster_is_made_after_its_network_and_deleted_before_it(resources: dict[str, Any]) -> None:
+def test_emr_finds_its_endpoint_and_makes_none_of_its_own(cluster: dict[str, Any]) -> None:
+    endpoints = of_type(cluster, "AWS::EC2::VPCEndpoint")
+    own = endpoints["EmrEndpoint"]
+    assert own["ServiceName"] == {"Fn::Sub": "aws.api.${AWS::Region}.emr-service-cell01"}
+    assert own["SecurityGroupIds"] == [{"Ref": "ServiceGroup"}]
+    assert own["PrivateDnsEnabled"] is True
+    optional = {name for name in endpoints if cluster[name].get("Condition") == "HasEndpoints"}
+    assert set(endpoints) - optional == {"EmrEndpoint", "S3Endpoint"}
+    assert not any("elasticmapreduce" in text for one in endpoints.values() for text in texts(one))
+
+
+def test_the_cluster_is_made_after_its_network_and_deleted_before_it(cluster: dict[str, Any]) -> None:
     """Whatever nodes reach others by: routes, rules, and the endpoints without which EMR does not start them."""
 
     def before(name: str) -> set[str]:
-        direct = {*texts(resources[name].get("DependsOn", [])), *references(resources[name])} & set(resources)
+        direct = {*texts(cluster[name].get("DependsOn", [])), *references(cluster[name])} & set(cluster)
         return direct.union(*map(before, direct))
 
-    ways = {
-        name
-        for name, one in resources.items()
-        if one["Type"].startswith("AWS::EC2::") and not name.startswith("Ssm")  # sessions of people can wait
-    }
+    ways = {name for name, one in cluster.items() if one["Type"].startswith("AWS::EC2::")}
     assert ways <= before("Cluster")
 
 
-def test_the_template_and_the_command_line_mean_the_same_regions(template: dict[str, Any]) -> None:
-    [assertion] = template["Rules"]["DataStaysInTheEuropeanUnion"]["Assertions"]
-    assert set(assertion["Assert"]["Fn::Contains"][0]) == EU_REGIONS
-    assert template["Parameters"]["AllowNonEu"]["Default"] == "no"
-
-
-def test_one_switch_turns_all_schedules_off(template: dict[str, Any]) -> None:
-    """One that deploy does not set, so they stay off."""
-    assert template["Conditions"]["Scheduled"]["Fn::And"][1] == {"Fn::Equals": [{"Ref": "Schedules"}, "yes"]}
-    schedules = [one for one in template["Resources"].values() if one["Type"] == "AWS::Scheduler::Schedule"]
-    conditions = [template["Conditions"][one["Condition"]]["Fn::And"] for one in schedules]
-    assert len(conditions) == 2
-    assert all({"Condition": "Scheduled"} in condition for condition in conditions)
-
-
-def test_the_queue_hides_a_message_for_two_intervals(template: dict[str, Any]) -> None:
+def test_the_queue_hides_a_message_for_two_intervals(templates: dict[Part, dict[str, Any]]) -> None:
     interval = load_settings({}, SETTINGS).stream.interval.total_seconds()
-    visibility = template["Parameters"]["VisibilitySeconds"]
+    visibility = templates["data"]["Parameters"]["VisibilitySeconds"]
     assert visibility["Default"] >= visibility["MinValue"] >= 2 * interval
-    queue = template["Resources"]["Queue"]["Properties"]
+    queue = templates["data"]["Resources"]["Queue"]["Properties"]
     assert queue["RedrivePolicy"]["deadLetterTargetArn"] == {"Fn::GetAtt": ["DeadLetters", "Arn"]}
+    waiting = templates["data"]["Parameters"]["MostSecondsWaiting"]["Default"]
+    assert templates["serverless"]["Parameters"]["ReplaySchedule"]["Default"] == "rate(1 hour)"
+    assert waiting >= 2 * 3600
 
 
-def test_the_masters_attempts_fit_what_yarn_allows(resources: dict[str, Any]) -> None:
-    places = spark_submit.Locations("s3://a", "s3://i", "s3://m", "s3://o", "eu-west-3")
-    words = spark_submit.spark_submit_arguments("run", load_settings({}, SETTINGS), places)
-    [yarn] = resources["Cluster"]["Properties"]["Configurations"]
+def test_the_masters_attempts_fit_what_yarn_allows(cluster: dict[str, Any]) -> None:
+    words = spark_submit.spark_submit_arguments("run", load_settings({}, SETTINGS), PLACES)
+    yarn, _ = cluster["Cluster"]["Properties"]["Configurations"]
     allowed = yarn["ConfigurationProperties"]["yarn.resourcemanager.am.max-attempts"]
     assert f"spark.yarn.maxAppAttempts={allowed}" in words
 
@@ -258,7 +443,7 @@ def test_the_masters_attempts_fit_what_yarn_allows(resources: dict[str, Any]) ->
     ("table", "schema"),
     [("FeaturesTable", FEATURES), ("EmbeddingsTable", EMBEDDINGS), ("QuarantineTable", QUARANTINE)],
 )
-def test_athena_knows_every_column(resources: dict[str, Any], table: str, schema: pa.Schema) -> None:
+def test_athena_knows_every_column(data: dict[str, Any], table: str, schema: pa.Schema) -> None:
     names = {"int64": "bigint", "int32": "int", "timestamp[us, tz=UTC]": "timestamp"}
 
     def in_athena(kind: pa.DataType) -> str:
@@ -266,11 +451,23 @@ def test_athena_knows_every_column(resources: dict[str, Any], table: str, schema
             return f"array<{in_athena(kind.value_type)}>"
         return names.get(str(kind), str(kind))
 
-    given = resources[table]["Properties"]["TableInput"]
+    given = data[table]["Properties"]["TableInput"]
     columns = [(column["Name"], column["Type"]) for column in given["StorageDescriptor"]["Columns"]]
     assert columns == [(field.name, in_athena(field.type)) for field in schema]
     assert given["PartitionKeys"] == [{"Name": "date", "Type": "string"}]
     assert given["Parameters"]["storage.location.template"]["Fn::Sub"].endswith("/date=${!date}/")
+
+
+@pytest.mark.parametrize(("part", "role"), [("serverless", "JobRole"), ("cluster", "NodeRole")])
+def test_an_export_may_point_its_one_table_and_no_other(
+    templates: dict[Part, dict[str, Any]], part: Part, role: str
+) -> None:
+    [rights] = [
+        one for one in statements(templates[part]["Resources"][role]) if one.get("Sid") == "PointTableAtSnapshot"
+    ]
+    assert rights["Action"] == ["glue:GetTable", "glue:CreateTable", "glue:UpdateTable"]
+    table = next(text for text in texts(rights["Resource"]) if ":table/" in text)
+    assert table.endswith(":table/${Database}/snapshot")
 
 
 def in_alarms(resources: dict[str, Any]) -> list[dict[str, Any]]:
@@ -283,47 +480,28 @@ def in_alarms(resources: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def test_the_alarms_look_at_what_the_stream_tells(resources: dict[str, Any]) -> None:
-    """At all of it but the duration of a micro-batch, which is well or not only beside the others."""
-    ours = [one for one in in_alarms(resources) if not one["Namespace"].startswith("AWS/")]
-    assert {one["MetricName"] for one in ours} == set(metrics._UNITS) - {"BatchSeconds"}
+def test_the_alarms_look_at_what_the_stream_tells_and_say_what_to_do(data: dict[str, Any]) -> None:
+    ours = [one for one in in_alarms(data) if not one["Namespace"].startswith("AWS/")]
+    assert {one["MetricName"] for one in ours} <= set(metrics._UNITS)
     for one in ours:
         assert one["Namespace"] == metrics.NAMESPACE
         assert one["Dimensions"] == [{"Name": metrics.DIMENSION, "Value": {"Fn::Sub": "s3://${OutputBucket}/table"}}]
-    alarms = of_type(resources, "AWS::CloudWatch::Alarm").values()
-    assert all(alarm["AlarmActions"] == [{"Ref": "Alarms"}] for alarm in alarms)
-
-
-def test_the_dashboard_shows_what_the_stream_tells(resources: dict[str, Any]) -> None:
-    """All but whether the model was refused, which is no curve."""
-    widgets = json.loads(resources["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"])["widgets"]
-    assert [widget["type"] for widget in widgets] == ["metric"] * 4
-    shown = {}
-    for widget in widgets:
-        former: list[str] = []
-        for row in widget["properties"]["metrics"]:
-            former = [former[place] if word == "." else word for place, word in enumerate(row)]
-            shown[former[1]] = (former[0], *former[2:])
-    ours = {name: where for name, where in shown.items() if not where[0].startswith("AWS/")}
-    assert set(ours) == set(metrics._UNITS) - {"ModelRefused"}
-    assert set(ours.values()) == {(metrics.NAMESPACE, metrics.DIMENSION, "s3://${OutputBucket}/table")}
+    for alarm in of_type(data, "AWS::CloudWatch::Alarm").values():
+        assert alarm["AlarmActions"] == [{"Ref": "Alarms"}]
+        assert "python -m " in alarm["AlarmDescription"] or "submit " in alarm["AlarmDescription"]
+        assert alarm["TreatMissingData"] == "notBreaching"  # nothing ran, which is no fault
 
 
 def test_status_asks_for_what_the_stream_tells() -> None:
-    assert {name for name, *_ in cluster._METRICS} == set(metrics._UNITS)
-    assert (cluster._NAMESPACE, cluster._DIMENSION) == (metrics.NAMESPACE, metrics.DIMENSION)
+    assert {name for name, *_ in watching._METRICS} == set(metrics._UNITS)
+    assert (watching._NAMESPACE, watching._DIMENSION) == (metrics.NAMESPACE, metrics.DIMENSION)
 
 
-def test_there_is_a_budget_whether_anybody_is_told_or_not(resources: dict[str, Any]) -> None:
-    assert "Condition" not in resources["Budget"]
-    condition, told, nobody = resources["Budget"]["Properties"]["NotificationsWithSubscribers"]["Fn::If"]
-    assert condition == "HasEmail"
-    assert [one["Notification"]["Threshold"] for one in told] == [80, 100]
-    assert nobody == {"Ref": "AWS::NoValue"}
-
-
-def test_the_estimate_counts_what_the_template_makes(resources: dict[str, Any]) -> None:
-    kinds = [endpoint["VpcEndpointType"] for endpoint in of_type(resources, "AWS::EC2::VPCEndpoint").values()]
-    assert kinds.count("Interface") == cost._ENDPOINTS
-    assert len(in_alarms(resources)) == cost._ALARMS
+def test_the_estimate_counts_what_the_templates_make(data: dict[str, Any]) -> None:
+    assert len(in_alarms(data)) == sum(map(cost._metrics_of, template_of("data")["Resources"].values()))
     assert len(metrics._UNITS) == cost._METRICS
+
+
+def test_whoever_deploys_is_asked_for_the_rights_to_each_service(everything: dict[str, Any]) -> None:
+    services = {one["Type"].split("::")[1] for one in everything.values()}
+    assert services <= {kind.split("::")[1] for kind in CREATION}

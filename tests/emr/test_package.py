@@ -31,7 +31,7 @@ from PIL import features
 from batch_fit.report.report import template
 template()
 assert features.check("jpg") and features.check("webp")
-for service in "s3", "sqs", "sts":
+for service in "glue", "logs", "s3", "sqs", "sts":
     boto3.client(service, region_name="eu-west-3", aws_access_key_id="-", aws_secret_access_key="-")
 assert pandas.DataFrame({"a": [pandas.Timestamp.now("UTC")]}).to_parquet()
 """

@@ -1,7 +1,8 @@
-"""A real YARN on loopback: one ResourceManager and one NodeManager, from Maven Central's artifacts.
+"""A real YARN on loopback: a ResourceManager and three NodeManagers, from Maven Central's artifacts.
 
 All files are in one folder, and all processes are gone when the context ends. The cluster's own configuration is in
-files, as on EMR: what is submitted need not know where it runs.
+files, as on EMR: what is submitted need not know where it runs. Two nodes have the label CORE, on which masters
+run, and one has none, as a task node; the limits are those of the template.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import subprocess
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +21,7 @@ from xml.sax.saxutils import escape
 import psutil
 import pyspark
 
+from conf.emr.stack import template_of
 from conf.spark.java import find_java
 from conf.spark.s3_client import PACKAGES, resolve
 from tests.support.servers import free_port
@@ -36,6 +38,14 @@ _JARS = tuple(
 _RESOURCE_MANAGER = "org.apache.hadoop.yarn.server.resourcemanager.ResourceManager"
 _NODE_MANAGER = "org.apache.hadoop.yarn.server.nodemanager.NodeManager"
 _APPLICATION_MASTER = "org.apache.spark.deploy.yarn.ApplicationMaster"
+_CORE = "CORE"
+_NODES = (_CORE, _CORE, "")
+"""The label of each node."""
+_MASTERS_LABEL = {  # EMR has a name of its own for what Hadoop has
+    "yarn.node-labels.am.default-node-label-expression": (
+        "yarn.resourcemanager.node-labels.am.default-node-label-expression"
+    ),
+}
 _LOG4J = """\
 log4j.rootLogger=INFO, out
 log4j.appender.out=org.apache.log4j.ConsoleAppender
@@ -70,18 +80,26 @@ class Yarn:
                 stderr=log,
             )
 
-    def application(self) -> dict[str, Any]:
-        """What YARN says of the one application that was submitted."""
-        [application] = self._ask("apps")["apps"]["app"]
+    def application(self, verb: str) -> dict[str, Any]:
+        """What YARN says of the one application that runs this verb."""
+        applications = (self._ask("apps")["apps"] or {}).get("app", ())
+        [application] = [one for one in applications if one["name"] == f"picture-features {verb}"]
         return cast("dict[str, Any]", application)
 
-    def attempts(self) -> int:
+    def attempts(self, verb: str) -> int:
         """How many attempts it has had."""
-        return len(self._ask(f"apps/{self.application()['id']}/appattempts")["appAttempts"]["appAttempt"])
+        return len(self._ask(f"apps/{self.application(verb)['id']}/appattempts")["appAttempts"]["appAttempt"])
 
-    def kill_master(self) -> None:
+    def masters_labels(self) -> set[str]:
+        """The labels of the nodes on which masters run now."""
+        nodes = {node["nodeHTTPAddress"]: node.get("nodeLabels", [""]) for node in self._ask("nodes")["nodes"]["node"]}
+        applications = self._ask("apps?states=RUNNING")["apps"]["app"]
+        return {label for one in applications for label in nodes[one["amHostHttpAddress"]]}
+
+    def kill_master(self, verb: str) -> None:
         """Kill -9 the application master, which in cluster mode is the driver's JVM."""
-        [master] = [process for process in self.processes() if _is_master(process)]
+        name = self.application(verb)["id"]
+        [master] = [process for process in self.processes() if _is_master(process) and name in process.cwd()]
         master.kill()
 
     def processes(self) -> list[psutil.Process]:
@@ -109,6 +127,7 @@ def yarn(folder: Path, container_environment: Mapping[str, str]) -> Iterator[Yar
     java = find_java()
     web = f"127.0.0.1:{free_port()}"
     _configure(folder, web, container_environment)
+    nodes = [_configure_node(folder, number, label) for number, label in enumerate(_NODES)]
     environment = {
         "HADOOP_CONF_DIR": str(folder / "hadoop"),
         "SPARK_CONF_DIR": str(folder / "spark"),
@@ -119,18 +138,20 @@ def yarn(folder: Path, container_environment: Mapping[str, str]) -> Iterator[Yar
     classes = os.pathsep.join([str(folder / "hadoop"), *resolve(_JARS, (), folder / "ivy.log")])
     cluster = Yarn(folder, f"http://{web}", environment)
     try:
-        with (
-            _daemon(java, classes, _RESOURCE_MANAGER, folder, environment),
-            _daemon(java, classes, _NODE_MANAGER, folder, environment),
-        ):
-            _wait_for_node(cluster)
+        with ExitStack() as daemons:
+            daemons.enter_context(_daemon(java, classes, _RESOURCE_MANAGER, folder, environment))
+            _make_label(cluster)
+            for node in nodes:
+                of_node = os.pathsep.join([str(node), classes])
+                daemons.enter_context(_daemon(java, of_node, _NODE_MANAGER, node, environment))
+            _wait_for_nodes(cluster)
             yield cluster
     finally:
         _kill(cluster.processes())
 
 
 def _configure(folder: Path, web: str, container_environment: Mapping[str, str]) -> None:
-    node = {name: f"127.0.0.1:{free_port()}" for name in ("address", "localizer.address", "webapp.address")}
+    of_emr = _of_template()
     manager = {
         name: f"127.0.0.1:{free_port()}"
         for name in ("address", "scheduler.address", "resource-tracker.address", "admin.address")
@@ -139,21 +160,30 @@ def _configure(folder: Path, web: str, container_environment: Mapping[str, str])
         **{f"yarn.resourcemanager.{name}": address for name, address in manager.items()},
         "yarn.resourcemanager.webapp.address": web,
         "yarn.resourcemanager.scheduler.class": (
-            "org.apache.hadoop.yarn.server.resourcemanager.scheduler.fifo.FifoScheduler"
+            "org.apache.hadoop.yarn.server.resourcemanager.scheduler.capacity.CapacityScheduler"
         ),
-        "yarn.resourcemanager.am.max-attempts": "4",
+        "yarn.node-labels.fs-store.root-dir": f"file://{folder}/labels",
+        "yarn.node-labels.configuration-type": "distributed",
+        **{_MASTERS_LABEL.get(key, key): value for key, value in of_emr["yarn-site"].items()},
         "yarn.scheduler.minimum-allocation-mb": "128",
         "yarn.scheduler.maximum-allocation-mb": "12288",
-        **{f"yarn.nodemanager.{name}": address for name, address in node.items()},
-        "yarn.nodemanager.local-dirs": str(folder / "local"),
-        "yarn.nodemanager.log-dirs": str(folder / "logs"),
         "yarn.nodemanager.resource.memory-mb": "12288",  # what EMR gives YARN on a node of 4 cores and 16 GB
         "yarn.nodemanager.resource.cpu-vcores": "4",
         "yarn.nodemanager.vmem-check-enabled": "false",  # as on EMR
         "yarn.nodemanager.disk-health-checker.enable": "false",  # it stops at a disk that is 90 % full
     }
+    scheduler = {  # one queue, which may use all nodes, as on EMR
+        "yarn.scheduler.capacity.root.queues": "default",
+        "yarn.scheduler.capacity.root.default.capacity": "100",
+        **{
+            f"yarn.scheduler.capacity.{queue}.accessible-node-labels{of}": value
+            for queue in ("root", "root.default")
+            for of, value in {"": "*", f".{_CORE}.capacity": "100"}.items()
+        },
+        **of_emr["capacity-scheduler"],
+    }
     spark = {
-        **PACKAGES,  # on EMR they are on the class path
+        **_clients_of_s3(),  # on EMR they are on the class path
         "spark.yarn.jars": f"local:{SPARK_HOME}/jars/*",
         "spark.yarn.stagingDir": f"file://{folder}/staging",
     }
@@ -163,8 +193,38 @@ def _configure(folder: Path, web: str, container_environment: Mapping[str, str])
     (folder / "spark").mkdir()
     (folder / "hadoop/core-site.xml").write_text(_as_xml({"fs.defaultFS": "file:///"}))
     (folder / "hadoop/yarn-site.xml").write_text(_as_xml(yarn_site))
+    (folder / "hadoop/capacity-scheduler.xml").write_text(_as_xml(scheduler))
     (folder / "hadoop/log4j.properties").write_text(_LOG4J)
     (folder / "spark/spark-defaults.conf").write_text("".join(f"{key} {value}\n" for key, value in spark.items()))
+
+
+def _configure_node(folder: Path, number: int, label: str) -> Path:
+    """The folder of a node, whose configuration is that of the cluster and its own."""
+    node = folder / f"node-{number}"
+    addresses = {name: f"127.0.0.1:{free_port()}" for name in ("address", "localizer.address", "webapp.address")}
+    own = {
+        **{f"yarn.nodemanager.{name}": address for name, address in addresses.items()},
+        "yarn.nodemanager.local-dirs": str(node / "local"),
+        "yarn.nodemanager.log-dirs": str(node / "logs"),
+        "yarn.nodemanager.node-labels.provider": "config",
+        "yarn.nodemanager.node-labels.provider.configured-node-partition": label,
+    }
+    node.mkdir()
+    of_cluster = (folder / "hadoop/yarn-site.xml").read_text().removesuffix("</configuration>\n")
+    (node / "yarn-site.xml").write_text(of_cluster + _as_xml(own).removeprefix("<configuration>\n"))
+    return node
+
+
+def _of_template() -> dict[str, dict[str, str]]:
+    """What the template of the cluster sets, by classification."""
+    cluster = template_of("cluster")["Resources"]["Cluster"]["Properties"]
+    return {one["Classification"]: one["ConfigurationProperties"] for one in cluster["Configurations"]}
+
+
+def _clients_of_s3() -> dict[str, str]:
+    """Spark's properties that fetch S3A alone: what else of Spark's a program needs for S3, it has to bring."""
+    packages = PACKAGES["spark.jars.packages"].split(",")
+    return {**PACKAGES, "spark.jars.packages": ",".join(one for one in packages if "spark-hadoop-cloud" not in one)}
 
 
 def _as_xml(properties: Mapping[str, str]) -> str:
@@ -198,13 +258,25 @@ def _daemon(java: Path, classes: str, main: str, folder: Path, environment: Mapp
             process.wait()
 
 
-def _wait_for_node(cluster: Yarn) -> None:
-    def is_there() -> bool:
-        with suppress(OSError):
-            return bool(cluster._ask("metrics")["clusterMetrics"]["activeNodes"] == 1)
+def _make_label(cluster: Yarn) -> None:
+    """Tell the ResourceManager of the label, once it answers. Others may use what its nodes have left."""
+    label = json.dumps({"nodeLabelInfo": [{"name": _CORE, "exclusivity": False}]}).encode()
+    url = f"{cluster.web}/ws/v1/cluster/add-node-labels"
+    request = urllib.request.Request(url, data=label, headers={"Content-Type": "application/json"}, method="POST")
+
+    def is_made() -> bool:
+        with suppress(OSError), urllib.request.urlopen(request, timeout=10):
+            return True
         return False
 
-    wait_until(is_there, every=0.2, said=cluster.said)
+    wait_until(is_made, every=0.2, said=cluster.said)
+
+
+def _wait_for_nodes(cluster: Yarn) -> None:
+    def are_there() -> bool:
+        return bool(cluster._ask("metrics")["clusterMetrics"]["activeNodes"] == len(_NODES))
+
+    wait_until(are_there, every=0.2, said=cluster.said)
 
 
 def _kill(processes: Sequence[psutil.Process]) -> None:

@@ -1,4 +1,4 @@
-"""The packaged application on a real YARN: submitted as on EMR, killed, resumed, drained. `make test-yarn` runs it."""
+"""The packaged application on a real YARN: two at once, killed, resumed, drained. `make test-yarn` runs it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from streaming.storage.locations import open_folder
 from tests.support.buckets import new_bucket
 from tests.support.servers import CREDENTIALS
 from tests.support.streams import PROJECT
-from tests.support.yarn_cluster import yarn
+from tests.support.yarn_cluster import Yarn, yarn
 
 pytestmark = [pytest.mark.yarn, pytest.mark.timeout(2400)]
 CONF = PROJECT / "conf"
@@ -40,6 +40,13 @@ def _megabytes(file: Path) -> str:
     return f"{file.stat().st_size / 1e6:.1f} MB"
 
 
+def is_running(cluster: Yarn, verb: str) -> bool:
+    try:
+        return bool(cluster.application(verb)["state"] == "RUNNING")
+    except ValueError:  # it is not known yet
+        return False
+
+
 def test_a_killed_master_loses_and_repeats_nothing(
     package: Package,
     node_python: str,
@@ -52,7 +59,7 @@ def test_a_killed_master_loses_and_repeats_nothing(
     wait_for: Wait,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Rows arrive, the master is killed in mid-stream, the next attempt resumes, and a drain ends it as a success."""
+    """Rows arrive, a step runs beside the stream, whose master is killed, resumes, and ends by a drain as a success."""
     with new_bucket(versitygw_address, monkeypatch) as bucket:
         bucket.put_tree(fitted, "models")
         paths = bucket.put(pictures[:10]) + bucket.put(broken, "broken")
@@ -72,28 +79,37 @@ def test_a_killed_master_loses_and_repeats_nothing(
 
             wait_for(lambda: arrived(1), PATIENCE, SELDOM)
             seconds_to_first_row = time.monotonic() - began
+            beside = time.monotonic()
+            step = cluster.submit(spark_submit_arguments("reconcile", settings, locations, ["--enqueue"]))
+            wait_for(lambda: is_running(cluster, "reconcile"), PATIENCE, SELDOM, cluster.said)
+            seconds_to_second_master = time.monotonic() - beside
+            assert is_running(cluster, "run")
+            assert cluster.masters_labels() == {"CORE"}
+            assert step.wait(timeout=PATIENCE) == 0, cluster.said()
+            assert cluster.application("reconcile")["finalStatus"] == "SUCCEEDED"
             paths += bucket.put(pictures[10:50])
             wait_for(lambda: arrived(20), PATIENCE, SELDOM)
-            cluster.kill_master()
+            cluster.kill_master("run")
             killed = time.monotonic()
             left = len(paths) - bucket.counted().total()
             assert left > 0
             wait_for(lambda: arrived(len(paths)), PATIENCE, SELDOM)
             seconds_to_resume = time.monotonic() - killed
             assert bucket.counted() == dict.fromkeys(paths, 1)
-            assert cluster.attempts() == 2
+            assert cluster.attempts("run") == 2
             holder, _ = read_holder(open_folder(bucket.uri("output")))
             assert holder
-            assert str(holder.attempt) == f"attempt 2 of {cluster.application()['id']}"
+            assert str(holder.attempt) == f"attempt 2 of {cluster.application('run')['id']}"
 
             assert main(["stop", "--output", bucket.uri("output")]) == 0
             assert submitted.wait(timeout=PATIENCE) == 0, cluster.said()
-            assert cluster.application()["finalStatus"] == "SUCCEEDED"
+            assert cluster.application("run")["finalStatus"] == "SUCCEEDED"
             assert bucket.counted() == dict.fromkeys(paths, 1)
         assert cluster.processes() == []
     with capsys.disabled():
         sys.stdout.write(
-            f"\nsubmit to first row {seconds_to_first_row:.0f} s; {left} pictures left when the master was killed, "
+            f"\nsubmit to first row {seconds_to_first_row:.0f} s; a second master beside it after "
+            f"{seconds_to_second_master:.0f} s; {left} pictures left when the master was killed, "
             f"all in {seconds_to_resume:.0f} s later; dependencies {_megabytes(package.dependencies)}, "
             f"code {_megabytes(package.code)}\n"
         )

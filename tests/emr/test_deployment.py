@@ -1,0 +1,357 @@
+"""Deploy and destroy from the command line, on moto's server."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from boto3.exceptions import S3UploadFailedError
+from botocore.exceptions import ClientError
+from botocore.stub import Stubber
+
+from conf.emr import buckets
+from conf.emr import stack as stacks
+from conf.emr.__main__ import main
+from conf.emr.application import SETTINGS, locations_of, upload
+from conf.emr.permissions import explain
+from conf.emr.serverless import Application
+from conf.emr.stack import Part, Stack
+from conf.errors import AppError, RefusedError
+from tests.support.aws_account import (
+    BUILT,
+    LOCAL,
+    PARTS,
+    REGION,
+    run,
+)
+
+
+def test_serverless_is_deployed_and_taken_down_and_the_data_stays(
+    aws: Stack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("deploy", "--dry-run") == 0
+    assert aws.describe() is None
+    assert "nobody is told of failures" in capsys.readouterr().err
+    assert run("deploy", "--yes", "--set", "AlarmEmail=me@example.org") == 0
+    captured = capsys.readouterr()
+    assert "nobody is told" not in captured.err
+    assert f"make stack pictures-data in {REGION}" in captured.err
+    assert f"make stack pictures-serverless in {REGION}" in captured.err
+    assert "confirm the mail" in captured.out
+    assert "deploy --set Schedules=yes" in captured.out
+    outputs = aws.outputs()
+    assert outputs["Input"] in captured.out
+    there = locations_of(aws, outputs, "aarch64")
+    assert there.application == f"s3://pictures-models-123456789012-{REGION}/application/aarch64"
+    assert (there.region, there.table) == (REGION, "pictures.snapshot")
+    assert aws.sibling("cluster").describe() is None
+
+    s3 = aws.client("s3")
+    bucket = f"pictures-models-123456789012-{REGION}"
+    listed = {entry["Key"] for entry in s3.list_objects_v2(Bucket=bucket)["Contents"]}
+    assert {key for key in listed if not key.startswith("templates/serverless-")} == {
+        f"application/aarch64/{name}" for name in (*BUILT, "launch.py", "log4j2.properties", "emr.yaml")
+    }
+    queue = aws.client("sqs").get_queue_attributes(QueueUrl=outputs["QueueUrl"], AttributeNames=["All"])["Attributes"]
+    assert int(queue["VisibilityTimeout"]) >= 60
+    assert "pictures-dead-letters" in queue["RedrivePolicy"]
+
+    pictures = f"pictures-input-123456789012-{REGION}"
+    # moto does not take it from the template
+    s3.put_bucket_versioning(Bucket=pictures, VersioningConfiguration={"Status": "Enabled"})
+    s3.put_object(Bucket=pictures, Key="pictures/a.jpg", Body=b"1")
+    s3.put_object(Bucket=pictures, Key="pictures/a.jpg", Body=b"2")
+    assert run("destroy", "--yes") == 0
+    stays = capsys.readouterr().out
+    assert re.search(r"key +1\.00\n", stays)
+    assert re.search(r"sum +\d+\.\d\d\n", stays)
+    assert aws.sibling("serverless").describe() is None
+    assert run("status") == 0
+    assert capsys.readouterr().out == "nothing runs programs; python -m conf.emr deploy\n"
+    assert s3.get_object(Bucket=pictures, Key="pictures/a.jpg")["Body"].read() == b"2"
+    assert run("destroy", "--data", "--yes") == 0
+    assert "pictures is gone, with 9 objects" in capsys.readouterr().out
+    assert aws.describe() is None
+    assert s3.list_buckets()["Buckets"] == []
+    assert run("destroy", "--yes") == 0
+    assert "nothing stays" in capsys.readouterr().out
+
+
+def test_each_form_is_taken_down_alone(deployed: Stack) -> None:
+    assert run("destroy", "--yes", "--compute", "cluster") == 0
+    assert deployed.sibling("cluster").describe() is None
+    assert deployed.sibling("serverless").describe() is not None
+    assert run("destroy", "--yes", "--compute", "cluster", "--data") == 2
+
+
+def test_no_schedule_starts_what_is_being_deleted(aws: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run("deploy", "--yes", "--set", "Schedules=yes") == 0
+    done: list[object] = []
+    apply, stop = Stack.apply, Application.stop
+
+    def applied(stack: Stack, parameters: Mapping[str, str]) -> bool:
+        done.append(parameters)
+        return apply(stack, parameters)
+
+    def stopped(application: Application) -> None:
+        done.append("stop")
+        stop(application)
+
+    monkeypatch.setattr(Stack, "apply", applied)
+    monkeypatch.setattr(Application, "stop", stopped)
+    assert run("destroy", "--yes") == 0
+    assert done == [{"Schedules": "no"}, "stop"]
+
+
+def test_deploying_again_keeps_what_was_set_before(deployed: Stack) -> None:
+    def parameters(part: Part) -> dict[str, str]:
+        return stacks.parameters_of(deployed.sibling(part).describe() or {})
+
+    before = {part: parameters(part) for part in PARTS}
+    assert run("deploy", "--yes", "--set", "MonthlyBudget=50", "--set", "Schedules=yes") == 0
+    assert run("deploy", "--yes") == 0
+    assert run("deploy", "--yes", "--compute", "cluster", "--set", "TaskNodes=1") == 0
+    assert parameters("data") == {**before["data"], "MonthlyBudget": "50"}
+    assert parameters("serverless") == {**before["serverless"], "Schedules": "yes"}
+    assert parameters("cluster") == {**before["cluster"], "TaskNodes": "1"}
+    refit = json.loads(parameters("cluster")["RefitArguments"])
+    assert refit[0] == "spark-submit"
+    assert refit[-2:] == ["--promote", "if-not-worse"]
+    assert refit[refit.index("--embeddings") + 1] == deployed.outputs()["Output"]
+    assert "--weights" not in refit  # the model's backbone is in the registry already
+    replay = json.loads(parameters("serverless")["ReplayJob"])["SparkSubmit"]
+    words = replay["EntryPointArguments"]
+    assert words[-5:] == ["--discovery", "events", "--queue", deployed.outputs()["QueueUrl"], "--skip-if-running"]
+    assert "METRICS_GROUP=/picture-features/pictures" in replay["SparkSubmitParameters"]
+    export = json.loads(parameters("serverless")["ExportJob"])["SparkSubmit"]["EntryPointArguments"]
+    assert export[export.index("--glue-table") + 1] == "pictures.snapshot"
+    assert export[export.index("--to") + 1] == deployed.outputs()["Snapshots"]
+    assert all(len(value) <= 4096 for part in PARTS for value in parameters(part).values())  # the most there may be
+
+
+def test_another_platform_is_another_application_and_other_machines(deployed: Stack) -> None:
+    assert run("deploy", "--yes", "--compute", "cluster", "--platform", "x86_64") == 0
+    assert deployed.sibling("cluster").outputs()["Platform"] == "x86_64"
+    types = stacks.parameters_of(deployed.sibling("cluster").describe() or {})["InstanceTypes"]
+    assert "m6i.xlarge" in types
+
+
+def test_a_region_outside_the_union_has_to_be_allowed(aws: Stack, capsys: pytest.CaptureFixture[str]) -> None:
+    for region in ("us-east-1", "eu-west-2", "eusc-de-east-1"):
+        assert main(["deploy", "--dry-run", "--region", region]) == 2
+        assert f"'{region}' is not in the European Union; choose one of eu-central-1" in capsys.readouterr().err
+    assert main(["deploy", "--dry-run", "--region", "eu-west-2", "--allow-non-eu"]) == 0
+    assert main(["deploy", "--dry-run"]) == 0
+    assert "make stack picture-features-data in eu-west-3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["deploy"], "nobody is there to be asked; give --yes"),
+        (
+            ["deploy", "--yes", "--settings", str(LOCAL)],
+            "spark.master is 'local[*,4]', and would keep Spark on one node",
+        ),
+        (["deploy", "--yes", "--set", "Budget"], "--set: 'Budget' is not allowed: give NAME=VALUE"),
+        (
+            ["deploy", "--yes", "--set", "CoreNodes=3"],
+            "--set: there is no parameter 'CoreNodes'; choose from AlarmEmail",
+        ),
+        (["deploy", "--yes", "--set", "Platform=x86_64"], "--set: there is no parameter 'Platform'; choose from"),
+        (["submit", "run", "--yes"], "nothing of 'pictures' runs programs in us-east-1; python -m conf.emr deploy"),
+        (["status"], "there is no stack 'pictures-data' in us-east-1; python -m conf.emr deploy makes it"),
+        (["logs", "--since", "soon"], "there is no stack 'pictures-data'"),
+        (["ui"], "there is no stack 'pictures-cluster'"),
+    ],
+)
+def test_what_cannot_be_done_is_told_in_one_line(
+    aws: Stack, capsys: pytest.CaptureFixture[str], words: Sequence[str], said: str
+) -> None:
+    assert run(*words) > 0
+    *_, last = capsys.readouterr().err.splitlines()
+    assert said in last
+
+
+def test_a_check_that_fails_is_a_line_and_nothing_is_made(
+    aws: Stack, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("conf.emr.deployment.check", lambda *_: ["one: do this", "two: do that"])
+    assert run("deploy", "--yes") == 7
+    one, two, last = capsys.readouterr().err.splitlines()
+    assert '"one: do this"' in one
+    assert '"two: do that"' in two
+    assert "deploy: 2 checks failed; mend that, or deploy all the same with --no-check" in last
+    assert aws.describe() is None
+    assert run("deploy", "--dry-run", "--no-check") == 0
+
+
+def test_a_package_that_is_missing_is_told_with_the_command(aws: Stack, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("build/emr/aarch64/application.zip").unlink()
+    assert run("deploy", "--yes") == 2
+    assert "application.zip is missing; python -m conf.emr package --platform aarch64" in capsys.readouterr().err
+
+
+OUTPUTS = (
+    "Applications", "Input", "Models", "Output", "QueueUrl", "LogGroupName", "Snapshots", "Database", "KeyArn",
+    "Schedules",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("answer", "made"), [("y", True), ("Yes", True), ("n", False), ("", False), ("yeah", False)])
+def test_nothing_is_done_before_a_person_has_agreed(
+    aws: Stack, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, answer: str, *, made: bool
+) -> None:
+    """A plain return is no."""
+    asked = io.StringIO(f"{answer}\n")
+    monkeypatch.setattr(asked, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdin", asked)
+    applied: list[Mapping[str, str]] = []
+    monkeypatch.setattr(Stack, "apply", lambda _, parameters: applied.append(parameters))
+    monkeypatch.setattr(Stack, "outputs", lambda _: dict.fromkeys(OUTPUTS, "s3://there"))
+    monkeypatch.setattr("conf.emr.deployment.upload", lambda *_: None)
+    assert run("deploy") == 0
+    assert capsys.readouterr().err.endswith("Go on? [y/N] ")
+    assert bool(applied) == made
+
+
+def test_a_name_that_buckets_cannot_have_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "--stack", "My_Stack"]) == 2
+    assert "lower-case letters, digits and hyphens" in capsys.readouterr().err
+
+
+def denied(operation: str, message: str) -> ClientError:
+    return ClientError({"Error": {"Code": "AccessDenied", "Message": message}}, operation)
+
+
+def test_a_refusal_names_the_permission() -> None:
+    said = "User: arn:aws:iam::1:user/me is not authorized to perform: cloudformation:CreateStack on resource: arn:x"
+    assert str(explain(denied("CreateStack", said))).endswith("grant cloudformation:CreateStack on arn:x")
+    assert str(explain(denied("HeadObject", "Forbidden"))) == "HeadObject: access denied; grant s3:GetObject"
+
+
+def test_a_refused_upload_names_the_permission(deployed: Stack, tmp_path: Path) -> None:
+    s3 = deployed.client("s3")
+    with Stubber(s3) as stub:
+        stub.add_client_error("put_object", "AccessDenied", "Access Denied", 403)
+        with pytest.raises(S3UploadFailedError) as caught:
+            upload(deployed, tmp_path / "build" / "emr" / "aarch64", SETTINGS, "s3://there/application")
+    assert str(explain(caught.value)) == "PutObject: access denied; grant s3:PutObject"
+
+
+def test_a_refusal_within_cloudformation_names_the_permission(aws: Stack) -> None:
+    said = "User: arn:aws:iam::1:user/me is not authorized to perform: iam:CreateRole on resource: arn:role because no"
+    now = datetime.now(UTC)
+    event = {"StackId": "s", "StackName": "pictures-data", "Timestamp": now}
+    failed = {**event, "EventId": "1", "LogicalResourceId": "NodeRole", "ResourceStatus": "CREATE_FAILED"}
+    described = {"StackName": "pictures-data", "CreationTime": now, "StackStatus": "ROLLBACK_COMPLETE"}
+    with Stubber(aws.client("cloudformation")) as stub:
+        events = {"StackEvents": [{**failed, "ResourceStatusReason": said}]}
+        stub.add_response("describe_stacks", {"Stacks": [described]})
+        stub.add_response("describe_stack_events", events)
+        stub.add_response("describe_stack_events", events)
+        with pytest.raises(RefusedError, match="NodeRole: access denied; grant iam:CreateRole on arn:role"):
+            aws._wait(now)
+
+
+def happened(*events: tuple[str, str, str]) -> dict[str, Any]:
+    """What CloudFormation says of a stack's events: resource, status, reason; given in their order."""
+    now = datetime.now(UTC)
+    told = [
+        {
+            "StackId": "s", "StackName": "pictures-data", "EventId": str(number), "Timestamp": now,
+            "LogicalResourceId": name, "PhysicalResourceId": f"{name}-1", "ResourceStatus": status,
+            "ResourceStatusReason": reason,
+        }
+        for number, (name, status, reason) in enumerate(events)
+    ]  # fmt: skip
+    return {"StackEvents": told[::-1]}
+
+
+def wait_after(stack: Stack, *events: tuple[str, str, str]) -> None:
+    """Wait for a change that is complete, after these events."""
+    now = datetime.now(UTC)
+    described = {"StackName": "pictures-data", "CreationTime": now, "StackStatus": "UPDATE_COMPLETE"}
+    with Stubber(stack.client("cloudformation")) as stub:
+        stub.add_response("describe_stacks", {"Stacks": [described]})
+        for _ in ("to tell", "to judge"):
+            stub.add_response("describe_stack_events", happened(*events))
+        stack._wait(now)
+
+
+def test_a_change_that_leaves_something_behind_is_no_success(aws: Stack) -> None:
+    """It may cost for ever, and no later change would delete it. What is deleted at the second try is well."""
+    in_use = ("DELETE_FAILED", "resource sg-1 has a\ndependent object")
+    events = [("Vpc", *in_use), ("NodesGroup", *in_use), ("Vpc", "DELETE_COMPLETE", "")]
+    with pytest.raises(AppError, match="delete NodesGroup-1 in the console: resource sg-1 has a dependent object"):
+        wait_after(aws, *events)
+    wait_after(aws, *events, ("NodesGroup", "DELETE_COMPLETE", ""))
+
+
+@pytest.mark.parametrize("status", ["ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "DELETE_FAILED"])
+def test_what_can_only_be_deleted_is_deleted(aws: Stack, monkeypatch: pytest.MonkeyPatch, status: str) -> None:
+    """What is left of a first try, or of a deletion that failed."""
+    assert run("deploy", "--yes") == 0
+    describe = Stack.describe
+
+    def described(stack: Stack) -> Mapping[str, Any] | None:
+        there = describe(stack)
+        return {**there, "StackStatus": status} if there else None
+
+    monkeypatch.setattr(Stack, "describe", described)
+    assert not aws.takes_changes()
+    assert run("destroy", "--data", "--yes") == 0
+    assert aws.describe() is None
+
+
+def test_an_object_that_stays_is_told_with_the_permission(aws: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    s3, bucket = aws.client("s3"), aws.buckets()["input"]
+    s3.create_bucket(Bucket=bucket)
+    s3.put_object(Bucket=bucket, Key="pictures/a.jpg", Body=b"")
+    refused = {"Errors": [{"Key": "pictures/a.jpg", "VersionId": "1", "Code": "AccessDenied", "Message": "no"}]}
+    monkeypatch.setattr(s3, "delete_objects", lambda **_: refused)
+    needed = r"a\.jpg cannot be deleted \(AccessDenied\); s3:DeleteObject and s3:DeleteObjectVersion are needed"
+    with pytest.raises(RefusedError, match=needed):
+        buckets.empty(aws)
+
+
+def test_buckets_of_many_pages_are_emptied_in_parallel(
+    aws: Stack, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a person sees how far it is."""
+    bucket = aws.buckets()["input"]
+    s3 = aws.client("s3")
+    s3.create_bucket(Bucket=bucket)
+    for number in range(120):
+        s3.put_object(Bucket=bucket, Key=f"pictures/{number}.jpg", Body=b"")
+    [page] = s3.get_paginator("list_object_versions").paginate(Bucket=bucket)  # all of them
+
+    def paginate(Bucket: str) -> Iterator[dict[str, Any]]:  # noqa: N803 - as boto3 has it
+        for first in range(0, 120, 7) if Bucket == bucket else ():
+            yield {"Versions": page["Versions"][first : first + 7]}
+
+    monkeypatch.setattr(s3, "get_paginator", lambda _: SimpleNamespace(paginate=paginate))
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    assert buckets.empty(aws) == 120
+    assert "deleted 120 objects" in capsys.readouterr().err
+
+
+def test_what_is_in_a_bucket_is_counted_by_s3(aws: Stack) -> None:
+    bucket = aws.buckets()["output"]
+    aws.client("cloudwatch").put_metric_data(
+        Namespace="AWS/S3",
+        MetricData=[{
+            "MetricName": "BucketSizeBytes", "Value": 5e9, "Timestamp": datetime.now(UTC) - timedelta(days=1),
+            "Dimensions": [
+                {"Name": "BucketName", "Value": bucket}, {"Name": "StorageType", "Value": "StandardStorage"},
+            ],
+        }],
+    )  # fmt: skip
+    assert buckets.sizes(aws) == {bucket: 5e9}

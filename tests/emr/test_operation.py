@@ -1,0 +1,230 @@
+"""Submit, status, logs, ui and stop from the command line, on moto's server."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.stub import Stubber
+
+from conf.emr.application import SETTINGS, upload
+from conf.emr.serverless import Application
+from conf.emr.stack import Stack
+from tests.support.aws_account import (
+    REGION,
+    application_of,
+    jobs,
+    print_line,
+    run,
+    steps,
+    tell,
+)
+
+
+def test_a_job_is_what_was_shown_and_a_dry_run_starts_none(deployed: Stack, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("submit", "run", "--dry-run") == 0
+    assert jobs(deployed) == steps(deployed) == []
+    assert run("submit", "run", "--yes") == 0
+    [job] = jobs(deployed)
+    captured = capsys.readouterr()
+    assert f"logs --job {job['jobRunId']}" in captured.out
+    outputs = deployed.outputs()
+    submitted = job["jobDriver"]["sparkSubmit"]
+    words = submitted["entryPointArguments"]
+    assert words[:2] == ["streaming", "run"]
+    assert words[words.index("--queue") + 1] == outputs["QueueUrl"]
+    assert words[words.index("--output") + 1] == outputs["Output"]
+    assert "spark.yarn" not in submitted["sparkSubmitParameters"]
+    assert json.dumps(submitted["sparkSubmitParameters"]) in captured.err
+    tell(deployed, Pictures=1200, SecondsBehind=3.5)
+    assert run("status") == 0
+    status = capsys.readouterr().out
+    assert f"application  {application_of(deployed).id} STARTED emr-7.12.0" in status
+    assert f"job          {job['jobRunId']} SUCCESS picture-features run" in status
+    assert "schedules    off" in status
+    assert "pictures in the last hour            1,200" in status
+    assert "seconds behind, at most              3.5" in status
+
+
+def test_a_step_runs_where_it_is_told_to(deployed: Stack, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("submit", "run", "--yes", "--compute", "cluster") == 0
+    assert jobs(deployed) == []
+    [step] = steps(deployed)
+    words = step["Config"]["Args"]
+    assert words[0] == "spark-submit"
+    outputs = deployed.outputs()
+    assert words[words.index("--queue") + 1] == outputs["QueueUrl"]
+    assert words[words.index("--jars") + 1].endswith("/aarch64/spark-hadoop-cloud.jar")
+    assert step["ActionOnFailure"] == "CONTINUE"
+    captured = capsys.readouterr()
+    assert f"logs --step {step['Id']}" in captured.out
+    assert "--deploy-mode cluster" in captured.err
+    assert run("status") == 0
+    status = capsys.readouterr().out
+    assert f"cluster      {deployed.sibling('cluster').outputs()['ClusterId']} RUNNING" in status
+    assert f"step         {step['Id']} RUNNING picture-features run" in status
+
+
+def test_waiting_follows_a_job_to_its_end_with_what_it_prints(
+    deployed: Stack, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter(("RUNNING", "RUNNING", "SUCCESS"))
+    said = iter(("first", "second", "third"))
+
+    def run_of(self: Application, job: str) -> dict[str, Any]:
+        print_line(deployed, f"{job}-{(line := next(said))}", line)
+        return {"state": next(answers), "jobRunId": job}
+
+    monkeypatch.setattr(Application, "run", run_of)
+    assert run("submit", "replay", "--yes", "--wait") == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[:3] == ["first", "second", "third"]
+    assert out.endswith(" is done\n")
+
+
+def test_a_job_that_fails_while_one_waits_is_a_failure_with_its_reason(
+    deployed: Stack, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Application, "run", lambda *_: {"state": "FAILED", "stateDetails": "exit code 4"})
+    assert run("submit", "replay", "--yes", "--wait") == 1
+    assert re.search(r"job \w+ is FAILED: exit code 4", capsys.readouterr().err)
+
+
+def test_waiting_for_a_step_ends_with_it(
+    deployed: Stack, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    emr = deployed.client("emr")
+    answers = iter(
+        ({"State": "RUNNING"}, {"State": "COMPLETED"}, {"State": "FAILED", "FailureDetails": {"Reason": "exit 4"}})
+    )
+    monkeypatch.setattr(emr, "describe_step", lambda **_: {"Step": {"Status": next(answers)}})
+    assert run("submit", "reconcile", "--yes", "--wait", "--compute", "cluster") == 0
+    assert "is done" in capsys.readouterr().out
+    assert run("submit", "reconcile", "--yes", "--wait", "--compute", "cluster") == 1
+    assert re.search(r"step \S+ is FAILED: exit 4", capsys.readouterr().err)
+
+
+def test_the_program_gets_the_settings_that_were_submitted(
+    deployed: Stack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And not those of the last deploy, of which spark-submit would know nothing."""
+    settings = tmp_path / "mine.yaml"
+    settings.write_text("stream: {interval: 45s}\nspark: {master: null, conf: {spark.executor.cores: '8'}}\n")
+    uri = f"{deployed.outputs()['Applications']}/aarch64/emr.yaml"
+    bucket, key = uri.removeprefix("s3://").split("/", 1)
+
+    def there() -> str:
+        return str(deployed.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read().decode())
+
+    assert run("submit", "run", "--dry-run", "--settings", str(settings)) == 0
+    assert f"upload {settings} as {uri}\nstart on EMR Serverless" in capsys.readouterr().err
+    assert there() == SETTINGS.read_text()
+    assert run("submit", "run", "--yes", "--settings", str(settings)) == 0
+    assert there() == settings.read_text()
+    [job] = jobs(deployed)
+    assert "spark.executor.cores=8" in job["jobDriver"]["sparkSubmit"]["sparkSubmitParameters"]
+
+
+def test_a_fit_needs_the_converted_backbone(deployed: Stack, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("submit", "fit", "--yes") == 6
+    assert "python -m batch_fit convert --to build/emr/aarch64/backbone.tflite" in capsys.readouterr().err
+    Path("build/emr/aarch64/backbone.tflite").write_bytes(b"flat")
+    uri = f"{deployed.outputs()['Applications']}/aarch64"
+    assert "backbone.tflite" in upload(deployed, Path("build/emr/aarch64"), SETTINGS, uri)
+    assert run("submit", "fit", "--yes", "--", "--limit", "100") == 0
+    [job] = jobs(deployed)
+    submitted = job["jobDriver"]["sparkSubmit"]
+    assert submitted["entryPointArguments"][-4:] == ["--weights", "backbone.tflite", "--limit", "100"]
+    assert "/aarch64/backbone.tflite" in submitted["sparkSubmitParameters"]
+
+
+def test_logs_come_from_cloudwatch_and_from_the_archive(deployed: Stack, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("logs") == 6
+    assert "nothing was printed in the last 1:00:00" in capsys.readouterr().err
+    print_line(deployed, "applications/a/jobs/00one/SPARK_DRIVER/stderr", '{"Pictures": 3}')
+    print_line(deployed, "applications/a/jobs/00two/SPARK_DRIVER/stderr", '{"Pictures": 4}')
+    assert run("logs", "--since", "5min") == 0
+    assert {*capsys.readouterr().out.splitlines()} == {'{"Pictures": 3}', '{"Pictures": 4}'}
+    assert run("logs", "--job", "00two") == 0
+    assert capsys.readouterr().out == '{"Pictures": 4}\n'
+
+    assert run("logs", "--since", "soon") == 2
+    assert "--since: 'soon' is not allowed: a duration is a number with a unit" in capsys.readouterr().err
+    assert run("logs", "--step", "s-1") == 3
+    assert "up to five minutes later" in capsys.readouterr().err
+    cluster = deployed.sibling("cluster").outputs()["ClusterId"]
+    application, container = "application_1700000000000_0007", "container_1700000000000_0007_01"
+    for key, said in {
+        "steps/s-1/stderr.gz": f"Submitted application {application}\nfinal status: FAILED",
+        f"containers/{application}/{container}_000001/stderr.gz": "no model yet",
+        f"containers/{application}/{container}_000002/stderr.gz": "an executor",
+    }.items():
+        bucket = f"pictures-logs-123456789012-{REGION}"
+        deployed.client("s3").put_object(
+            Bucket=bucket, Key=f"emr/{cluster}/{key}", Body=gzip.compress(f"{said}\n".encode())
+        )
+    assert run("logs", "--step", "s-1") == 0
+    assert capsys.readouterr().out.splitlines()[1:] == ["final status: FAILED", "no model yet"]
+
+
+def test_the_address_of_a_ui_is_signed_by_aws(deployed: Stack, capsys: pytest.CaptureFixture[str]) -> None:
+    there = deployed.sibling("serverless").outputs()["ApplicationId"]
+    with Stubber(deployed.client("emr-serverless")) as stub:
+        wanted = {"applicationId": there, "jobRunId": "00one"}
+        stub.add_response("get_dashboard_for_job_run", {"url": "https://one"}, wanted)
+        assert run("ui", "--job", "00one") == 0
+    cluster = deployed.sibling("cluster").outputs()["ClusterId"]
+    with Stubber(deployed.client("emr")) as stub:
+        history = {"ClusterId": cluster, "OnClusterAppUIType": "SparkHistoryServer"}
+        stub.add_response("get_on_cluster_app_ui_presigned_url", {"PresignedURLReady": False}, history)
+        ready = {"PresignedURLReady": True, "PresignedURL": "https://two"}
+        stub.add_response("get_on_cluster_app_ui_presigned_url", ready, history)
+        running = {"ClusterId": cluster, "OnClusterAppUIType": "ApplicationMaster", "ApplicationId": "application_1_1"}
+        ready = {"PresignedURLReady": True, "PresignedURL": "https://three"}
+        stub.add_response("get_on_cluster_app_ui_presigned_url", ready, running)
+        assert run("ui") == 0
+        assert run("ui", "--application", "application_1_1") == 0
+    assert capsys.readouterr().out.split() == ["https://one", "https://two", "https://three"]
+
+
+def test_the_nodes_of_a_cluster_are_told_by_fleet(deployed: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    from conf.emr.cluster import Cluster  # noqa: PLC0415 - as it is without the fixture
+
+    cluster = Cluster(deployed, "j-1")
+    fleet = {"InstanceFleetType": "TASK", "ProvisionedOnDemandCapacity": 0, "ProvisionedSpotCapacity": 3}
+    with Stubber(deployed.client("emr")) as stub:
+        stub.add_response("list_instance_fleets", {"InstanceFleets": [fleet]}, {"ClusterId": "j-1"})
+        assert [*cluster._fleets()] == ["nodes        task 0 on demand, 3 spot"]
+
+
+def test_stop_asks_the_stream(deployed: Stack, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("stop", "--yes") == 0
+    output = deployed.outputs()["Output"]
+    assert capsys.readouterr().out == f"no stream runs on {output}\n"
+
+
+def test_what_runs_is_cancelled_before_its_application_goes(aws: Stack) -> None:
+    """EMR deletes none that is started."""
+    with Stubber(aws.client("emr-serverless")) as stub:
+        now, arn = datetime.now(UTC), "arn:aws:emr-serverless:us-east-1:123456789012:/applications/a"
+        both = {"applicationId": "a", "createdAt": now, "updatedAt": now, "releaseLabel": "emr-spark-8.1.0"}
+        role, me = "arn:aws:iam::123456789012:role/r", "arn:aws:iam::123456789012:user/me"
+        run_ = {**both, "id": "00one", "arn": f"{arn}/jobruns/00one", "createdBy": me, "executionRole": role}
+        run_ |= {"state": "RUNNING", "stateDetails": "-"}
+        there = {**both, "arn": arn, "type": "Spark"}
+        stub.add_response("list_job_runs", {"jobRuns": [run_]})
+        stub.add_response("cancel_job_run", {"applicationId": "a", "jobRunId": "00one"})
+        stub.add_response("list_job_runs", {"jobRuns": [{**run_, "state": "CANCELLING"}]})
+        stub.add_response("list_job_runs", {"jobRuns": []})
+        stub.add_response("get_application", {"application": {**there, "state": "STARTED"}})
+        stub.add_response("stop_application", {})
+        for state in ("STOPPING", "STOPPED"):
+            stub.add_response("get_application", {"application": {**there, "state": state}})
+        Application(aws, "a").stop()
+        stub.assert_no_pending_responses()
