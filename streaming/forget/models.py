@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from conf.errors import BundleError, ConflictError, NotFoundError
 from streaming.lease.denylist import Denylist
-from streaming.registry.bundle import HELD_BACK, IDENTITIES, MANIFEST, REPORT, BundleManifest, reseal
+from streaming.registry.bundle import HELD_BACK, IDENTITIES, MANIFEST, REPORT, BundleManifest, Revised, reseal
 from streaming.registry.registry import Registry
 from streaming.storage.folder import Folder
 from streaming.storage.parquet import as_parquet, rows_in
@@ -41,7 +41,7 @@ class AffectedModel:
 
     version: str
     pictures: int
-    files: dict[str, bytes]
+    files: dict[str, Revised]
 
 
 def find_models(models: Folder, denylist: Denylist, is_found: Callable[[bytes], bool]) -> Iterator[AffectedModel]:
@@ -53,9 +53,10 @@ def find_models(models: Folder, denylist: Denylist, is_found: Callable[[bytes], 
         is_found: whether a picture of this identity is forgotten.
     """
     for manifest in Registry(models).versions():
-        pictures, count = _without(_read(models, manifest, IDENTITIES), is_found)
-        held_back, _ = _without(_read(models, manifest, HELD_BACK), is_found)
-        report = _read(models, manifest, REPORT)
+        tags: dict[str, str] = {}
+        pictures, count = _without(_read(models, manifest, IDENTITIES, tags), is_found)
+        held_back, _ = _without(_read(models, manifest, HELD_BACK, tags), is_found)
+        report = _read(models, manifest, REPORT, tags)
         shown = report is not None and any(
             denylist.is_forgotten(html.unescape(example)) for example in _EXAMPLE.findall(report.decode())
         )
@@ -64,13 +65,17 @@ def find_models(models: Folder, denylist: Denylist, is_found: Callable[[bytes], 
             HELD_BACK: held_back,
             REPORT: _NO_REPORT if report and (count or shown) else report,
         }
-        present = {name: data for name, data in files.items() if data is not None}
+        present = {name: Revised(data, tags[name]) for name, data in files.items() if data is not None}
         if count or shown or present.keys() - manifest.files.keys():
             yield AffectedModel(manifest.version, count, present)
 
 
 def erase_in_model(models: Folder, affected: AffectedModel) -> None:
-    """Replace the records of a model; its bundle stays complete at any time. A fit may delete the model meanwhile."""
+    """Replace the records of a model; its bundle stays complete at any time. A fit may delete the model meanwhile.
+
+    Raises:
+        ConflictError: another `forget` changes it, or has changed it since it was read; the next one finishes this.
+    """
     try:
         reseal(models, affected.version, affected.files, affected.pictures)
     except (BundleError, ConflictError, NotFoundError):
@@ -78,11 +83,13 @@ def erase_in_model(models: Folder, affected: AffectedModel) -> None:
             raise
 
 
-def _read(models: Folder, manifest: BundleManifest, name: str) -> bytes | None:
+def _read(models: Folder, manifest: BundleManifest, name: str, tags: dict[str, str]) -> bytes | None:
+    """The content of a file, whose tag is put into `tags`; None if there is no such file."""
     try:
-        return models.read(f"{manifest.version}/{name}")
+        data, tags[name] = models.read_tagged(f"{manifest.version}/{name}")
     except NotFoundError:
         return None
+    return data
 
 
 def _without(data: bytes | None, is_found: Callable[[bytes], bool]) -> tuple[bytes | None, int]:

@@ -29,7 +29,7 @@ from streaming.output.decision import is_decided, read_decision
 from streaming.output.manifests import table_file
 from streaming.storage.damaged import naming
 from streaming.storage.folder import Folder
-from streaming.storage.parquet import as_parquet, read_footer, read_size, rows_in, unique
+from streaming.storage.parquet import Footer, as_parquet, footer_of, read_footer, read_size, rows_in, unique
 
 EMBEDDINGS_TABLE = "embeddings"
 STAGED_FOLDER = "_embeddings"
@@ -69,12 +69,17 @@ class Staged:
                 try:
                     output.create(published, self.data)
                 except AlreadyExistsError:
-                    if read_footer(output, published).get(_NAME) != self.name.encode():
-                        _, tag = output.read_tagged(published)
-                        rows = rows_in(self.data)
-                        output.replace(published, as_parquet(rows, unique({_NAME: self.name.encode()})), tag)
+                    if not self._made(read_footer(output, published)):
+                        present, tag = output.read_tagged(published)
+                        if not self._made(footer_of(present)):  # the tag is of what is looked at here
+                            rows = rows_in(self.data)
+                            output.replace(published, as_parquet(rows, unique({_NAME: self.name.encode()})), tag)
                 break
         output.delete(self.file)
+
+    def _made(self, footer: Footer) -> bool:
+        """Whether a published file was made from the decision that names these embeddings."""
+        return footer.get(_NAME) == self.name.encode()
 
 
 def stage(output: Folder, manifest: str, embeddings: pa.Table) -> Staged | None:

@@ -23,7 +23,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -303,7 +303,14 @@ def _given_up(data: bytes) -> GivenUp | None:
         return None
 
 
-def reseal(models: Folder, version: str, contents: Mapping[str, bytes], forgotten: int) -> None:
+class Revised(NamedTuple):
+    """The new content of a file of a bundle, and the tag of the content that it was made from."""
+
+    content: bytes
+    tag: str
+
+
+def reseal(models: Folder, version: str, contents: Mapping[str, Revised], forgotten: int) -> None:
     """Replace files that the stream does not need, while readers find the bundle complete at any time.
 
     The manifest stops naming the files until all are replaced. Repeating a killed call finishes it.
@@ -316,18 +323,17 @@ def reseal(models: Folder, version: str, contents: Mapping[str, bytes], forgotte
 
     Raises:
         BundleError: there is no such bundle, or its manifest was changed.
-        ConflictError: another process changes the bundle.
+        ConflictError: another process changes the bundle, or has changed a file since its new content was made.
     """
     manifest, tag = _read_tagged_manifest(models, version)
     if named := contents.keys() & manifest.files.keys():
         files = {name: digest for name, digest in manifest.files.items() if name not in named}
         manifest = manifest.model_copy(update={"files": files, "forgotten": manifest.forgotten + forgotten})
         tag = models.replace(f"{version}/{MANIFEST}", manifest.model_dump_json(indent=2).encode(), tag)
-    for name, content in contents.items():
-        former, file_tag = models.read_tagged(f"{version}/{name}")
-        if former != content:
-            models.replace(f"{version}/{name}", content, file_tag)
-    digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    for name, revised in contents.items():
+        if models.read(f"{version}/{name}") != revised.content:
+            models.replace(f"{version}/{name}", revised.content, revised.tag)
+    digests = {name: hashlib.sha256(revised.content).hexdigest() for name, revised in contents.items()}
     sealed = manifest.model_copy(update={"files": dict(sorted({**manifest.files, **digests}.items()))})
     models.replace(f"{version}/{MANIFEST}", sealed.model_dump_json(indent=2).encode(), tag)
 

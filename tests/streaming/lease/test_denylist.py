@@ -7,6 +7,7 @@ import gzip
 import io
 import threading
 import tracemalloc
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -333,7 +334,7 @@ def test_a_bundle_is_whole_while_it_is_sealed_anew(
     names = (bundle.IDENTITIES, bundle.REPORT)
     for name in names:
         models.create(f"{version}/{name}", b"old")
-    bundle.reseal(models, version, dict.fromkeys(names, b"old"), 0)
+    bundle.reseal(models, version, _revised(models, version, names, b"old"), 0)
     assert Registry(models).open(version).file(bundle.IDENTITIES) == b"old"
     left = writes
     replace = models.replace
@@ -350,9 +351,9 @@ def test_a_bundle_is_whole_while_it_is_sealed_anew(
     with monkeypatch.context() as context:
         context.setattr(models, "replace", count)
         with suppress(KeyboardInterrupt):
-            bundle.reseal(models, version, dict.fromkeys(names, b"new"), 2)
+            bundle.reseal(models, version, _revised(models, version, names, b"new"), 2)
     Registry(models).open(version)
-    bundle.reseal(models, version, dict.fromkeys(names, b"new"), 2 if writes == 0 else 0)
+    bundle.reseal(models, version, _revised(models, version, names, b"new"), 2 if writes == 0 else 0)
     sealed = Registry(models).open(version)
     assert [sealed.file(name) for name in names] == [b"new", b"new"]
     assert sealed.manifest.forgotten == 2
@@ -366,14 +367,14 @@ def test_a_reader_in_between_looks_again(fitted: Path, tmp_path: Path, monkeypat
             models.create(str(file.relative_to(fitted)), file.read_bytes())
     version = Registry(models).current()
     models.create(f"{version}/{bundle.REPORT}", b"old")
-    bundle.reseal(models, version, {bundle.REPORT: b"old"}, 0)
+    bundle.reseal(models, version, _revised(models, version, [bundle.REPORT], b"old"), 0)
     read, exchanged = models.read, False
 
     def exchange_first(name: str) -> bytes:
         nonlocal exchanged
         if name.endswith(bundle.REPORT) and not exchanged:
             exchanged = True
-            bundle.reseal(models, version, {bundle.REPORT: b"new"}, 1)
+            bundle.reseal(models, version, _revised(models, version, [bundle.REPORT], b"new"), 1)
         return read(name)
 
     monkeypatch.setattr(models, "read", exchange_first)
@@ -381,3 +382,7 @@ def test_a_reader_in_between_looks_again(fitted: Path, tmp_path: Path, monkeypat
     models.replace(f"{version}/{bundle.REPORT}", b"by hand", models.read_tagged(f"{version}/{bundle.REPORT}")[1])
     with pytest.raises(BundleError, match=r"report\.html was changed"):
         Registry(models).open(version)
+
+
+def _revised(models: Folder, version: str, names: Sequence[str], content: bytes) -> dict[str, bundle.Revised]:
+    return {name: bundle.Revised(content, models.read_tagged(f"{version}/{name}")[1]) for name in names}

@@ -314,6 +314,31 @@ def test_what_is_forgotten_leaves_the_footer_too(decided: tuple[Folder, str]) ->
     assert _rows(output) == {"features": {"y": None}, "quarantine": {}}
 
 
+def test_what_is_forgotten_while_an_attempt_is_paused_stays_out(tmp_path: Path) -> None:
+    """At every call of an attempt, the next holder completes and folds the manifest, and `forget` erases its rows."""
+    forgotten = Denylist([Entry.of([named("x")[0].path], [], b"salt" * 8, NOW)])
+    for nth in itertools.count(1):
+        output, manifest = _new_output(str(tmp_path / str(nth)))
+        _tenure(output, {})
+        output.delete(table_file("features", manifest))
+
+        def meanwhile(output: Folder = output) -> None:
+            _tenure(output, {"y": "denied"}, folds=True)
+            for table in ("features", "quarantine", "embeddings", "_known"):
+                for name in output.names(table):
+                    erase_in(output, name, forgotten)
+
+        trapped = TrapFolder(output, nth, ANY_CALL, meanwhile)
+        with suppress(AppError):
+            _tenure(trapped, {"y": "denied"})
+        if trapped.left > 0:
+            break
+        tables = ("features", "quarantine", "embeddings", STAGED_FOLDER)
+        named_paths = (path for table in tables for path in _paths(output, table))
+        assert "/in/x %.jpg" not in named_paths, nth
+    assert nth > 20
+
+
 def test_what_is_forgotten_and_written_late_goes_with_the_next_start(decided: tuple[Folder, str]) -> None:
     """A driver that was paused past its lease has not heard of it."""
     output, _ = decided

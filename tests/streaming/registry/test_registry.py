@@ -5,14 +5,18 @@ from __future__ import annotations
 import itertools
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from conf.errors import AppError, BundleError
+from batch_fit.sample import read_identities, write_identities
+from conf.errors import AppError, BundleError, ConflictError
+from streaming.forget.models import erase_in_model, find_models
+from streaming.lease.denylist import NOTHING
 from streaming.registry import bundle
 from streaming.registry.registry import Registry
-from streaming.storage.folder import Folder
+from streaming.storage.folder import Folder, identity_of
 from streaming.storage.locations import open_folder
 from tests.support.models import promote_model
 from tests.support.trap import ANY_CALL, TrapFolder
@@ -82,3 +86,25 @@ def test_a_model_without_its_files_is_not_sealed(tmp_path: Path) -> None:
     assert [*models.names(_VERSION)] == []
     with pytest.raises(BundleError, match="given up, and its files deleted, as it was not finished in time; fit again"):
         _seal(models)
+
+
+def test_two_who_forget_in_one_model_bring_back_nothing(tmp_path: Path) -> None:
+    """Both belong to outputs of one registry; at every call of the one, the other works to its end."""
+    for nth in itertools.count(1):
+        version = promote_model(tmp_path / str(nth), b"a backbone", k=4, seed=0)
+        models = open_folder(str(tmp_path / str(nth)))
+        models.create(f"{version}/{bundle.IDENTITIES}", write_identities({*map(identity_of, "xyz")}))
+        trapped = TrapFolder(models, nth, ANY_CALL, partial(_forget, models, "x"))
+        with suppress(ConflictError):  # in the middle of it; the next run finishes it
+            _forget(trapped, "y")
+        _forget(models, "y")
+        if trapped.left > 0:
+            break
+        assert read_identities(Registry(models).open(version)) == {identity_of("z")}, nth
+    assert nth > 5
+
+
+def _forget(models: Folder, path: str) -> None:
+    while affected := [*find_models(models, NOTHING, lambda identity: identity == identity_of(path))]:
+        for one in affected:
+            erase_in_model(models, one)
