@@ -126,7 +126,8 @@ class Embeddings:
         with progress(len(identities), "embeddings", lambda: done.value):
             if len(identities) <= _ROWS_HERE and len(self.files) <= _FILES_HERE:
                 return conclude(
-                    pa.Table.from_batches(fold(_as_outcomes(read(self._names().to_batches()))), FOLDED), marks
+                    pa.Table.from_batches(fold(_as_outcomes(read(self._names(len(self.files)).to_batches()))), FOLDED),
+                    marks,
                 )
             frame, tasks = self._divided(spark, self._task_count(spark, len(identities)))
             folded = frame.mapInArrow(lambda batches: fold(_as_outcomes(read(batches))), IN_SPARK)
@@ -175,21 +176,23 @@ class Embeddings:
     ) -> pa.Table:
         """The batches that a function makes of the files' names, by Spark if they are many."""
         if len(self.files) <= _FILES_HERE:
-            return pa.Table.from_batches(function(self._names().to_batches()), schema)
+            return pa.Table.from_batches(function(self._names(len(self.files)).to_batches()), schema)
         frame, _ = self._divided(spark, _most_tasks(spark))
         return frame.mapInArrow(function, from_arrow_schema(schema)).toArrow().cast(schema)
 
-    def _names(self) -> pa.Table:
-        return pa.table({"name": self.files})
+    def _names(self, each: int) -> pa.Table:
+        """A row for so many files; rows of single names would be divided again, by `maxRecordsPerBatch`."""
+        return pa.table({"names": [self.files[start : start + each] for start in range(0, len(self.files), each)]})
 
     def _task_count(self, spark: SparkSession, rows: int) -> int:
         """Each task ends with statistics of 13 MB, so there are no more than keep all slots busy to the end."""
         return min(task_count(rows), _most_tasks(spark), len(self.files))
 
     def _divided(self, spark: SparkSession, tasks: int) -> tuple[DataFrame, int]:
-        """The names in about so many partitions, and their number; each chunk becomes one."""
-        chunks = self._names().to_batches(math.ceil(len(self.files) / tasks))
-        return spark.createDataFrame(pa.Table.from_batches(chunks)), len(chunks)
+        """The names in about so many partitions, and their number; each row becomes one."""
+        each = math.ceil(len(self.files) / tasks)
+        shares = self._names(each)
+        return spark.createDataFrame(pa.Table.from_batches(shares.to_batches(1))), len(shares)
 
     def _reader(
         self, columns: Sequence[str], wanted: Wanted
@@ -201,7 +204,7 @@ class Embeddings:
 
         def read(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
             folder = open_folder(output, connection)
-            names = (name for batch in batches for name in batch.column("name").to_pylist())
+            names = (name for batch in batches for share in batch.column("names").to_pylist() for name in share)
             for name, data in ahead(folder.read, names, at_once):
                 yield wanted.of(read_embeddings(folder.path(name), data, columns))
 
