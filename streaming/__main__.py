@@ -35,7 +35,7 @@ from streaming.export.run import dry_run, export
 from streaming.features.schema import Reason
 from streaming.forget.run import forget
 from streaming.forget.wanted import read_wanted
-from streaming.lease.lease import request_drain, wait_until_gone
+from streaming.lease.drain import request_drain, wait_until_gone
 from streaming.operate.health import check_health
 from streaming.operate.quarantine import Asked, Listed, list_quarantine, retry_quarantine
 from streaming.operate.reconcile import reconcile

@@ -1,4 +1,4 @@
-"""The lease, OUTPUT/_lease, which lets one process at a time write to an output, and the mark that asks it to stop.
+"""The lease, OUTPUT/_lease, which lets one process at a time write to an output.
 
 The lease keeps two streams from working side by side; where it fails, the conditional writes of `output.decision` still
 keep pictures from being lost or repeated. Invariants: a holder believes that it has the lease only as long as the
@@ -13,7 +13,6 @@ import socket
 import threading
 import time
 import uuid
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
@@ -37,7 +36,6 @@ from streaming.storage.folder import Folder
 
 LEASE = "_lease"
 DRAIN = "_drain"
-_LOOK_SECONDS = 0.2
 _RELEASE_ATTEMPTS = 3
 _LONGEST_FAILURE = 300
 _TAKEN = "another stream took it"
@@ -327,42 +325,3 @@ def _words(error: BaseException) -> str:
     """An error in one line."""
     kind = () if isinstance(error, AppError) else (type(error).__name__,)
     return ": ".join((*kind, *str(error).strip().splitlines()[:1]))[:_LONGEST_FAILURE]
-
-
-def wait_until_gone(output: Folder, holder: Holder) -> bool:
-    """Wait for a holder to end: True if it has ended, False if its lease expired and it may yet renew it."""
-    while True:
-        present, _ = read_holder(output)
-        if present is None or present.id != holder.id or present.released or present.is_dead():
-            return True
-        if present.is_gone(datetime.now(UTC)):
-            return False
-        time.sleep(_LOOK_SECONDS)
-
-
-def request_drain(output: Folder) -> Holder | None:
-    """Ask the holder of the lease to finish its micro-batch and stop; returns it, or None if no holder is alive.
-
-    The mark names the holder, and nobody deletes it: the next request replaces it.
-    """
-    while True:
-        mark, tag = _read_mark(output)  # before the holder is read: a mark for a later one is not replaced
-        holder, _ = read_holder(output)
-        if holder is None or holder.released or holder.is_dead():
-            return None
-        wanted = holder.id.encode()
-        if mark == wanted:
-            return holder
-        with suppress(AlreadyExistsError, ConflictError):  # another request, at the same moment
-            if tag is None:
-                output.create(DRAIN, wanted)
-            else:
-                output.replace(DRAIN, wanted, tag)
-            return holder
-
-
-def _read_mark(output: Folder) -> tuple[bytes | None, str | None]:
-    try:
-        return output.read_tagged(DRAIN)
-    except NotFoundError:
-        return None, None

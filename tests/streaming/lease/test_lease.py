@@ -19,7 +19,8 @@ import pytest
 
 from conf.aws.connection import S3Connection
 from conf.errors import LeaseHeldError, LeaseLostError, NotFoundError, StorageError, TransientError
-from streaming.lease.lease import DRAIN, LEASE, Holder, Lease, Looked, read_holder, request_drain, wait_until_gone
+from streaming.lease.drain import request_drain, wait_until_gone
+from streaming.lease.lease import DRAIN, LEASE, Holder, Lease, Looked, read_holder
 from streaming.lease.machine import started, this_machine
 from streaming.storage.folder import Folder
 from streaming.storage.local import LocalFolder
