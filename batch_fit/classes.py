@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from conf.errors import InputError, SettingsError
 from streaming.features.schema import label_of
@@ -71,6 +72,13 @@ class Classes:
         """The label of a picture; None if it is not one of those to tell apart."""
         label = label_of(path)
         return None if label in self.left_out or _is_directly_in(self.source, path) else label
+
+
+def shared_folder(paths: Sequence[str]) -> str:
+    """The folder that all of these pictures are in, directly or not; their input, if that is not known."""
+    first, last = (path.split("/")[:-1] for path in (min(paths), max(paths)))
+    shared = takewhile(lambda parts: parts[0] == parts[1], zip(first, last, strict=False))
+    return "/".join(part for part, _ in shared)
 
 
 def _is_directly_in(source: str, path: str) -> bool:

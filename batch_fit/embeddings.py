@@ -111,10 +111,18 @@ class Embeddings:
         mine = present.filter(pc.equal(present.column("backbone"), backbone)).column("identity")
         identities = pc.unique(mine).sort()[:limit]
         if not len(identities):
-            which = f" of backbone {self.wanted.backbone}" if self.wanted.backbone else ""
-            raise InputError(f"{self.output} has no embeddings{which} in these days; nothing can be fitted")
+            raise InputError(self._nothing(present.column("backbone")))
         chosen = replace(self.wanted, backbone=backbone, last=identities[-1].as_py())
         return replace(self, wanted=chosen), frozenset(identities.to_pylist()) - self.wanted.seen
+
+    def _nothing(self, backbones: pa.ChunkedArray) -> str:
+        """The message that there are no rows of the wanted backbone."""
+        if self.wanted.backbone is None or not len(backbones):
+            return f"{self.output} has no embeddings in these days; nothing can be fitted"
+        return (
+            f"{self.output} has no embeddings of backbone {self.wanted.backbone} (of --backbone, or of the model of "
+            f"--from) in these days, but of {_told(backbones)}; nothing can be fitted"
+        )
 
     def fold(self, spark: SparkSession, identities: frozenset[bytes], progress: Progress) -> Featurized:
         """Fold the chosen rows, which have these identities."""
@@ -217,11 +225,18 @@ def _most_tasks(spark: SparkSession) -> int:
 
 def _only(backbones: pa.ChunkedArray, output: str) -> str | None:
     """The only backbone among those of rows; None if there are no rows."""
+    found = pc.unique(backbones).to_pylist()
+    if len(found) > 1:
+        raise SettingsError(
+            f"fit.backbone: {output} has embeddings of several backbones: {_told(backbones)}; give --backbone ID"
+        )
+    return next(iter(found), None)
+
+
+def _told(backbones: pa.ChunkedArray) -> str:
+    """The backbones of rows, with their numbers of rows, the most frequent first."""
     counts = {one["values"]: one["counts"] for one in pc.value_counts(backbones).to_pylist()}
-    if len(counts) > 1:
-        told = ", ".join(f"{name} ({count:,} rows)" for name, count in sorted(counts.items(), key=lambda one: -one[1]))
-        raise SettingsError(f"fit.backbone: {output} has embeddings of several backbones: {told}; give --backbone ID")
-    return next(iter(counts), None)
+    return ", ".join(f"{name} ({count:,} rows)" for name, count in sorted(counts.items(), key=lambda one: -one[1]))
 
 
 def _as_outcomes(tables: Iterable[pa.Table]) -> Iterator[pa.RecordBatch]:

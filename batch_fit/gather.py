@@ -12,7 +12,7 @@ from batch_fit.backbone import load_backbone
 from batch_fit.classes import Classes, Holdout
 from batch_fit.embeddings import Embeddings, Wanted
 from batch_fit.featurize import Kept, featurize
-from batch_fit.folding import Featurized
+from batch_fit.folding import Featurized, paths_of
 from batch_fit.plan import Plan
 from batch_fit.sample import choose
 from batch_fit.stages import Stages
@@ -22,7 +22,7 @@ from conf.spark.progress import Progress
 from streaming.features.backbone import backbone_id
 from streaming.features.featurizer import Recipe
 from streaming.lease.denylist import Denylist, read_entries
-from streaming.output.embeddings import EMBEDDINGS_TABLE, embeddings_files
+from streaming.output.embeddings import EMBEDDINGS_TABLE, embeddings_files, files_without_embeddings
 from streaming.output.lineage import Derivative, record
 from streaming.output.places import open_output
 from streaming.registry.bundle import BACKBONE, Bundle
@@ -115,6 +115,12 @@ def _from_embeddings(settings: Settings, plan: Plan, stages: Stages) -> Gather:
         raise InputError(
             f"{output.root} has no embeddings in these days; run and replay keep them with stream.embeddings: keep"
         )
+    if missing := files_without_embeddings(output, files, options.since, options.until):
+        _logger.warning(
+            "%d files of the table features have no embeddings (they are older, were written with stream.embeddings: "
+            "drop, or lost them): their pictures are not in this fit",
+            missing,
+        )
     table = Embeddings(output.root, plan.connection, files, Wanted(denylist, backbone, seen=plan.seen))
 
     def gather(spark: SparkSession, progress: Progress) -> Gathered:
@@ -124,11 +130,12 @@ def _from_embeddings(settings: Settings, plan: Plan, stages: Stages) -> Gather:
             owner = plan.base or _owner(Registry(plan.models), chosen.wanted.backbone)
         with stages("read and fold"):
             featurized = chosen.fold(spark, identities, progress)
-        rows, paths = None, featurized.accepted.column("path").to_pylist()
-        if plan.classifies:  # on all pictures, those of the base among them
-            both = replace(chosen, wanted=replace(chosen.wanted, seen=frozenset()))
-            paths = both.paths(spark) if plan.base else paths
-            rows = both.rows(spark, len(paths))
+        if not plan.classifies:
+            return Gathered(featurized, owner.file(BACKBONE), owner.manifest.weights)
+        # On all pictures, those of the base among them.
+        both = replace(chosen, wanted=replace(chosen.wanted, seen=frozenset()))
+        paths = both.paths(spark) if plan.base else [*paths_of(featurized.accepted)]
+        rows = both.rows(spark, len(paths))
         return Gathered(featurized, owner.file(BACKBONE), owner.manifest.weights, rows, paths)
 
     return gather

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from pyspark.sql import SparkSession
 
-from batch_fit.classes import Classes
+from batch_fit.classes import Classes, shared_folder
 from batch_fit.classification import Classification, classify
 from batch_fit.comparison import Contender
 from batch_fit.folding import paths_of
@@ -122,7 +122,8 @@ def _learn(settings: Settings, plan: Plan, gathered: Gathered, stages: Stages) -
     if gathered.rows is not None and plan.holdout:
         with stages("fit the classifier"):
             paths = list(gathered.paths)
-            classes = Classes.of(paths, plan.source)
+            source = shared_folder(paths) if settings.fit.embeddings else plan.source
+            classes = Classes.of(paths, source)
             classification = classify(gathered.rows, paths, classes, plan.holdout, projection, evidence)
     return _Learned(gathered, evidence, projection, classification)
 

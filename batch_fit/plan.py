@@ -74,12 +74,22 @@ def make_plan(settings: Settings) -> Plan:
             "fit.classify: a classifier needs all pictures, and a fit that adds to a model reads new ones only; "
             "leave out --from, or fit on --embeddings"
         )
+    _check_effect(options)
     models.remove_leftovers()
     registry = Registry(models)
     registry.remove_incomplete(datetime.now(UTC))
     base = _open_base(registry, options.from_version)
     holdout = _choose_holdout(options, models, base)
     return Plan(source, models, save_to, connection, base, frozenset(read_identities(base) if base else ()), holdout)
+
+
+def _check_effect(options: FitSettings) -> None:
+    """Refuse settings that would be ignored."""
+    for name in ("since", "until", "backbone"):
+        if getattr(options, name) and not options.embeddings:
+            raise SettingsError(f"fit.{name}: it chooses among embeddings; leave it out, or give --embeddings OUTPUT")
+    if options.backbone and options.from_version:
+        raise SettingsError("fit.backbone: it is that of the model of --from; leave out one of them")
 
 
 def _open_base(registry: Registry, version: str | None) -> bundle.Bundle | None:

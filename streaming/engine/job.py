@@ -181,8 +181,9 @@ class StreamJob:
 
     def _refit(self) -> str:
         """The command that fits another model."""
-        source, models = self._places.input.root, self._places.models.root
-        return f"python -m batch_fit fit --input {shlex.quote(source)} --models {shlex.quote(models)}"
+        kept = self._settings.stream.embeddings == "keep"
+        source = ("--embeddings", self._places.output.root) if kept else ("--input", self._places.input.root)
+        return shlex.join(("python", "-m", "batch_fit", "fit", *source, "--models", self._places.models.root))
 
     def _max_pictures(self, spark: SparkSession) -> int:
         stream, slots = self._settings.stream, spark.sparkContext.defaultParallelism

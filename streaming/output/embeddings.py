@@ -15,6 +15,7 @@ attempt is never published.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ import pyarrow.compute as pc
 
 from conf.errors import AlreadyExistsError, ConflictError, NotFoundError, OutputError
 from streaming.features.schema import EMBEDDINGS, FEATURE_COUNT
-from streaming.output.decision import is_decided, read_decision
+from streaming.output.decision import FEATURES_TABLE, is_decided, read_decision
 from streaming.output.manifests import table_file
 from streaming.storage.damaged import naming
 from streaming.storage.folder import Folder
@@ -36,6 +37,7 @@ STAGED_FOLDER = "_embeddings"
 
 _NAME = b"picture-features.embeddings"
 _SUFFIX = ".parquet"
+_LOOKED_INTO = 100
 
 
 @dataclass(frozen=True)
@@ -125,10 +127,35 @@ def _digest(embeddings: pa.Table) -> str:
 
 def embeddings_files(output: Folder, since: date | None = None, until: date | None = None) -> list[str]:
     """The published files of the days from `since` to `until`, both included, in order."""
-    first, last = (f"{EMBEDDINGS_TABLE}/date={day}/" if day else None for day in (since, until))
+    return _files(output, EMBEDDINGS_TABLE, since, until)
+
+
+def files_without_embeddings(
+    output: Folder, there: Sequence[str], since: date | None = None, until: date | None = None
+) -> int:
+    """The number of files of the table features, of these days, that have no file beside them; 0 if none has rows.
+
+    Of many files, only some are looked into.
+
+    Args:
+        output: has the tables.
+        there: `embeddings_files` of these days.
+        since: the first day.
+        until: the last day.
+    """
+    beside = {name.removeprefix(EMBEDDINGS_TABLE) for name in there}
+    features = _files(output, FEATURES_TABLE, since, until)
+    alone = [name for name in features if name.removeprefix(FEATURES_TABLE) not in beside]
+    looked_into = alone[:: math.ceil(len(alone) / _LOOKED_INTO) or 1]
+    return len(alone) if any(_has_rows(output, name) for name in looked_into) else 0
+
+
+def _files(output: Folder, table: str, since: date | None, until: date | None) -> list[str]:
+    """The files of a table with rows, perhaps, in order."""
+    first, last = (f"{table}/date={day}/" if day else None for day in (since, until))
     return sorted(
         name
-        for name in output.names(EMBEDDINGS_TABLE)
+        for name in output.names(table)
         if name.endswith(_SUFFIX) and (first is None or name >= first) and (last is None or name[: len(last)] <= last)
     )
 
@@ -141,6 +168,8 @@ def has_embeddings(output: Folder) -> bool:
 def _has_rows(output: Folder, name: str) -> bool:
     try:
         return read_size(output, name).rows > 0
+    except NotFoundError:  # deleted meanwhile
+        return False
     except OutputError:  # whoever needs its rows will say so
         return True
 

@@ -97,6 +97,11 @@ def test_the_forgotten_are_not_in_it(replayed: Place, capsys: pytest.CaptureFixt
     kept = pq.read_table(pa.BufferReader(made.file(bundle.IDENTITIES))).column(0).to_pylist()
     assert identity_of(gone) not in kept
     assert "39" in capsys.readouterr().out
+    lost = saved.popitem()[0]
+    count = len(pq.read_table(lost, partitioning=None))
+    lost.unlink()
+    assert _fitted(place, "--embeddings", str(place.output)).manifest.pictures in (39 - count, 40 - count)
+    assert "1 files of the table features have no embeddings (they are older, were written" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -135,7 +140,11 @@ def test_the_days_are_chosen(output: Folder) -> None:
 
 
 def test_what_cannot_be_fitted_is_one_line(
-    place: Place, output: Folder, jvm: None, capsys: pytest.CaptureFixture[str]
+    place: Place,
+    output: Folder,
+    jvm: None,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Nothing kept; several backbones; one that no model has; embeddings of another length; a damaged file."""
 
@@ -152,13 +161,18 @@ def test_what_cannot_be_fitted_is_one_line(
     _add(output, "2026-01-31", "0123456789abcdef", 2)
     assert f"several backbones: {mine} (3 rows), 0123456789abcdef (2 rows); give --backbone ID" in said(2)
     assert "no model of the registry has the backbone 0123456789abcdef" in said(4, "--backbone", "0123456789abcdef")
-    assert "has no embeddings of backbone none in these days" in said(3, "--backbone", "none")
+    assert f"in these days, but of {mine} (3 rows), 0123456789abcdef (2 rows); nothing" in said(3, "--backbone", "none")
     assert "has no embeddings in these days" in said(3, "--since", "2027-01-01")
     name = _add(output, "2026-02-01", mine, length=7)
     assert f"{name} has embeddings of [7] numbers, not 1280" in said(5, "--backbone", mine)
     _, tag = output.read_tagged(name)
     output.replace(name, b"no Parquet", tag)
     assert f"{name} cannot be read" in said(5)
+    monkeypatch.setattr(embeddings, "_FILES_HERE", 0)  # by Spark, too
+    assert f"{name} cannot be read" in said(5)
+    assert "fit.backbone: it is that of the model of --from" in said(2, "--backbone", mine, "--from", "current")
+    assert _fit(place, "--input", str(place.source), "--since", "2026-01-01") == 2
+    assert "fit.since: it chooses among embeddings; leave it out" in capsys.readouterr().err
     assert _fit(place) == 2
     assert "give --input PICTURES, or --embeddings OUTPUT" in capsys.readouterr().err
     assert [one.version for one in _registry(place).versions()] == [current.version]

@@ -41,6 +41,8 @@ class KillPoint:
     nth: int = 1
 
 
+_TABLES = ("features", "quarantine", "embeddings")
+
 KILL_POINTS = (
     KillPoint("before the lease is taken", "before", "create", "_lease"),
     KillPoint("before a manifest is written", "before", "create", "_manifests/2*"),
@@ -153,7 +155,7 @@ def polled(tables: Path) -> Iterator[Counter[str]]:
 
     def poll() -> None:
         while not leave.wait(0.01):
-            for file in [*tables.glob("features/*/*"), *tables.glob("quarantine/*/*")]:
+            for file in [file for table in _TABLES for file in tables.glob(f"{table}/*/*")]:
                 try:
                     found = file.stat()
                     identity = (file, found.st_ino, found.st_mtime_ns, found.st_size)

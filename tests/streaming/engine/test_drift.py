@@ -154,7 +154,7 @@ def test_the_stream_warns_and_the_table_tells(
     assert main(place.arguments("replay", "--max-pictures", "16")) == 0
     warned = [line for line in capsys.readouterr().err.splitlines() if "drift" in line]
     assert len(warned) == 1
-    assert f"fit --input {place.source} --models {place.models} --from {version}" in warned[0]
+    assert f"fit --embeddings {place.output} --models {place.models} --from {version}" in warned[0]
     files = sorted((place.output / "features").glob("date=*/2*.parquet"))
     reports: list[BatchReport] = []
     for file in files:
