@@ -24,6 +24,7 @@ from streaming.storage.folder import Folder, StoredPicture
 from streaming.storage.parquet import as_parquet
 from tests.support.buckets import Bucket
 from tests.support.servers import FaultyStore
+from tests.support.small_table import commit
 from tests.support.streams import Place, begin, start
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -81,6 +82,18 @@ def test_status_tells_what_is_outstanding_and_what_happened_of_late(output: Fold
     assert "corrupt 3, empty 1" in text
     assert "10 pictures, 0.0 MiB; 4 more are still being written" in text
     assert "100 pictures in 2 micro-batches from 2026-01-31 11:30:00 UTC on, the last 20 min ago" in text
+    assert "embeddings" not in text
+
+
+def test_status_tells_how_large_the_embeddings_are(output: Folder) -> None:
+    """They are most of an output."""
+    begin(output)
+    commit(output, 0, [f"/in/{number}.jpg" for number in range(300)], backbone="0123456789abcdef")
+    status = read_status(output, NOW)
+    assert status.embeddings.rows == 300
+    [line] = [line for line in status.as_text(NOW).splitlines() if line.startswith("embeddings   300")]
+    assert line.endswith(f"; stored in {status.embeddings.bytes / 2**20:.1f} MiB")
+    assert 300 * 1280 * 2 < status.embeddings.bytes < 300 * 1280 * 5
 
 
 def test_no_rate_changes_because_time_passes(output: Folder) -> None:
