@@ -62,7 +62,7 @@ class FitReport:
 
     @property
     def used(self) -> int:
-        """How many pictures this fit has read and used."""
+        """The number of pictures that this fit has read and used."""
         return sum(self.labels.values())
 
 

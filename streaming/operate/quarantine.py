@@ -1,4 +1,4 @@
-"""What is in quarantine, and how it is asked for once more.
+"""Lists the pictures in quarantine, and asks for them to be retried.
 
 It reads beside a running stream and takes no lease: a file that is deleted meanwhile counts as one without rows.
 """
@@ -55,7 +55,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Listed(JsonAnswer):
-    """What is in quarantine.
+    """The pictures in quarantine.
 
     Attributes:
         output: canonical path.
@@ -87,7 +87,7 @@ class Listed(JsonAnswer):
 
 @dataclass(frozen=True)
 class Asked(JsonAnswer):
-    """What a retry asks for.
+    """The pictures that a retry asks for.
 
     Attributes:
         pictures: how many.
@@ -114,7 +114,7 @@ def _requests(count: int) -> str:
 
 
 def list_quarantine(settings: Settings, reason: Reason | None) -> Listed:
-    """What is in quarantine, of one reason or all.
+    """The pictures in quarantine, of one reason or all.
 
     Raises:
         OutputError: no stream has begun on the output, or a file of it cannot be read.
