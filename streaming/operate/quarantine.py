@@ -86,7 +86,7 @@ class Listed(JsonAnswer):
 
 
 @dataclass(frozen=True)
-class Asked(JsonAnswer):
+class RetryRequested(JsonAnswer):
     """The pictures that a retry asks for.
 
     Attributes:
@@ -143,7 +143,7 @@ def _age(example: Example) -> tuple[float, str]:
     return -example.when.timestamp(), example.path
 
 
-def retry_quarantine(settings: Settings, reason: Reason | None, *, dry_run: bool) -> Asked:
+def retry_quarantine(settings: Settings, reason: Reason | None, *, dry_run: bool) -> RetryRequested:
     """Ask for the pictures in quarantine, of one reason or all, once more; twice the same rows give the same requests.
 
     Each picture is looked at again: one that was overwritten since is asked for as it is now.
@@ -161,7 +161,7 @@ def retry_quarantine(settings: Settings, reason: Reason | None, *, dry_run: bool
         if not denylist.is_forgotten(row["path"])
     )
     if dry_run:
-        return Asked(sum(1 for _ in known), None)
+        return RetryRequested(sum(1 for _ in known), None)
     present = (
         # The retry of one that cannot be looked at will say why.
         Quarantined(found or row.picture, row.manifest)
@@ -171,7 +171,7 @@ def retry_quarantine(settings: Settings, reason: Reason | None, *, dry_run: bool
     while request := list(islice(present, _PICTURES_PER_RETRY)):
         requests.append(create_retry(output, request))
         pictures += len(request)
-    return Asked(pictures, requests)
+    return RetryRequested(pictures, requests)
 
 
 def _read_rows(output: Folder, reason: Reason | None, columns: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
