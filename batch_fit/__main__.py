@@ -50,7 +50,7 @@ def _fit(settings: Settings, _arguments: argparse.Namespace) -> str:
 
 
 def describe_held_out(figures: HeldBackFigures | None) -> str:
-    """What the pictures that a fit held out say of its model, and whether they are enough to tell drift."""
+    """A line on the held-out pictures of a model: how many they are, and what it keeps of their variance."""
     if figures is None:
         return f"too few to tell drift ({ENOUGH_HELD_BACK} are needed)"
     if figures.pictures < ENOUGH_HELD_BACK:

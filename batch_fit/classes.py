@@ -18,7 +18,7 @@ from streaming.features.schema import label_of
 FEWEST = 10
 """The least number of pictures of a label."""
 
-MOST = 1000
+MOST_LABELS = 1000
 """The most labels: the time and memory of a fit grow with their number times that of the components."""
 
 PICTURE = "picture"
@@ -47,7 +47,7 @@ class Classes:
         """The labels of these pictures.
 
         Raises:
-            InputError: there are no labels, fewer than two with enough pictures, or more than `MOST`.
+            InputError: there are no labels, fewer than two with enough pictures, or more than `MOST_LABELS`.
         """
         counts = Counter(label_of(path) for path in paths if not _is_directly_in(source, path))
         if not counts:
@@ -61,10 +61,10 @@ class Classes:
                 f"fit.classify: a classifier needs two labels with {FEWEST} pictures or more, and {only} so many; "
                 "add pictures, or give --no-classify"
             )
-        if len(labels) > MOST:
+        if len(labels) > MOST_LABELS:
             raise InputError(
-                f"fit.classify: {len(labels):,} labels have {FEWEST} pictures or more, and a classifier takes {MOST:,} "
-                "at most; is each label, the name of a picture's folder, a kind of thing?"
+                f"fit.classify: {len(labels):,} labels have {FEWEST} pictures or more, and a classifier takes "
+                f"{MOST_LABELS:,} at most; is each label, the name of a picture's folder, a kind of thing?"
             )
         return cls(source, tuple(labels), {label: n for label, n in sorted(counts.items()) if n < FEWEST})
 

@@ -26,7 +26,7 @@ _TASKS = 64
 
 @dataclass(frozen=True)
 class Kept:
-    """What is kept of the pictures' features, besides their statistics.
+    """Says what is kept of the pictures' features, besides their statistics.
 
     Attributes:
         save_to: canonical path of a new Parquet table of path, label and features; None for none.

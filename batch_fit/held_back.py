@@ -25,7 +25,7 @@ from streaming.registry.bundle import HELD_BACK, STATISTICS, Bundle, HeldBackFig
 from streaming.storage.folder import IDENTITY_BYTES
 from streaming.storage.parquet import as_parquet, rows_in
 
-MOST = 2000
+MOST_HELD_BACK = 2000
 """The most pictures that are held out, those with the smallest identities: 10 MB of features."""
 
 _ONE_IN = 10
@@ -45,7 +45,7 @@ def is_held_back(identity: bytes) -> bool:
 
 def last_held_back(identities: Collection[bytes]) -> bytes:
     """The largest of the identities that are held out; empty if there is none."""
-    return max(sorted(filter(is_held_back, identities))[:MOST], default=b"")
+    return max(sorted(filter(is_held_back, identities))[:MOST_HELD_BACK], default=b"")
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,11 +120,11 @@ class Evidence:
         return self.others.merge(Statistics.of(self.held_back.features))
 
     def merge(self, other: Evidence) -> Evidence:
-        """The evidence of the pictures of both, which must be disjoint; held-out ones beyond `MOST` join the others."""
+        """The evidence of both, whose pictures are disjoint; held-out ones beyond `MOST_HELD_BACK` join the others."""
         features = self.held_back.by_identity() | other.held_back.by_identity()
         both = HeldBack.of(features)
-        kept = HeldBack(both.identities[:MOST], both.features[:MOST])
-        others = self.others.merge(other.others).merge(Statistics.of(both.features[MOST:]))
+        kept = HeldBack(both.identities[:MOST_HELD_BACK], both.features[:MOST_HELD_BACK])
+        others = self.others.merge(other.others).merge(Statistics.of(both.features[MOST_HELD_BACK:]))
         return Evidence(others, kept)
 
     def figures(self, k: int) -> HeldBackFigures | None:

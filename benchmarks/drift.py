@@ -1,4 +1,4 @@
-"""What drift says of real pictures, and how much two fits on samples of the same pictures differ.
+"""Measures the drift of real pictures, and how much two fits on samples of the same pictures differ.
 
     python -m benchmarks.drift
 
@@ -70,7 +70,7 @@ def _errors(place: Place, pictures: Path) -> NDArray[np.float32]:
 
 
 def _highest_drift(fitted: HeldBackFigures, errors: NDArray[np.float32]) -> float:
-    """When the pictures come one by one."""
+    """The highest figure while the pictures come one by one."""
     monitor, highest = DriftMonitor(1, "refit"), 0.0
     for number in range(len(errors)):
         window = monitor.look("one", fitted, errors[number : number + 1])

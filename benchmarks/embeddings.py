@@ -1,4 +1,4 @@
-"""What keeping the embeddings costs a stream, and what a refit from them saves.
+"""Measures what keeping the embeddings costs a stream, and what a refit from them saves.
 
     python -m benchmarks.embeddings [ROWS [FILES [PICTURES]]]
 

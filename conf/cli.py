@@ -1,4 +1,4 @@
-"""What the command lines of both programs share: flags made from settings, one-line errors, exit codes, signals."""
+"""The shared part of both programs' command lines: flags made from settings, one-line errors, exit codes, signals."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Verb:
         run: called with the settings and the positional arguments; returns what to print on stdout, if anything.
         arguments: declares positional arguments.
         positional: how help shows them.
-        waits: whether a store that fails is waited for: the verb is run again, which must harm nothing.
+        waits: whether the verb is retried while the store fails, which must harm nothing.
         drains: whether a signal asks it to end in order, which is exit code 0.
     """
 
@@ -112,7 +112,7 @@ class Verb:
 
     @property
     def usage(self) -> str:
-        """What a command line must have: the positional arguments and the required flags."""
+        """The obligatory part of a command line: the positional arguments and the required flags."""
         return " ".join((self.positional, *(f"--{_stem(key)} URI" for key in self.required))).strip()
 
 

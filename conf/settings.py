@@ -313,7 +313,7 @@ class LogSettings(Section):
     metrics_group: str | None = Field(
         None,
         description="With metrics: emf, the log group of CloudWatch to which run and replay send their metrics "
-        "themselves, which takes logs:CreateLogStream and logs:PutLogEvents. They are no part of the log then.",
+        "themselves, which takes logs:CreateLogStream and logs:PutLogEvents. They are not part of the log then.",
     )
     folder: Path | None = Field(
         None,

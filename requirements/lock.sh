@@ -1,5 +1,5 @@
 #!/bin/sh
-# Writes the lock files anew from pyproject.toml: hashed, for Python 3.11 to 3.13, without index addresses.
+# Rewrites the lock files from pyproject.toml: hashed, for Python 3.11 to 3.13, without index addresses.
 set -eu
 cd "$(dirname "$0")/.."
 command -v uv >/dev/null || {

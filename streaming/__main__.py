@@ -37,7 +37,7 @@ from streaming.forget.run import forget
 from streaming.forget.wanted import read_wanted
 from streaming.lease.drain import request_drain, wait_until_gone
 from streaming.operate.health import check_health
-from streaming.operate.quarantine import Asked, Listed, list_quarantine, retry_quarantine
+from streaming.operate.quarantine import Listed, RetryRequested, list_quarantine, retry_quarantine
 from streaming.operate.reconcile import reconcile
 from streaming.operate.status import read_status
 from streaming.output.batch_report import BatchReport
@@ -130,7 +130,7 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
 def _quarantine(settings: Settings, arguments: argparse.Namespace) -> str:
     reason = Reason(arguments.reason) if arguments.reason else None
     if arguments.action == "retry":
-        answer: Asked | Listed = retry_quarantine(settings, reason, dry_run=arguments.dry_run)
+        answer: RetryRequested | Listed = retry_quarantine(settings, reason, dry_run=arguments.dry_run)
     elif arguments.dry_run:
         raise SettingsError("quarantine list: takes no --dry-run, as it changes nothing")
     else:

@@ -34,7 +34,7 @@ class OfClass:
 
 @dataclass(frozen=True)
 class Confusion:
-    """How many held-out pictures of a label got another."""
+    """The number of held-out pictures of a label that got another."""
 
     label: str
     predicted: str
@@ -89,7 +89,7 @@ class ClassesReport:
 
 
 def describe_classes(classification: Classification) -> ClassesReport:
-    """What the report tells of a classifier."""
+    """The part of the report on a classifier."""
     answers, errors = classification.answers, classification.errors
     by_class = _by_class(answers) if answers else []
     levels = [(percentile, float(np.percentile(errors, percentile))) for percentile in _PERCENTILES if len(errors)]

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from batch_fit.classification import Classification
 from batch_fit.folding import Featurized, paths_of
 from batch_fit.report.classes import describe_classes
-from batch_fit.report.report import FitReport, Quarantined
+from batch_fit.report.report import FitReport, Rejections
 from streaming.features.projection import Projection
 from streaming.features.schema import label_of
 from streaming.registry.bundle import BundleManifest
@@ -45,12 +45,12 @@ def describe(
     )
 
 
-def _by_reason(rejected: pa.Table) -> list[Quarantined]:
+def _by_reason(rejected: pa.Table) -> list[Rejections]:
     """The most frequent reason first, with the first paths as examples."""
     examples: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for row in rejected.select(["path", "reason", "detail"]).sort_by("path").to_pylist():
         examples[row["reason"]].append((row["path"], row["detail"]))
     return [
-        Quarantined(reason, len(found), found[:_EXAMPLES])
+        Rejections(reason, len(found), found[:_EXAMPLES])
         for reason, found in sorted(examples.items(), key=lambda item: (-len(item[1]), item[0]))
     ]

@@ -20,7 +20,7 @@ from streaming.registry.bundle import BundleManifest
 
 
 @dataclass(frozen=True)
-class Quarantined:
+class Rejections:
     """The pictures that could not be used for one reason.
 
     Attributes:
@@ -52,7 +52,7 @@ class FitReport:
 
     manifest: BundleManifest
     labels: Mapping[str, int]
-    quarantined: Sequence[Quarantined]
+    quarantined: Sequence[Rejections]
     seconds: Mapping[str, float]
     explained_variance: NDArray[np.float64]
     variance_target: float | None
@@ -62,7 +62,7 @@ class FitReport:
 
     @property
     def used(self) -> int:
-        """How many pictures this fit has read and used."""
+        """The number of pictures that this fit has read and used."""
         return sum(self.labels.values())
 
 

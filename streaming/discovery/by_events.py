@@ -119,7 +119,7 @@ class EventsDiscoverer:
         return False
 
     def explain_none(self) -> str:
-        """Why `has_new` found nothing."""
+        """The reason why `has_new` found nothing."""
         return f"{self._queue.url} tells of no picture that is not in {self._log.output.root} already"
 
     def catch_up(self, max_pictures: int) -> Look:

@@ -57,7 +57,7 @@ class Discoverer(Protocol):
         """
 
     def explain_none(self) -> str:
-        """Why `has_new` found nothing, for people."""
+        """The reason why `has_new` found nothing, for people."""
 
     def catch_up(self, max_pictures: int) -> Look:
         """Append manifests of what is there now, of at most `max_pictures` each."""
@@ -127,7 +127,7 @@ class ListingDiscoverer:
         return False
 
     def explain_none(self) -> str:
-        """Why `has_new` found nothing."""
+        """The reason why `has_new` found nothing."""
         return f"every picture in {self._source.root} is in {self._log.output.root} already"
 
     def look(self, max_pictures: int) -> Look:

@@ -91,7 +91,7 @@ class Drain:
                 return
 
     def _collect(self, limit: int) -> Batch:
-        """What is received until a long poll finds nothing, the batch is full or its time is over."""
+        """The messages received until a long poll finds nothing, the batch is full or its time is over."""
         batch = Batch()
         give_up = time.monotonic() + self._interval
         while not batch.oldest or (len(batch.messages) < limit and time.monotonic() < give_up):

@@ -21,7 +21,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass
 class Batch:
-    """What messages have told.
+    """The pictures that messages have told of.
 
     Attributes:
         messages: to be deleted once their pictures are in manifests.
@@ -53,7 +53,7 @@ class Sorter:
 
     @property
     def left(self) -> int:
-        """How many messages were left in the queue."""
+        """The number of messages that were left in the queue."""
         return len(self._left)
 
     def sort(self, message: Message, batch: Batch) -> None:

@@ -142,7 +142,7 @@ class Delivery:
 
 
 def _refused(answer: Mapping[str, Any], count: int) -> int:
-    """How many events of a batch the service has refused, by their times."""
+    """The number of events of a batch that the service has refused for their times."""
     info = answer.get("rejectedLogEventsInfo") or {}
     too_old = max(info.get("tooOldLogEventEndIndex", 0), info.get("expiredLogEventEndIndex", 0))
     return int(too_old + count - info.get("tooNewLogEventStartIndex", count))

@@ -43,7 +43,7 @@ class DriftMonitor:
 
     The figure is the share of the last 1,000 pictures whose reconstruction error is higher than that of 95 % of the
     pictures which the fit held back: 0.05, if nothing has changed. The window starts out with 100 pictures that are as
-    expected, so that the first odd ones raise no alarm; a new model, and a new process, start it anew.
+    expected, so that the first odd ones raise no alarm; a new model, and a new process, begin another.
 
     Args:
         threshold: it warns when the figure rises above this.

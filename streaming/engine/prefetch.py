@@ -24,7 +24,7 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Featurized:
+class FeaturizedManifest:
     """The executors' result for a manifest.
 
     Attributes:
@@ -58,9 +58,9 @@ class Prefetch:
         self._models = models
         self._read_next = read_next
         self._thread = ThreadPoolExecutor(1, "featurize", executors.dedicate_thread)
-        self._under_way: Future[tuple[str, Featurized] | None] | None = None
+        self._under_way: Future[tuple[str, FeaturizedManifest] | None] | None = None
 
-    def featurize(self, manifest: str, pictures: pa.Table) -> Featurized:
+    def featurize(self, manifest: str, pictures: pa.Table) -> FeaturizedManifest:
         """The outcomes of a manifest; the prefetch of the one that follows has begun when this returns."""
         model = self._models.current()
         ready = self._ready(manifest)
@@ -75,7 +75,7 @@ class Prefetch:
             self._executors.cancel()  # again, for work that had not begun the first time
         self._thread.shutdown()
 
-    def _ready(self, manifest: str) -> Featurized | None:
+    def _ready(self, manifest: str) -> FeaturizedManifest | None:
         if self._under_way is None:
             return None
         try:
@@ -85,10 +85,10 @@ class Prefetch:
             return None
         return found[1] if found and found[0] == manifest else None
 
-    def _work_on_next(self, manifest: str, model: ServedModel) -> tuple[str, Featurized] | None:
+    def _work_on_next(self, manifest: str, model: ServedModel) -> tuple[str, FeaturizedManifest] | None:
         following = self._read_next(manifest)
         return following and (following[0], self._work(following[1], model))
 
-    def _work(self, pictures: pa.Table, model: ServedModel) -> Featurized:
+    def _work(self, pictures: pa.Table, model: ServedModel) -> FeaturizedManifest:
         started = time.monotonic()
-        return Featurized(pictures, self._executors.featurize(pictures, model), model, False, started)
+        return FeaturizedManifest(pictures, self._executors.featurize(pictures, model), model, False, started)

@@ -29,7 +29,7 @@ GROUPS_PER_FILE = 8
 _GZIP_LEVEL = 1  # digits shrink by half at any level
 
 
-class File(Protocol):
+class OpenFile(Protocol):
     """A file that is being written."""
 
     @property
@@ -128,7 +128,7 @@ class Layout:
 
     apart: tuple[str, ...]
     name: Callable[[Mapping[str, str], str], str]
-    open: Callable[[int], File]
+    open: Callable[[int], OpenFile]
     growth: float
 
     @property

@@ -61,7 +61,7 @@ def point_table(name: str, to: Folder, connection: S3Connection) -> None:
         connection: its region and credentials are those of the catalog.
 
     Raises:
-        OutputError: the table shows something else than snapshots of `to`, or the snapshot is no table.
+        OutputError: the table shows something else than snapshots of `to`, or the snapshot cannot be one table.
         StorageError: Glue refused.
         TransientError: Glue fails now, or other programs keep changing the table.
     """

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from conf.aws.connection import S3Connection
 from conf.errors import AlreadyExistsError
-from streaming.export.formats import LAYOUTS, ROWS, File, Layout
+from streaming.export.formats import LAYOUTS, ROWS, Layout, OpenFile
 from streaming.export.record import Format
 from streaming.export.reprojection import COLUMNS, SnapshotModel
 from streaming.features.schema import FEATURES, with_all_columns
@@ -160,7 +160,7 @@ class _Writer:
 
     def write(self, apart: dict[str, str], tables: Iterable[pa.Table]) -> Iterator[Written]:
         """Write rows that have the same values in the columns `apart`, in as many files as their size needs."""
-        file: File | None = None
+        file: OpenFile | None = None
         for table in tables:
             file = file or self._target.layout.open(self._target.file_bytes)
             file.write(table)
@@ -170,7 +170,7 @@ class _Writer:
         if file:
             yield self._create(apart, file)
 
-    def _create(self, apart: dict[str, str], file: File) -> Written:
+    def _create(self, apart: dict[str, str], file: OpenFile) -> Written:
         name = self._target.layout.name(apart, f"{self._partition:05}-{self._files:03}")
         self._files += 1
         data, rows = file.close()

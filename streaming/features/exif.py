@@ -1,4 +1,4 @@
-"""What a picture says of itself in EXIF: how it lies, when it was captured, and by which camera.
+"""Reads the EXIF of a picture: how it lies, when it was captured, and by which camera.
 
 Nothing is guessed: what EXIF does not say, or not in its own form, is None, and no metadata rejects a picture. The time
 is not read from a TIFF, whose directories may point to anywhere in the file.

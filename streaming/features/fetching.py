@@ -58,7 +58,7 @@ class Fetcher:
         """The bytes of a picture once they are read.
 
         A read that does not end, as from a file server that hangs, is left to its thread. If other pictures can be
-        read meanwhile, it is this picture that cannot; if not, it is waited for.
+        read meanwhile, the fault is this picture's; if not, it is the store's, and the wait goes on.
         """
         while True:
             try:

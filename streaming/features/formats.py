@@ -141,7 +141,7 @@ def recognise(data: bytes) -> Format:
 
 
 def unsupported(accepted: Format, data: bytes, error: Exception) -> str | None:
-    """Why undamaged `data` of an accepted format cannot be decoded; None if it seems damaged.
+    """The reason why undamaged `data` of an accepted format cannot be decoded; None if it seems damaged.
 
     Args:
         accepted: the format of `data`.

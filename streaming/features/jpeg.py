@@ -61,7 +61,7 @@ def without_stubs(data: bytes) -> bytes | None:
 
 
 def unsupported(data: bytes) -> str | None:
-    """Why libjpeg or Pillow does not decode this kind of frame; None if it does."""
+    """The reason why libjpeg or Pillow does not decode this kind of frame; None if it does."""
     for marker, start, _ in _segments(data):
         if marker in _OTHER_FRAMES:
             return f"its frame is {_OTHER_FRAMES[marker]}"

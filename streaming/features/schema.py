@@ -16,7 +16,7 @@ FEATURE_COUNT = 1280
 
 
 class Reason(StrEnum):
-    """Why a picture is in quarantine. The codes are part of the table's contract and never change their meaning."""
+    """The reason why a picture is in quarantine; part of the table's contract, so none ever changes its meaning."""
 
     EMPTY = "empty"
     """The file has no bytes."""

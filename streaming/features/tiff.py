@@ -150,7 +150,7 @@ def camera_raw(data: bytes) -> str | None:
 
 
 def misleading(data: bytes) -> str | None:
-    """Why `data` would be decoded to a wrong picture; None if it would not."""
+    """The reason why `data` would be decoded to a wrong picture; None if it would not."""
     reader = _Reader(data)
     first = reader.first()
     if first.is_reduced and first.following and not reader.directory(first.following).is_reduced:
@@ -166,7 +166,7 @@ def misleading(data: bytes) -> str | None:
 
 
 def unsupported(data: bytes, error: Exception) -> str | None:
-    """Why Pillow does not support `data`, if that is the cause of `error`; else None."""
+    """The reason why Pillow does not support `data`, if that is the cause of `error`; else None."""
     if data.startswith(b"MM\0+"):
         return "it is a BigTIFF of big-endian order"
     first = _Reader(data).first()

@@ -29,7 +29,7 @@ def working_alone(to: Folder, lease: timedelta, on_wait: Callable[[Holder], None
     Args:
         to: the folder.
         lease: how long to hold the lease at most without renewing it.
-        on_wait: called once with the holder that is waited for.
+        on_wait: called once with the present holder, if there is one to wait for.
 
     Yields:
         The lease. If it is lost before the end, an export may have read rows that were not yet erased.

@@ -25,7 +25,7 @@ _EXAMPLE = re.compile(r"<code>(.*?)</code>", re.DOTALL)
 _NO_REPORT = b"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Report removed</title></head>
 <body><p>The report of this model was removed, because it told of pictures that had to be forgotten.
-Fit anew to get a model and a report without them.</p></body></html>
+Fit again to get a model and a report without them.</p></body></html>
 """
 
 

@@ -103,7 +103,7 @@ def wait_until_noticed(
         output: has the lease and the denylist.
         entry: the id of the entry.
         lease: how long to hold the lease at most, where a former holder must be kept from renewing it.
-        on_wait: called once with the holder that is waited for.
+        on_wait: called once with the present holder, if there is one to wait for.
     """
     told = False
     while True:

@@ -36,7 +36,7 @@ def started(pid: int) -> str | None:
 
 
 def _fields(pid: int) -> list[str] | None:
-    """What /proc tells of a process after its command; None if it tells nothing."""
+    """The fields of a process in /proc that follow its command; None if it has none there."""
     try:
         # Field 2, the command in parentheses, may hold spaces.
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()

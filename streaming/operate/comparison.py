@@ -150,7 +150,7 @@ class Comparison:
 
 
 def at_rest(output: Folder, compare: Callable[[], _Result]) -> _Result:
-    """What `compare` returns; called again if the stream folded its log meanwhile, which moves pictures among files."""
+    """The result of `compare`, called again if the stream folded its log meanwhile: that moves pictures among files."""
     attempt = 1
     while True:
         log, record = {*manifest_ids(output)}, list(output.names(KNOWN_FOLDER))

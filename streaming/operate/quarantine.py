@@ -1,4 +1,4 @@
-"""What is in quarantine, and how it is asked for once more.
+"""Lists the pictures in quarantine, and asks for them to be retried.
 
 It reads beside a running stream and takes no lease: a file that is deleted meanwhile counts as one without rows.
 """
@@ -55,7 +55,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Listed(JsonAnswer):
-    """What is in quarantine.
+    """The pictures in quarantine.
 
     Attributes:
         output: canonical path.
@@ -86,8 +86,8 @@ class Listed(JsonAnswer):
 
 
 @dataclass(frozen=True)
-class Asked(JsonAnswer):
-    """What a retry asks for.
+class RetryRequested(JsonAnswer):
+    """The pictures that a retry asks for.
 
     Attributes:
         pictures: how many.
@@ -114,7 +114,7 @@ def _requests(count: int) -> str:
 
 
 def list_quarantine(settings: Settings, reason: Reason | None) -> Listed:
-    """What is in quarantine, of one reason or all.
+    """The pictures in quarantine, of one reason or all.
 
     Raises:
         OutputError: no stream has begun on the output, or a file of it cannot be read.
@@ -143,7 +143,7 @@ def _age(example: Example) -> tuple[float, str]:
     return -example.when.timestamp(), example.path
 
 
-def retry_quarantine(settings: Settings, reason: Reason | None, *, dry_run: bool) -> Asked:
+def retry_quarantine(settings: Settings, reason: Reason | None, *, dry_run: bool) -> RetryRequested:
     """Ask for the pictures in quarantine, of one reason or all, once more; twice the same rows give the same requests.
 
     Each picture is looked at again: one that was overwritten since is asked for as it is now.
@@ -161,7 +161,7 @@ def retry_quarantine(settings: Settings, reason: Reason | None, *, dry_run: bool
         if not denylist.is_forgotten(row["path"])
     )
     if dry_run:
-        return Asked(sum(1 for _ in known), None)
+        return RetryRequested(sum(1 for _ in known), None)
     present = (
         # The retry of one that cannot be looked at will say why.
         Quarantined(found or row.picture, row.manifest)
@@ -171,7 +171,7 @@ def retry_quarantine(settings: Settings, reason: Reason | None, *, dry_run: bool
     while request := list(islice(present, _PICTURES_PER_RETRY)):
         requests.append(create_retry(output, request))
         pictures += len(request)
-    return Asked(pictures, requests)
+    return RetryRequested(pictures, requests)
 
 
 def _read_rows(output: Folder, reason: Reason | None, columns: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:

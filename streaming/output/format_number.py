@@ -14,7 +14,7 @@ from conf.errors import AlreadyExistsError, ConflictError, NotFoundError, Output
 from streaming.storage.folder import Folder
 
 FORMAT = 2
-"""What this version writes. It reads all up to this one."""
+"""The format that this version writes. It reads all up to this one."""
 
 NAME = "_format.json"
 

@@ -26,7 +26,7 @@ _WITHDRAWN = f"{LOG_FOLDER}/_withdrawn-"
 _MARK_SUFFIX = ".txt"
 _ABOUT = f"{LOG_FOLDER}/_about.txt"
 _ABOUT_TEXT = b"""Each file here lists pictures that were seen; one file is one micro-batch of the stream.
-Pictures whose file is deleted before it was finished are found and processed anew.
+Pictures whose file is deleted before it was finished are found and processed again.
 """
 
 
@@ -82,7 +82,7 @@ def read_manifest(output: Folder, manifest: str) -> list[StoredPicture]:
 
 
 def decode(data: bytes) -> list[StoredPicture]:
-    """What `encode` was given."""
+    """The pictures that `encode` was given."""
     lines = [json.loads(line) for line in data.splitlines()]
     return [
         StoredPicture(
@@ -118,7 +118,7 @@ def manifest_name(manifest: str) -> str:
 
 
 def written_at(manifest: str) -> datetime:
-    """When a manifest was written, from its id."""
+    """The time at which a manifest was written, from its id."""
     return datetime.strptime(manifest.partition("-")[0], "%Y%m%dT%H%M%S%fZ").replace(tzinfo=UTC)
 
 

@@ -1,4 +1,4 @@
-"""Where input, models, output and checkpoint of a stream are, checked to fit together, and what Spark needs to know."""
+"""The places of a stream (input, models, output, checkpoint), checked to fit together, and their Spark properties."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def open_output(settings: Settings, connection: S3Connection) -> Folder:
 
 @dataclass(frozen=True)
 class Input:
-    """Where pictures come from.
+    """The folder or prefix that pictures come from.
 
     Attributes:
         root: canonical path of the folder or prefix.
@@ -55,7 +55,7 @@ class Input:
 
 @dataclass(frozen=True)
 class StreamPlaces:
-    """Where everything is, checked."""
+    """The places of a stream, checked."""
 
     input: Input
     models: Folder
@@ -64,7 +64,7 @@ class StreamPlaces:
     connection: S3Connection
 
     def spark_properties(self) -> dict[str, str]:
-        """What Spark needs for these places."""
+        """The properties that Spark needs for these places."""
         properties = {
             "spark.sql.streaming.pollingDelay": "100ms",
             "spark.scheduler.mode": "FAIR",

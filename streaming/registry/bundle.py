@@ -11,7 +11,7 @@ Opening a bundle checks that none of its files was changed. Its layout::
       held_back.parquet     the held-out pictures, on which the model is measured: hashes of paths, and features
       pictures.parquet      hashes of the paths of the pictures in it
       report.html           for people
-      manifest.json         written last: a folder without it is no bundle
+      manifest.json         written last: a folder without it is not a bundle
 
 The creation of the manifest decides. Whoever deletes the files of a fit that seems to be gone first creates it in its
 place, as given up: see `give_up`.
@@ -96,7 +96,7 @@ class Comparison(BaseModel):
 
 
 class ClassifierFigures(BaseModel):
-    """What a classifier tells apart, and its quality on held-out pictures.
+    """The labels of a classifier, counted, and its quality on held-out pictures.
 
     Attributes:
         classes: the number of labels.

@@ -42,7 +42,7 @@ def read_rows(folder: Folder, name: str, columns: Sequence[str] | None = None, r
 def rows_in(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
     """All rows of a file with this content.
 
-    PyArrow's threads are no help with a small file, and may abort a program that ends, as they give `data` back late.
+    PyArrow's threads do not help with a small file, and may abort a program that ends, as they give `data` back late.
     """
     return pq.ParquetFile(pa.BufferReader(data)).read(columns and [*columns], use_threads=False)
 

@@ -16,7 +16,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql.functions import array_max, col
 
 from batch_fit.__main__ import main
-from batch_fit.classes import FEWEST, MOST, Classes, Holdout
+from batch_fit.classes import FEWEST, MOST_LABELS, Classes, Holdout
 from batch_fit.held_back import is_held_back
 from conf.errors import InputError, SettingsError
 from streaming.__main__ import main as stream
@@ -212,7 +212,7 @@ def test_classes_are_refused_by_number() -> None:
         Classes.of(_paths(("a", 9), ("b", 1)), "/in")
     with pytest.raises(InputError, match="5,000 labels have 10 pictures or more, and a classifier takes 1,000 at most"):
         Classes.of(_paths(*((f"{number}", 10) for number in range(5000))), "/in")
-    assert len(Classes.of(_paths(*((f"{number}", 10) for number in range(MOST))), "/in").labels) == MOST
+    assert len(Classes.of(_paths(*((f"{number}", 10) for number in range(MOST_LABELS))), "/in").labels) == MOST_LABELS
 
 
 def _held_out(paths: list[str], kind: str) -> set[str]:

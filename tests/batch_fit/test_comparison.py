@@ -100,7 +100,7 @@ def test_what_cannot_be_compared_is_not_called_better(fruit: Contender) -> None:
 
 def test_no_more_are_held_back_than_fit_into_a_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that are too many join the others, so that a fit in steps knows what a fit at once would."""
-    monkeypatch.setattr(held_back, "MOST", 60)
+    monkeypatch.setattr(held_back, "MOST_HELD_BACK", 60)
     parts = [contender(20, fruit=numbers).evidence for numbers in (range(500), range(500, 1000))]
     merged = parts[0].merge(parts[1])
     whole = contender(20, fruit=range(1000)).evidence

@@ -41,7 +41,7 @@ def _registry(place: Place) -> Registry:
 
 
 def _agree(first: Projection, second: Projection) -> None:
-    """To rounding: the statistics are merged in another order, as the rows are dealt to tasks by files."""
+    """To rounding, as docs/adr/0014 explains: the statistics are merged in another order."""
     for name in ("mean", "std", "explained_variance"):
         np.testing.assert_allclose(getattr(first, name), getattr(second, name), rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(first.components, second.components, atol=1e-9)

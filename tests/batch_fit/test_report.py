@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from batch_fit.classes import Classes
 from batch_fit.classification import Answers, Classification
 from batch_fit.report.classes import ClassesReport, describe_classes
-from batch_fit.report.report import FitReport, Quarantined, render
+from batch_fit.report.report import FitReport, Rejections, render
 from conf.emr.package import _archive, _code
 from streaming.features.classifier import Classifier
 from streaming.forget.models import _EXAMPLE
@@ -57,8 +57,8 @@ def report_of(k: int = 12, labels: list[str] = LABELS, **of_model: Any) -> FitRe
         manifest=manifest.model_copy(update=of_model),
         labels={label: score_labels.count(label) for label in labels},
         quarantined=[
-            Quarantined("corrupt", 1234, [("/pictures/in/b/half.png", "this PNG does not decode")]),
-            Quarantined("empty", 1, [("/pictures/in/a/nothing.jpg", "the file has no bytes")]),
+            Rejections("corrupt", 1234, [("/pictures/in/b/half.png", "this PNG does not decode")]),
+            Rejections("empty", 1, [("/pictures/in/a/nothing.jpg", "the file has no bytes")]),
         ],
         seconds={"list the pictures": 0.04, "featurize and fold": 192.3},
         explained_variance=shares(),
@@ -250,7 +250,7 @@ def test_names_are_text_and_nothing_else() -> None:
     report = replace(
         report_of(labels=[HOSTILE, ""], input=HOSTILE, weights=HOSTILE),
         classes=classes_of([HOSTILE, "b"]),
-        quarantined=[Quarantined(HOSTILE, 1, [(HOSTILE, HOSTILE)])],
+        quarantined=[Rejections(HOSTILE, 1, [(HOSTILE, HOSTILE)])],
         seconds={HOSTILE: 1.0},
     )
     page = Page(render(report))
@@ -276,7 +276,7 @@ def test_what_cannot_be_seen_can_be_heard() -> None:
 def test_forget_finds_every_example_in_the_page() -> None:
     """It reads the whole content of an element `code` as a path, whatever characters that has."""
     paths = [HOSTILE, "/pictures/it's  a\npicture.jpg", "/pictures/{{ path }}.jpg"]
-    page = render(replace(report_of(), quarantined=[Quarantined("empty", 3, [(path, "") for path in paths])]))
+    page = render(replace(report_of(), quarantined=[Rejections("empty", 3, [(path, "") for path in paths])]))
     assert {*paths} <= {*map(html.unescape, _EXAMPLE.findall(page))}
 
 

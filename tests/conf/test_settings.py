@@ -121,7 +121,7 @@ def test_a_key_that_is_written_twice_is_refused(tmp_path: Path, content: str, tw
 
 
 def test_a_mapping_may_be_merged_into_another(tmp_path: Path) -> None:
-    """What stands beside a merge key overrides it, which is no repetition."""
+    """What stands beside a merge key overrides it, which is not a repetition."""
     content = "spark:\n  conf: {<<: &more {spark.a: 1, spark.b: 2}, spark.b: 3}\n"
     assert load_settings({}, _write(tmp_path, content)).spark.conf == {"spark.a": "1", "spark.b": "3"}
 

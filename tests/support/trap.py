@@ -44,7 +44,7 @@ class TrapFolder:
         self.left = nth
 
     def trap(self, nth: int, meanwhile: Callable[[], object] = _nothing) -> None:
-        """Set the trap anew, counting from now; 0 for none."""
+        """Set the trap again, counting from now; 0 for none."""
         with self._lock:
             self.left, self._meanwhile = nth, meanwhile
 

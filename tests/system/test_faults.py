@@ -68,7 +68,7 @@ def test_an_outage_is_waited_out(bucket: Bucket, faulty: FaultyStore, pictures: 
     assert len(bucket.rows()) == len(paths)
 
 
-def test_what_waiting_cannot_mend_stops_the_stream_with_one_line(
+def test_a_permanent_failure_stops_the_stream_with_one_line(
     bucket: Bucket, faulty: FaultyStore, pictures: list[Path], wait_for: Wait
 ) -> None:
     """Trying again would not help; after renewal nothing is lost or repeated."""

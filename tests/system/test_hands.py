@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("programs")
 Wait = Callable[..., None]
 
 
-def test_deleted_features_are_made_anew(place: Place, pictures: list[Path], broken: list[Path]) -> None:
+def test_deleted_features_are_made_again(place: Place, pictures: list[Path], broken: list[Path]) -> None:
     """Also of the latest manifest, which Spark knows for done; what was quarantined with them counts once."""
     paths = place.put(*pictures[:12]) + place.put(*broken, folder="broken")
     assert main(place.arguments("replay", "--max-pictures", "8")) == 0

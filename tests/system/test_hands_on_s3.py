@@ -48,7 +48,7 @@ def test_a_holder_that_was_paused_past_its_lease_repeats_nothing_and_stops(
     assert bucket.counted() == dict.fromkeys(paths, 1)
 
 
-def test_what_a_hand_deleted_is_made_anew_or_named(
+def test_what_was_deleted_by_hand_is_made_again_or_named(
     bucket: Bucket, pictures: list[Path], broken: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Features that Spark knows for done, then a manifest whose rows are there; status tells how it stands."""

@@ -135,7 +135,7 @@ def test_a_certificate_that_cannot_be_trusted_is_one_line(
 
 
 def test_java_that_cannot_trust_a_certificate_says_the_same() -> None:
-    """Rather than that the store does not answer, which would be waited for."""
+    """Rather than that the store does not answer, which would be retried."""
     said = (
         "AWSClientIOException: getFileStatus on s3a://b/x: software.amazon.awssdk.core.exception.SdkClientException: "
     )

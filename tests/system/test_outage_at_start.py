@@ -1,4 +1,4 @@
-"""A store that is gone when a program starts is waited for, unless it is told not to."""
+"""A store that is gone when a program starts is retried, unless the program is told not to."""
 
 from __future__ import annotations
 

@@ -62,8 +62,11 @@ def test_the_readme_does_what_it_says(tmp_path: Path, wait_for: Callable[[Callab
     assert said.endswith(f"rows {here['pictures']} {here['pictures']}\n")
     [first] = [path.name for path in (tmp_path / "models").glob("2*")]
     run_commands(block(README, "sh", "--from VERSION").replace("VERSION", first), tmp_path)
+    [second] = {path.name for path in (tmp_path / "models").glob("2*")} - {first}
+    said = run_commands(block(README, "sh", "--embeddings table"), tmp_path)
+    assert f"pictures     {here['pictures']}" in said
     said = run_commands(block(README, "sh", "models rollback"), tmp_path)
-    assert said.endswith(f"current: {first}\n")
+    assert said.endswith(f"current: {second}\n")
     run_commands(block(README, "sh", "streaming stop"), tmp_path)
     said, _ = stream.communicate(timeout=180)
     assert stream.returncode == 0, said

@@ -66,7 +66,7 @@ def test_a_folder_keeps_its_promises(bucket: Bucket) -> None:
 
 
 def test_keys_as_people_have_them(bucket: Bucket) -> None:
-    """A path is what one can hand back to any S3 client; folder markers are no pictures, empty objects are."""
+    """A path is what one can hand back to any S3 client; folder markers are not pictures, empty objects are."""
     names = ["a b", "é", "a+b%20#?=&:c", "_x", ".y", "UPPER.JPG", "empty"]
     for name in names:
         bucket.s3.put_object(Bucket=bucket.name, Key=f"in/sub/{name}", Body=b"" if name == "empty" else b"123")

@@ -221,7 +221,7 @@ def test_without_ensurepip_one_line_says_what_to_install(checkout: Path, tmp_pat
     assert "install it (apt install python3.11-venv)" in problem
 
 
-def test_setup_installs_once_and_anew_when_the_lock_has_changed(checkout: Path) -> None:
+def test_setup_installs_once_and_again_when_the_lock_has_changed(checkout: Path) -> None:
     """Without network one line says so, and nothing counts as installed."""
     lock = checkout / "requirements/dev.txt"
     shutil.copy(PROJECT / "requirements/java.txt", lock)

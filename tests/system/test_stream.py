@@ -58,7 +58,7 @@ def test_replay_gives_each_picture_one_row(
 def test_a_second_replay_says_so_and_adds_nothing(
     place: Place, pictures: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And where the model has changed since, it says how to featurize anew."""
+    """And where the model has changed since, it says how to featurize again."""
     place.put(*pictures[:10])
     assert replay(place) == 0
     before = place.rows()

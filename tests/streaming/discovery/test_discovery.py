@@ -225,7 +225,7 @@ def test_what_is_remembered_of_unsettled_files_goes_with_them(source: Path, outp
     assert not discoverer._settling._seen_now
 
 
-def test_a_look_that_fails_halfway_does_not_begin_anew(source: Path, output: Folder, clocks: _Clocks) -> None:
+def test_a_look_that_fails_halfway_does_not_begin_again(source: Path, output: Folder, clocks: _Clocks) -> None:
     """A share that is away for a moment costs no more waiting."""
     _put(source, "a.jpg")
     discoverer = _discoverer(source, output, settle=2)
@@ -263,7 +263,7 @@ def test_without_the_right_to_write_nothing_is_appended(source: Path, output: Fo
 def test_the_following_thread_finds_arrivals_and_survives_an_input_that_goes_away(
     source: Path, output: Folder, wait_for: Callable[[Callable[[], bool]], None]
 ) -> None:
-    """An unmounted disk is waited for; what was there before is not found again."""
+    """An unmounted disk is retried; what was there before is not found again."""
     discoverer = _discoverer(source, output)
     with DiscoveryThread(discoverer, 10, timedelta(0)) as thread:
         _put(source, "a.jpg")

@@ -97,7 +97,7 @@ def _once(paths: list[str]) -> Counter[str]:
 
 
 def test_arrivals_come_as_raw_keys_and_their_messages_go(bucket: Bucket, output: Folder, wait_for: Wait) -> None:
-    """A path is the key as S3 holds it; the test message of a new notification is no obstacle. Each look is told of."""
+    """A path is the key as S3 holds it; the test message of a new notification is passed over. Each look is told of."""
     looks: list[Look] = []
     with _following(bucket, output, _discoverer(bucket, output, on_look=looks.append)):
         paths = bucket.put(*ODD_KEYS)
@@ -134,7 +134,7 @@ def test_a_first_start_lists_once_and_then_follows(bucket: Bucket, output: Folde
     assert _logged(output) == _once(paths)
 
 
-def test_a_first_listing_that_was_killed_is_done_anew(bucket: Bucket, output: Folder, wait_for: Wait) -> None:
+def test_a_first_listing_that_was_killed_is_done_again(bucket: Bucket, output: Folder, wait_for: Wait) -> None:
     """Some pictures are known then, and the rest must not be taken for known."""
     paths = bucket.put("a", "b", "c")
     bucket.lose_messages()

@@ -64,7 +64,7 @@ def test_the_checkpoint_of_another_output_is_refused(
     assert "is the checkpoint of another output" in capsys.readouterr().err
 
 
-def test_a_manifest_that_was_deleted_by_a_hand_is_named_and_its_pictures_are_found_anew(
+def test_a_manifest_that_was_deleted_by_hand_is_named_and_its_pictures_are_found_again(
     place: Place, pictures: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A micro-batch without rows is a question, never an answer."""

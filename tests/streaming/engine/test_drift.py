@@ -89,7 +89,7 @@ def test_the_threshold_is_the_users(caplog: pytest.LogCaptureFixture) -> None:
     assert not warnings(caplog)
 
 
-def test_another_model_starts_anew() -> None:
+def test_another_model_starts_another_window() -> None:
     """Errors under one model say nothing about another."""
     monitor = DriftMonitor(0.2, "refit")
     observe(monitor, "one", FITTED, errors(1e6, times=1000))

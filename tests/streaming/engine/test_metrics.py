@@ -63,7 +63,7 @@ def test_a_line_of_the_log_is_one_document(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_an_idle_stream_says_once_a_minute_that_it_lives() -> None:
-    """Counted from the last micro-batch; one in work that takes long is no idleness."""
+    """Counted from the last micro-batch; one that is running for long is not idle time."""
     told: list[Any] = []
     now = 0.0
     heartbeat = Heartbeat(OUTPUT, told.append, lambda: now)

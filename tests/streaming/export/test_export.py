@@ -134,7 +134,7 @@ def test_a_snapshot_is_the_table_and_the_next_one_writes_only_what_changed(
     assert hashlib.sha256(record).hexdigest() == present.record_sha256
     assert len(table(first)) == 8
 
-    shutil.rmtree(second / "date=2026-02-01")  # by a hand
+    shutil.rmtree(second / "date=2026-02-01")  # by hand
     assert "rows         10 of 8 manifests" in ask()
     assert "/q/late.jpg" in table(named(to)).column("path").to_pylist()
     assert ask("--since", "2026-02-01", "--target-mb", "64").count("rows         5 of 5 manifests") == 1

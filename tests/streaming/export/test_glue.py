@@ -229,7 +229,7 @@ def test_a_table_of_something_else_is_left_alone(exports: Exports) -> None:
 
 
 def test_csv_is_shown_with_the_columns_of_its_model(exports: Exports) -> None:
-    """As its header names them, in types that Athena's reader of CSV knows; several models are no table."""
+    """As its header names them, in types that Athena's reader of CSV knows; several models are not one table."""
     told = exports.export("--format", "csv", code=5)
     assert "has rows of 2 models, and a table of CSV has the columns of one; export as parquet" in told
     assert exports.newest()

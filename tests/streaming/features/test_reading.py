@@ -1,4 +1,4 @@
-"""Reads that fail: what belongs to one picture is its row, what belongs to the place stops or is waited for."""
+"""Reads that fail: what belongs to one picture is its row, what belongs to the place stops or is retried."""
 
 from __future__ import annotations
 
@@ -231,7 +231,7 @@ def test_memory_is_not_the_pictures(files: list[str], read: PictureReader, monke
 def test_what_fails_for_a_moment_is_read(
     numbers: list[int], files: list[str], read: PictureReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file that was exchanged on a file server is opened anew."""
+    """A file that was exchanged on a file server is opened again."""
     failures = iter([OSError(number, "for a moment") for number in numbers])
 
     def failing(path: str, mode: str) -> Any:
@@ -273,7 +273,7 @@ def test_what_a_file_became_since_it_was_listed_is_its_own_row(
     read: PictureReader,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Nothing of it is waited for, or read without an end."""
+    """It is neither awaited nor read without an end."""
     bad = Path(files[0])
     monkeypatch.chdir(bad.parent)
     bad.unlink()
@@ -407,7 +407,7 @@ def test_an_answer_that_always_breaks_off_is_its_own_row(cloud: Cloud) -> None:
     assert "IncompleteRead" in said
 
 
-def test_a_store_that_does_not_answer_is_waited_for(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_does_not_answer_is_retried(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether it hangs up or there is no connection, and whether or not pictures were read before."""
     reader = cloud.read
     assert reader(cloud.paths[1])
@@ -418,7 +418,7 @@ def test_a_store_that_does_not_answer_is_waited_for(cloud: Cloud, monkeypatch: p
     assert _outcome(PictureReader(100, nowhere, None), cloud.paths[0])[0] is TransientError
 
 
-def test_a_store_that_fails_while_a_denial_is_looked_into_is_waited_for(cloud: Cloud) -> None:
+def test_a_store_that_fails_while_a_denial_is_looked_into_is_retried(cloud: Cloud) -> None:
     """Whether all is denied, or one object, cannot be told then."""
     cloud.faulty.failures, cloud.faulty.refuse = {"1": (403, "AccessDenied")}, 1.0
     assert _outcome(cloud.read, cloud.paths[0])[0] is TransientError

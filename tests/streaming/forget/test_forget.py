@@ -147,7 +147,7 @@ def test_the_running_stream_takes_notice(
         assert receipt["removed"]["features"] == 3
         assert len(missed) > 3
         assert not any(missed)
-        shutil.copy(pictures[21], paths[0])  # written anew
+        shutil.copy(pictures[21], paths[0])  # written again
         place.put(pictures[20])
         later = place.put(*pictures[22:25])
         wait_for(lambda: place.has(later))

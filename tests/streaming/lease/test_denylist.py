@@ -222,7 +222,7 @@ def test_the_holder_takes_nothing_in_and_folds_nothing(output: Folder) -> None:
     assert pq.read_table(pa.BufferReader(output.read(record)))["path"].to_pylist() == [PATHS[1]]
 
 
-def test_notice_is_taken_once_the_write_in_work_has_ended(output: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notice_is_taken_once_the_running_write_has_ended(output: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was looked at with the former denylist is in the output before anybody sweeps it."""
     monkeypatch.setattr(handshake, "_LOOK_SECONDS", 0.01)
     monkeypatch.setattr(handshake, "_WAIT_SECONDS", 0.01)
@@ -322,7 +322,7 @@ def test_a_fit_leaves_them_out(source: Path, tmp_path: Path, output: Folder) -> 
 
 
 @pytest.mark.parametrize("writes", range(6))
-def test_a_bundle_is_whole_while_it_is_sealed_anew(
+def test_a_bundle_is_whole_while_it_is_sealed_again(
     fitted: Path, tmp_path: Path, writes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After each write, which may be the last of a run that is killed; the next one finishes it, and counts once."""
@@ -360,7 +360,7 @@ def test_a_bundle_is_whole_while_it_is_sealed_anew(
 
 
 def test_a_reader_in_between_looks_again(fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has read the manifest before, and a file after the exchange; what is changed by a hand is refused still."""
+    """It has read the manifest before, and a file after the exchange; what is changed by hand is refused still."""
     models = open_folder(str(tmp_path / "models"))
     for file in fitted.rglob("*"):
         if file.is_file():

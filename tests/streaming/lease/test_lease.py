@@ -335,7 +335,7 @@ def test_a_program_that_tries_again_after_an_outage_does_not_meet_itself(tmp_pat
             Lease(output, LONG).__enter__()
 
 
-def test_what_waiting_cannot_mend_is_told_when_the_lease_has_run_out(tmp_path: Path, wait_for: Wait) -> None:
+def test_a_permanent_failure_is_told_when_the_lease_has_run_out(tmp_path: Path, wait_for: Wait) -> None:
     """A disk that is full is not another stream."""
     output = SlowFolder(str(tmp_path), after=False)
     with Lease(output, timedelta(milliseconds=200)) as lease:

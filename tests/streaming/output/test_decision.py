@@ -209,7 +209,7 @@ def test_what_was_taken_out_of_quarantine_stays_out(decided: tuple[Folder, str])
     assert _rows(output)["quarantine"] == {}
 
 
-def test_features_that_a_hand_deletes_are_decided_anew(decided: tuple[Folder, str]) -> None:
+def test_features_that_are_deleted_by_hand_are_decided_again(decided: tuple[Folder, str]) -> None:
     """What the former decision put into quarantine goes with it, also where the next one rejects something else."""
     output, manifest = decided
     for outcome in ({"y": "denied"}, {}):

@@ -16,6 +16,8 @@ from streaming.features.schema import FEATURES, with_all_columns
 from streaming.output.tables import feature_rows
 from streaming.storage.parquet import as_parquet
 from tests.support.outcomes import named, result_of
+from tests.support.pages import block
+from tests.support.streams import PROJECT
 
 _LATER = [field.name for field in FEATURES if field.nullable]
 
@@ -25,7 +27,7 @@ def table(tmp_path: Path) -> Path:
     """The older file has the picture x, the newer one y."""
     rows = feature_rows(result_of("m", named("xy"), {}))
     rows = rows.set_column(rows.schema.get_field_index("sha256"), FEATURES.field("sha256"), pa.array(["0", "1"]))
-    table = tmp_path / "features"
+    table = tmp_path / "table" / "features"
     for day, part in (("2026-01-30", rows.slice(0, 1).drop_columns(_LATER)), ("2026-01-31", rows.slice(1))):
         (table / f"date={day}").mkdir(parents=True)
         (table / f"date={day}" / "2.parquet").write_bytes(as_parquet(part))
@@ -48,6 +50,17 @@ def test_duckdb_unites_them_by_name(table: Path) -> None:
     with duckdb.connect() as database:
         query = f"SELECT sha256 FROM read_parquet('{table}/**/*.parquet', union_by_name=true) ORDER BY date"
         assert database.execute(query).fetchall() == [(None,), ("1",)]
+
+
+def test_the_query_of_the_page_of_the_classifier_finds_its_columns(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The predictions of rows of the earlier format are null."""
+    query = block((PROJECT / "docs" / "classifier.md").read_text(encoding="utf-8"), "sql", "reconstruction_error")
+    monkeypatch.chdir(tmp_path)
+    with duckdb.connect() as database:
+        found = database.execute(query.replace("> 506", "> 0")).fetchall()
+    assert sorted(row[:3] for row in found) == [(picture.path, None, None) for picture in named("xy")]
 
 
 def test_spark_merges_them(table: Path, spark: SparkSession) -> None:

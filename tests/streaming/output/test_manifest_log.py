@@ -165,7 +165,7 @@ def test_a_manifest_that_seemed_to_fail_is_tried_under_the_same_name(
 
 
 def test_a_stop_ends_the_waiting_for_a_store_that_fails(output: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing was written, so the next start finds the pictures anew."""
+    """Nothing was written, so the next start finds the pictures again."""
     tenure = LooseTenure(output)
 
     def fail(name: str, data: bytes) -> str:
