@@ -101,7 +101,7 @@ def _open_base(registry: Registry, version: str | None) -> bundle.Bundle | None:
 
 
 def _choose_holdout(options: FitSettings, models: Folder, base: bundle.Bundle | None) -> str | None:
-    """What a classifier is measured on; None if none is fitted.
+    """The setting `fit.holdout` by which a classifier is measured; None if none is fitted.
 
     A fit on embeddings that is not told whether to classify does as the model before it: a scheduled one must not take
     the labels away.

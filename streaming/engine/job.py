@@ -87,7 +87,7 @@ class StreamJob:
         return not unfinished(self._places.output) and not self._discoverer.has_new()
 
     def explain_idle(self) -> str:
-        """Why there is nothing to do, and how to featurize the same pictures with another model."""
+        """The reason why there is nothing to do, and how to featurize the same pictures with another model."""
         if self._tenure.should_stop():
             return "stopped as asked; what is still in the queue is for the next run"
         current = self._registry.current()
