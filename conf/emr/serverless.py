@@ -123,6 +123,16 @@ def _capitalized(value: Any, shape: Shape) -> Any:
     return value
 
 
+def reaches_queue(parameters: Mapping[str, str]) -> bool:
+    """Whether jobs of a stack with these parameters are in a network, without which nothing of the internet is reached.
+
+    SQS is not among the services that workers reach without one; S3, Glue and CloudWatch are.
+    https://docs.aws.amazon.com/emr/latest/EMR-Serverless-UserGuide/vpc-access.html, and of another service that is
+    reached by its public address only, .../jobs-spark-streaming-connectors.html
+    """
+    return parameters.get("Network") == "yes" or bool(parameters.get("SubnetIds"))
+
+
 def shown(request: Mapping[str, Any]) -> str:
     """A job for a person to read before it is started."""
     return json.dumps(request, indent=2)

@@ -110,6 +110,32 @@ def test_no_schedule_starts_what_is_being_deleted(aws: Stack, monkeypatch: pytes
     assert done == [{"Schedules": "no"}, "stop"]
 
 
+def test_without_a_network_replay_lists_and_nobody_waits_for_the_queue(
+    aws: Stack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def queue_is_taken() -> str:
+        return stacks.parameters_of(aws.describe() or {})["QueueIsTaken"]
+
+    assert run("deploy", "--yes") == 0
+    there = stacks.parameters_of(aws.sibling("serverless").describe() or {})
+    words = json.loads(there["ReplayJob"])["SparkSubmit"]["EntryPointArguments"]
+    assert "--queue" not in words
+    assert words[-1] == "--skip-if-running"
+    assert queue_is_taken() == "no"
+    assert run("submit", "run", "--yes") == 2
+    assert "deploy --set Network=yes makes one" in capsys.readouterr().err
+    assert run("submit", "replay", "--dry-run") == 0
+    assert run("deploy", "--yes", "--compute", "cluster") == 0
+    assert queue_is_taken() == "yes"
+    assert run("deploy", "--yes") == 0
+    assert queue_is_taken() == "yes"  # by the stream on the cluster
+    assert run("destroy", "--yes", "--compute", "cluster") == 0
+    assert run("deploy", "--yes") == 0
+    assert queue_is_taken() == "no"
+    assert run("deploy", "--yes", "--set", "Network=yes") == 0
+    assert queue_is_taken() == "yes"
+
+
 def test_deploying_again_keeps_what_was_set_before(deployed: Stack) -> None:
     def parameters(part: Part) -> dict[str, str]:
         return stacks.parameters_of(deployed.sibling(part).describe() or {})

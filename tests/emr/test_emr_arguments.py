@@ -128,6 +128,13 @@ def test_what_comes_by_itself_drains_the_queue_and_stands_back_for_a_stream() ->
     assert of["export"] == ("--to", "s3://out/snapshots", "--keep", "7", "--glue-table", "db.snapshot")
     assert of["refit"] == ("--limit", "100000", "--promote", "if-not-worse")
     assert "--embeddings" in submitted("refit")
+    assert scheduled(replace(places, queue=None))["replay"] == ("--skip-if-running",)
+
+
+def test_serverless_reaches_the_queue_from_a_network_only() -> None:
+    assert not serverless.reaches_queue({"Network": "no", "SubnetIds": ""})
+    assert serverless.reaches_queue({"Network": "yes", "SubnetIds": ""})
+    assert serverless.reaches_queue({"Network": "no", "SubnetIds": "subnet-1"})
 
 
 def test_the_driver_knows_where_its_metrics_go() -> None:
@@ -193,6 +200,7 @@ def test_the_documented_costs_are_what_the_program_says(pictures: str, capsys: p
     [row] = re.findall(rf"^\| {float(pictures):,.0f} \|(.*)\|$", documented, flags=re.MULTILINE)
     assert [float(cell.replace(",", "")) for cell in row.split("|")] == [round(one) for one in sums]
     assert "prices of 2026-11-30" in source
+    assert ("a network, to reach the queue" in tables[0]) == (pictures == "50e6")  # where listing costs more
     if pictures == "0":
         for line in tables[0].splitlines():
             assert f"    {line}\n" in documented
