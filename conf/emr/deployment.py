@@ -102,6 +102,8 @@ def deploy(settings: Settings, arguments: argparse.Namespace) -> str | None:
     ]
     if not agreed("\n".join(plan), arguments):
         return None
+    for stack in (data, compute):
+        stack.settle()
     data.apply(of_data)
     outputs = data.outputs()
     locations = locations_of(data, outputs, platform)
@@ -110,7 +112,7 @@ def deploy(settings: Settings, arguments: argparse.Namespace) -> str | None:
     jobs = _jobs(compute.part, for_emr, locations if reaches_queue else replace(locations, queue=None))
     compute.apply({"KeyArn": outputs["KeyArn"], **of_compute, **jobs, **_generation(compute)})
     everything = {**outputs, **compute.outputs()}
-    lines = [f"{key:<13}{value}" for key, value in sorted(everything.items())]
+    lines = [f"{key:<14}{value}" for key, value in sorted(everything.items())]
     return "\n".join([*lines, *_next(data, everything)])
 
 
@@ -232,10 +234,13 @@ def destroy(settings: Settings, arguments: argparse.Namespace) -> str | None:
     if not agreed("\n".join(plan), arguments):
         return None
     for stack in there:
-        _stop(stack)
-        stack.delete()
+        stack.settle()
+        if stack.describe() is not None:
+            _stop(stack)
+            stack.delete()
     if not arguments.data:
         return _what_stays(data)
+    data.settle()
     deleted = buckets.empty(data)
     if data.describe() is not None:
         data.delete()

@@ -159,6 +159,10 @@ def test_a_stream_on_serverless_is_started_again_and_a_batch_job_is_not() -> Non
     driver = batch["jobDriver"]["sparkSubmit"]
     assert driver["entryPointArguments"][-1] == "--enqueue"
     given = properties(shlex.split(driver["sparkSubmitParameters"]))
+    assert "--conf spark.archives=s3://a/x86_64/dependencies.zip#dependencies " in driver["sparkSubmitParameters"]
+    spaced = load_settings({"spark.conf": {"spark.mine": "a b"}}, SETTINGS)
+    quoted = serverless.job("reconcile", spaced, PLACES, "arn:role")["jobDriver"]["sparkSubmit"]
+    assert "--conf 'spark.mine=a b' " in quoted["sparkSubmitParameters"]
     assert given["spark.archives"] == "s3://a/x86_64/dependencies.zip#dependencies"
     assert given["spark.emr-serverless.driverEnv.AWS_REGION"] == "eu-west-3"
     pythons = {value for key, value in given.items() if key.endswith("_PYTHON")}
