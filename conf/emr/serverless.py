@@ -133,11 +133,11 @@ def _capitalized(value: Any, shape: Shape) -> Any:
 
 
 def reaches_queue(parameters: Mapping[str, str]) -> bool:
-    """Whether jobs of a stack with these parameters are in a network, without which nothing of the internet is reached.
+    """Whether jobs of a stack with these parameters are in a network.
 
-    SQS is not among the services that workers reach without one; S3, Glue and CloudWatch are.
-    https://docs.aws.amazon.com/emr/latest/EMR-Serverless-UserGuide/vpc-access.html, and of another service that is
-    reached by its public address only, .../jobs-spark-streaming-connectors.html
+    Without one, EMR Serverless blocks the way to the internet, where the addresses of SQS are:
+    https://docs.aws.amazon.com/emr/latest/EMR-Serverless-UserGuide/vpc-access.html, and for Kinesis, which is reached
+    in the same way, .../jobs-spark-streaming-connectors.html
     """
     return parameters.get("Network") == "yes" or bool(parameters.get("SubnetIds"))
 

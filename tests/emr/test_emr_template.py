@@ -302,6 +302,9 @@ def test_a_scheduled_job_is_one_that_the_api_takes(templates: dict[Part, dict[st
         [rights] = [one for one in statements(templates["serverless"]["Resources"]["SchedulerRole"])
                     if one["Action"] == "iam:PassRole"]  # fmt: skip
         assert rights["Resource"] == {"Fn::GetAtt": ["JobRole", "Arn"]}
+        [rights] = [one for one in statements(templates["serverless"]["Resources"]["SchedulerRole"])
+                    if one["Action"] == "ec2:CreateNetworkInterface"]  # fmt: skip
+        assert rights["Condition"] == {"StringEquals": {"aws:CalledViaLast": "ops.emr-serverless.amazonaws.com"}}
 
 
 def lowered(value: Any) -> Any:
