@@ -70,7 +70,9 @@ def job(verb: str, settings: Settings, locations: Locations, role: str, extra: S
 def _driver(verb: str, settings: Settings, locations: Locations, extra: Sequence[str]) -> dict[str, Any]:
     program = program_of(verb)
     base = locations.application
-    # A job without work needs no executor; a stream keeps one, for rows within seconds. The default is 3 at the start.
+    # A job without work needs no executor; a stream keeps one, for rows within seconds. The default is 3 at the start,
+    # by two properties, of which Spark takes the larger one:
+    # https://docs.aws.amazon.com/emr/latest/EMR-Serverless-UserGuide/jobs-spark.html#spark-defaults
     executors = "1" if program.streams else "0"
     properties = properties_of(program) | {
         "spark.archives": f"{base}/dependencies.zip#{ARCHIVE}",
@@ -84,6 +86,7 @@ def _driver(verb: str, settings: Settings, locations: Locations, extra: Sequence
         # Sizes are bound to cores there: 4 GB at least for 2, 8 GB for 4, overhead included.
         "spark.driver.cores": "2",
         "spark.executor.memory": "3g",
+        "spark.executor.instances": executors,
         "spark.dynamicAllocation.initialExecutors": executors,
         "spark.dynamicAllocation.minExecutors": executors,
     }

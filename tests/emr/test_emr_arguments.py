@@ -167,7 +167,8 @@ def test_a_stream_on_serverless_is_started_again_and_a_batch_job_is_not() -> Non
     assert given["spark.emr-serverless.driverEnv.AWS_REGION"] == "eu-west-3"
     pythons = {value for key, value in given.items() if key.endswith("_PYTHON")}
     assert pythons == {"python3.11"}  # of driver and workers
-    assert given["spark.dynamicAllocation.initialExecutors"] == "0"  # the default is 3, which would be paid
+    for name in ("dynamicAllocation.initialExecutors", "executor.instances"):
+        assert given[f"spark.{name}"] == "0"  # the default of both is 3, which would be paid
     assert "spark.jars" not in given
     given = properties(shlex.split(stream["jobDriver"]["sparkSubmit"]["sparkSubmitParameters"]))
     assert given["spark.dynamicAllocation.minExecutors"] == "1"
