@@ -77,7 +77,7 @@ def _driver(verb: str, settings: Settings, locations: Locations, extra: Sequence
     properties = properties_of(program) | {
         "spark.archives": f"{base}/dependencies.zip#{ARCHIVE}",
         "spark.submit.pyFiles": f"{base}/application.zip",
-        "spark.files": ",".join(f"{base}/{name}" for name in files_of(program)),
+        "spark.emr-serverless.driverEnv.LAUNCH_FILES": ",".join(f"{base}/{name}" for name in files_of(program)),
         "spark.emr-serverless.driverEnv.PYTHONPATH": ARCHIVE,
         # https://docs.aws.amazon.com/emr/latest/EMR-Serverless-UserGuide/using-python-libraries.html
         "spark.emr-serverless.driverEnv.PYSPARK_DRIVER_PYTHON": locations.python,

@@ -169,6 +169,7 @@ def test_a_stream_on_serverless_is_started_again_and_a_batch_job_is_not() -> Non
     assert pythons == {"python3.11"}  # of driver and workers
     for name in ("dynamicAllocation.initialExecutors", "executor.instances"):
         assert given[f"spark.{name}"] == "0"  # the default of both is 3, which would be paid
+    assert given["spark.emr-serverless.driverEnv.LAUNCH_FILES"] == "s3://a/x86_64/emr.yaml"
     assert "spark.jars" not in given
     given = properties(shlex.split(stream["jobDriver"]["sparkSubmit"]["sparkSubmitParameters"]))
     assert given["spark.dynamicAllocation.minExecutors"] == "1"
