@@ -34,6 +34,7 @@ _RUNS = {"replay, hourly": 730, "refit, weekly": 4.3, "reconcile, nightly": 30.4
 _WORK = {"replay, hourly": 0.0, "refit, weekly": 15.0, "reconcile, nightly": 0.0, "export, nightly": 3.0}
 """Minutes of one executor in each run, beside the pictures that come. Assumptions."""
 _KEYS_PER_LIST = 1000
+_ENDPOINTS = 3  # that a network of Serverless has, and that are paid
 _SQS_PER_PICTURE = 3  # docs/benchmarks.md: 1.2 to 3
 _SQS_A_MONTH_IDLE = {"hourly": 730 * 5, "always on": 1.3e6}
 _REQUESTS_PER_BATCH = 53  # of Spark's checkpoint, the log of manifests, and ours
@@ -99,11 +100,25 @@ def hourly(month: Month, prices: Mapping[str, Any]) -> Iterator[Line]:
         yield Line(f"{name}: without work", f"{runs:,.0f} x {minutes:,.0f} min", usd)
     hours = month.core_hours / _EXECUTOR[0]
     yield Line("replay: the pictures", f"{hours:,.1f} h", hours * (executor + driver))
+    yield _discovery(month, prices)
     listed = month.pictures / _KEYS_PER_LIST * _RUNS["reconcile, nightly"]
     yield Line("reconcile: list this month's pictures", _count(listed), listed / 1000 * prices["s3"]["put_thousand"])
     runs = sum(_RUNS.values())
     yield Line("schedules", f"{runs:,.0f} runs", runs / 1e6 * prices["schedule_million"])
     yield from _around(month, prices, "hourly", runs)
+
+
+def _discovery(month: Month, prices: Mapping[str, Any]) -> Line:
+    """How replay learns what is new, in the cheaper way: it lists the input, or has a network and takes the queue."""
+    listed = month.pictures / _KEYS_PER_LIST * _RUNS["replay, hourly"]
+    listing = Line("replay: list this month's pictures", _count(listed), listed / 1000 * prices["s3"]["put_thousand"])
+    return min(listing, _network(prices), key=lambda line: line.usd)
+
+
+def _network(prices: Mapping[str, Any]) -> Line:
+    """From which jobs reach the queue."""
+    usd = _ENDPOINTS * _HOURS_A_MONTH * prices["network_hour"]["endpoint"]
+    return Line("a network, to reach the queue", f"{_ENDPOINTS} endpoints", usd)
 
 
 def always_on(month: Month, prices: Mapping[str, Any]) -> Iterator[Line]:
@@ -112,6 +127,7 @@ def always_on(month: Month, prices: Mapping[str, Any]) -> Iterator[Line]:
     yield Line("driver and one executor", f"{_HOURS_A_MONTH} h", _HOURS_A_MONTH * (driver + executor))
     more = max(0.0, month.core_hours / _EXECUTOR[0] - _HOURS_A_MONTH)
     yield Line("more executors", f"{more:,.1f} h", more * executor)
+    yield _network(prices)
     yield from _around(month, prices, "always on", 0)
 
 

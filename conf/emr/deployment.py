@@ -7,6 +7,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import cast
 
@@ -29,7 +30,7 @@ _logger = logging.getLogger(__name__)
 
 _INSTANCE_TYPES = {"x86_64": "m6i.xlarge,m5.xlarge,m7i.xlarge", "aarch64": "m6g.xlarge,m7g.xlarge,m6gd.xlarge"}
 _DEFAULT_PLATFORM = "aarch64"
-_OURS = re.compile("Name|KeyArn|Platform|AllowNonEu|Generation|.+Job|.+Arguments")
+_OURS = re.compile("Name|KeyArn|Platform|AllowNonEu|QueueIsTaken|Generation|.+Job|.+Arguments")
 _NOBODY_IS_TOLD = "  (nobody is told of failures and of the budget; --set AlarmEmail=me@example.org tells you)"
 
 
@@ -82,14 +83,15 @@ def deploy(settings: Settings, arguments: argparse.Namespace) -> str | None:
     check_built(folder)
     for_emr = on_cluster(arguments.settings)
     given = _by_template(_pairs(arguments.set), compute.part)
-    common = {"Name": data.name, "AllowNonEu": "yes" if arguments.allow_non_eu else "no"}
-    of_data = {**common, **given["data"]}
+    common = {"Name": data.name, "AllowNonEu": _yes(given=arguments.allow_non_eu)}
     of_compute = {
         **common,
         "Platform": platform,
         **_instance_types(compute.part, platform, former),
         **given[compute.part],
     }
+    reaches_queue = compute.part == "cluster" or serverless.reaches_queue({**former[compute.part], **of_compute})
+    of_data = {**common, "QueueIsTaken": _yes(given=reaches_queue or _cluster_is_there(data)), **given["data"]}
     _check(compute, {**former[compute.part], **of_compute}, arguments)
     plan = [
         *_changes(data, former["data"], of_data),
@@ -100,16 +102,27 @@ def deploy(settings: Settings, arguments: argparse.Namespace) -> str | None:
     ]
     if not agreed("\n".join(plan), arguments):
         return None
+    for stack in (data, compute):
+        stack.settle()
     data.apply(of_data)
     outputs = data.outputs()
     locations = locations_of(data, outputs, platform)
     upload(data, folder, arguments.settings, locations.application)
     _settle(compute)
-    jobs = _jobs(compute.part, for_emr, locations)
+    jobs = _jobs(compute.part, for_emr, locations if reaches_queue else replace(locations, queue=None))
     compute.apply({"KeyArn": outputs["KeyArn"], **of_compute, **jobs, **_generation(compute)})
     everything = {**outputs, **compute.outputs()}
-    lines = [f"{key:<13}{value}" for key, value in sorted(everything.items())]
+    lines = [f"{key:<14}{value}" for key, value in sorted(everything.items())]
     return "\n".join([*lines, *_next(data, everything)])
+
+
+def _yes(*, given: bool) -> str:
+    return "yes" if given else "no"
+
+
+def _cluster_is_there(data: Stack) -> bool:
+    """Whose stream takes from the queue, whatever Serverless does."""
+    return data.sibling("cluster").describe() is not None
 
 
 def _next(data: Stack, outputs: Mapping[str, str]) -> Iterator[str]:
@@ -221,10 +234,13 @@ def destroy(settings: Settings, arguments: argparse.Namespace) -> str | None:
     if not agreed("\n".join(plan), arguments):
         return None
     for stack in there:
-        _stop(stack)
-        stack.delete()
+        stack.settle()
+        if stack.describe() is not None:
+            _stop(stack)
+            stack.delete()
     if not arguments.data:
         return _what_stays(data)
+    data.settle()
     deleted = buckets.empty(data)
     if data.describe() is not None:
         data.delete()

@@ -26,7 +26,7 @@ from conf.emr.options import (
 )
 from conf.emr.serverless import Application
 from conf.emr.spark_submit import CONFIG, PROGRAMS, Locations, spark_submit_arguments
-from conf.emr.stack import Stack
+from conf.emr.stack import Stack, parameters_of
 from conf.emr.watching import Follower, driver_logs, last_hour
 from conf.errors import SettingsError
 from conf.settings import Settings, parse_duration
@@ -91,6 +91,11 @@ def submit(settings: Settings, arguments: argparse.Namespace) -> str | None:
 def _on_serverless(
     compute: Stack, there: dict[str, str], arguments: argparse.Namespace, settings: Settings, locations: Locations
 ) -> _Submission:
+    if PROGRAMS[arguments.program].streams and not serverless.reaches_queue(parameters_of(compute.describe() or {})):
+        raise SettingsError(
+            f"submit {arguments.program}: EMR Serverless reaches the queue from a network only; python -m conf.emr "
+            "deploy --set Network=yes makes one, and cost tells its price"
+        )
     application = Application(compute, there["ApplicationId"])
     request = serverless.job(arguments.program, settings, locations, there["JobRoleArn"], arguments.more)
     return _Submission(

@@ -70,16 +70,24 @@ def _release(stack: Stack, parameters: Parameters) -> Iterator[str]:
         )
 
 
-def _types(stack: Stack, _parameters: Parameters) -> Iterator[str]:
+def _types(stack: Stack, parameters: Parameters) -> Iterator[str]:
     """Whether CloudFormation has the types of resources there."""
-    templates = (template_of("data"), template_of(stack.part))
-    kinds = {one["Type"] for template in templates for one in template["Resources"].values()}
+    kinds = _kinds(stack, parameters)
     if stack.region in _WITHOUT_BUDGETS:
         kinds.discard(_BUDGET)
     formation = stack.client("cloudformation")
     for kind in sorted(kinds):
         if not _is_there(lambda kind=kind: formation.describe_type(Type="RESOURCE", TypeName=kind)):  # type: ignore[misc]
             yield f"CloudFormation has no {kind} in {stack.region}: deploy --region takes another region"
+
+
+def _kinds(stack: Stack, parameters: Parameters) -> set[str]:
+    """The types of what the templates make, without those of a network that nobody asked for."""
+    templates = (template_of("data"), template_of(stack.part))
+    kinds = {one["Type"] for template in templates for one in template["Resources"].values()}
+    if stack.part == "serverless" and parameters.get("Network") != "yes":
+        kinds = {kind for kind in kinds if not kind.startswith("AWS::EC2::")}
+    return kinds
 
 
 def _quotas(stack: Stack, parameters: Parameters) -> Iterator[str]:
@@ -101,7 +109,7 @@ def _quotas(stack: Stack, parameters: Parameters) -> Iterator[str]:
             )
 
 
-def _rights(stack: Stack, _parameters: Parameters) -> Iterator[str]:
+def _rights(stack: Stack, parameters: Parameters) -> Iterator[str]:
     """Whether the caller may do what is needed, by simulation, which leaves out policies of resources."""
     caller = stack.client("sts").get_caller_identity()["Arn"]
     if caller.endswith(":root"):
@@ -109,8 +117,7 @@ def _rights(stack: Stack, _parameters: Parameters) -> Iterator[str]:
     iam = stack.client("iam")
     assumed = _ASSUMED_ROLE.fullmatch(caller)
     source = iam.get_role(RoleName=assumed["role"])["Role"]["Arn"] if assumed else caller
-    templates = (template_of("data"), template_of(stack.part))
-    kinds = {one["Type"] for template in templates for one in template["Resources"].values()}
+    kinds = _kinds(stack, parameters)
     texts = [*PERMISSIONS.values(), *(CREATION[kind] for kind in kinds if kind in CREATION)]
     actions = sorted({action for text in texts for action in _ACTION.findall(text)})
     pages = iam.get_paginator("simulate_principal_policy").paginate(PolicySourceArn=source, ActionNames=actions)

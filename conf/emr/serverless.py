@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from botocore.exceptions import ClientError
 from botocore.model import ListShape, MapShape, Shape, StructureShape
 from botocore.session import get_session
 
@@ -27,6 +29,7 @@ from conf.emr.spark_submit import (
 )
 from conf.emr.stack import Stack
 from conf.errors import AppError
+from conf.failures import code_of
 from conf.settings import Settings
 
 BATCH_MINUTES = 720
@@ -36,6 +39,7 @@ _SHOWN = 10
 _ACTIVE = ["SUBMITTED", "PENDING", "SCHEDULED", "RUNNING", "QUEUED", "CANCELLING"]
 _ENDED_WELL, _ENDED_BADLY = ("SUCCESS",), ("FAILED", "CANCELLED")
 _POLL_SECONDS = 10.0
+_FALLS_APART = re.compile(r"""[\s'"\\]""")
 
 
 def job(verb: str, settings: Settings, locations: Locations, role: str, extra: Sequence[str] = ()) -> dict[str, Any]:
@@ -66,12 +70,14 @@ def job(verb: str, settings: Settings, locations: Locations, role: str, extra: S
 def _driver(verb: str, settings: Settings, locations: Locations, extra: Sequence[str]) -> dict[str, Any]:
     program = program_of(verb)
     base = locations.application
-    # A job without work needs no executor; a stream keeps one, for rows within seconds. The default is 3 at the start.
+    # A job without work needs no executor; a stream keeps one, for rows within seconds. The default is 3 at the start,
+    # by two properties, of which Spark takes the larger one:
+    # https://docs.aws.amazon.com/emr/latest/EMR-Serverless-UserGuide/jobs-spark.html#spark-defaults
     executors = "1" if program.streams else "0"
     properties = properties_of(program) | {
         "spark.archives": f"{base}/dependencies.zip#{ARCHIVE}",
         "spark.submit.pyFiles": f"{base}/application.zip",
-        "spark.files": ",".join(f"{base}/{name}" for name in files_of(program)),
+        "spark.emr-serverless.driverEnv.LAUNCH_FILES": ",".join(f"{base}/{name}" for name in files_of(program)),
         "spark.emr-serverless.driverEnv.PYTHONPATH": ARCHIVE,
         # https://docs.aws.amazon.com/emr/latest/EMR-Serverless-UserGuide/using-python-libraries.html
         "spark.emr-serverless.driverEnv.PYSPARK_DRIVER_PYTHON": locations.python,
@@ -80,6 +86,7 @@ def _driver(verb: str, settings: Settings, locations: Locations, extra: Sequence
         # Sizes are bound to cores there: 4 GB at least for 2, 8 GB for 4, overhead included.
         "spark.driver.cores": "2",
         "spark.executor.memory": "3g",
+        "spark.executor.instances": executors,
         "spark.dynamicAllocation.initialExecutors": executors,
         "spark.dynamicAllocation.minExecutors": executors,
     }
@@ -92,9 +99,14 @@ def _driver(verb: str, settings: Settings, locations: Locations, extra: Sequence
         "sparkSubmit": {
             "entryPoint": f"{base}/{LAUNCHER}",
             "entryPointArguments": program_arguments(program, locations, extra),
-            "sparkSubmitParameters": shlex.join(as_conf(properties | settings.spark.conf)),
+            "sparkSubmitParameters": " ".join(map(_quoted, as_conf(properties | settings.spark.conf))),
         }
     }
+
+
+def _quoted(word: str) -> str:
+    """A word as AWS's own examples have it: in quotes only if it would fall apart, and not for the # of an archive."""
+    return shlex.quote(word) if _FALLS_APART.search(word) else word
 
 
 def scheduled_drivers(settings: Settings, locations: Locations) -> dict[str, str]:
@@ -121,6 +133,16 @@ def _capitalized(value: Any, shape: Shape) -> Any:
     if isinstance(shape, MapShape):
         return {key: _capitalized(inner, shape.value) for key, inner in value.items()}
     return value
+
+
+def reaches_queue(parameters: Mapping[str, str]) -> bool:
+    """Whether jobs of a stack with these parameters are in a network.
+
+    Without one, EMR Serverless blocks the way to the internet, where the addresses of SQS are:
+    https://docs.aws.amazon.com/emr/latest/EMR-Serverless-UserGuide/vpc-access.html, and for Kinesis, which is reached
+    in the same way, .../jobs-spark-streaming-connectors.html
+    """
+    return parameters.get("Network") == "yes" or bool(parameters.get("SubnetIds"))
 
 
 def shown(request: Mapping[str, Any]) -> str:
@@ -190,13 +212,21 @@ class Application:
         client = self._client()
         for page in client.get_paginator("list_job_runs").paginate(applicationId=self.id, states=_ACTIVE):
             for running in page["jobRuns"]:
-                client.cancel_job_run(applicationId=self.id, jobRunId=running["id"])
+                self._cancel(running["id"])
         while not self.is_idle():
             time.sleep(_POLL_SECONDS)
         if self._state() in ("STARTING", "STARTED"):
             client.stop_application(applicationId=self.id)
         while self._state() in ("STARTING", "STARTED", "STOPPING"):
             time.sleep(_POLL_SECONDS)
+
+    def _cancel(self, job: str) -> None:
+        try:
+            self._client().cancel_job_run(applicationId=self.id, jobRunId=job)
+        except ClientError as error:
+            ending = ("CANCELLING", *_ENDED_WELL, *_ENDED_BADLY)
+            if code_of(error) != "ValidationException" or self.run(job)["state"] not in ending:
+                raise
 
     def _state(self) -> str:
         return str(self._client().get_application(applicationId=self.id)["application"]["state"])

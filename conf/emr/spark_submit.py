@@ -197,14 +197,14 @@ def program_arguments(program: Program, locations: Locations, extra: Sequence[st
 def scheduled(locations: Locations) -> dict[str, tuple[str, ...]]:
     """The programs that come by themselves, with what each is told besides.
 
-    replay drains the queue, and ends at once where another run holds the lease. refit takes a sample of the whole
-    history, and its model becomes the current one only if it is not worse.
+    replay drains the queue, or lists the input without one, and ends at once where another run holds the lease. refit
+    takes a sample of the whole history, and its model becomes the current one only if it is not worse.
     """
-    assert locations.queue
     assert locations.snapshots
     assert locations.table
+    drained = ("--discovery", "events", "--queue", locations.queue) if locations.queue else ()
     return {
-        "replay": ("--discovery", "events", "--queue", locations.queue, "--skip-if-running"),
+        "replay": (*drained, "--skip-if-running"),
         "refit": ("--limit", "100000", "--promote", "if-not-worse"),
         "reconcile": ("--enqueue",),
         "export": ("--to", locations.snapshots, "--keep", "7", "--glue-table", locations.table),

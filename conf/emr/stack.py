@@ -39,6 +39,13 @@ PURPOSES = ("input", "models", "output", "logs")
 _POLL_SECONDS = 5.0
 _NAME = re.compile(r"[a-z][a-z0-9-]{1,24}[a-z0-9]")  # the longest bucket's name is this and 36 more, of 63
 _FAILED = re.compile(r"_FAILED$|ROLLBACK_COMPLETE$")
+_CHANGING = tuple(
+    f"{what}_IN_PROGRESS"
+    for what in (
+        *("CREATE", "DELETE", "ROLLBACK", "UPDATE", "UPDATE_COMPLETE_CLEANUP"),
+        *("UPDATE_ROLLBACK", "UPDATE_ROLLBACK_COMPLETE_CLEANUP"),
+    )
+)
 _FIRST_TRY_FAILED = "ROLLBACK_COMPLETE"
 _TAKE_NO_CHANGE = (_FIRST_TRY_FAILED, "ROLLBACK_FAILED", "DELETE_FAILED")
 
@@ -146,6 +153,12 @@ class Stack:
                 "and --stack name another"
             )
         return {output["OutputKey"]: output["OutputValue"] for output in there.get("Outputs", ())}
+
+    def settle(self) -> None:
+        """Wait until nobody changes it: what an interrupted deploy has begun, CloudFormation goes on with."""
+        while (there := self.describe()) and there["StackStatus"] in _CHANGING:
+            _logger.info("%s is %s; waiting", self.full_name, there["StackStatus"])
+            time.sleep(_POLL_SECONDS)
 
     def takes_changes(self) -> bool:
         """Whether it can be changed; what is left of a first try, or of a deletion that failed, can only be deleted."""

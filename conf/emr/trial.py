@@ -71,9 +71,16 @@ class _Bill:
             raise SettingsError(f"--max-usd: {self.most:g} is not enough for the next job; give {least:.2f} or more")
         return min(minutes, serverless.BATCH_MINUTES)
 
-    def add(self, run: Mapping[str, Any]) -> None:
-        """Count what a job was billed for."""
-        billed = run.get("billedResourceUtilization") or run.get("totalResourceUtilization") or {}
+    def add(self, run: Mapping[str, Any], seconds: float) -> None:
+        """Count what a job was billed for, or, where EMR does not say, all that the application may have at once.
+
+        Args:
+            run: what EMR says of it.
+            seconds: since it was started.
+        """
+        hours = seconds / 3600
+        most = {"vCPUHour": _VCPUS * hours, "memoryGBHour": _GIGABYTES * hours}
+        billed = run.get("billedResourceUtilization") or run.get("totalResourceUtilization") or most
         self.spent += serverless_usd(billed.get("vCPUHour", 0.0), billed.get("memoryGBHour", 0.0), self.prices)
 
 
@@ -102,6 +109,10 @@ def try_(settings: Settings, arguments: argparse.Namespace) -> str | None:
     try:
         rows = _run(settings, data, arguments, bill)
     finally:
+        sys.stderr.write(
+            f"the jobs cost {bill.spent:.2f} USD by {PRICES.name}; everything is taken down now, and if that is "
+            f"interrupted, python -m conf.emr destroy --data --stack {data.name} goes on\n"
+        )
         deployment.destroy(settings, _words(arguments, compute=None, data=True))
     return (
         f"{rows} rows in {(time.monotonic() - began) / 60:.0f} min; the jobs were billed {bill.spent:.2f} USD by "
@@ -131,11 +142,12 @@ def _request(verb: str, locations: Locations, role: str, more: list[str], bill: 
 
 def _step(application: Application, verb: str, request: Mapping[str, Any], look: Follower, bill: _Bill) -> None:
     sys.stderr.write(f"{verb}: for {request['executionTimeoutMinutes']} minutes at most\n")
+    began = time.monotonic()
     job = application.start(request)
     try:
         application.wait(job, look)
     finally:
-        bill.add(application.run(job))
+        bill.add(application.run(job), time.monotonic() - began)
 
 
 def _words(arguments: argparse.Namespace, **more: Any) -> argparse.Namespace:

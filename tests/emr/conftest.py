@@ -54,8 +54,8 @@ def aws(
 @pytest.fixture
 def deployed(aws: Stack, capsys: pytest.CaptureFixture[str]) -> Iterator[Stack]:
     """Both forms, for which there is one set of data."""
-    for compute in ("serverless", "cluster"):
-        assert run("deploy", "--yes", "--compute", compute) == 0, capsys.readouterr().err
+    for compute, *more in (("serverless", "--set", "Network=yes"), ("cluster",)):
+        assert run("deploy", "--yes", "--compute", compute, *more) == 0, capsys.readouterr().err
     capsys.readouterr()
     yield aws
     assert run("destroy", "--data", "--yes") == 0, capsys.readouterr().err

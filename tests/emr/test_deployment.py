@@ -29,6 +29,7 @@ from tests.support.aws_account import (
     LOCAL,
     PARTS,
     REGION,
+    application_of,
     run,
 )
 
@@ -47,7 +48,8 @@ def test_serverless_is_deployed_and_taken_down_and_the_data_stays(
     assert "confirm the mail" in captured.out
     assert "deploy --set Schedules=yes" in captured.out
     outputs = aws.outputs()
-    assert outputs["Input"] in captured.out
+    assert re.search(rf"^Input +{outputs['Input']}$", captured.out, flags=re.MULTILINE)
+    assert re.search(r"^ApplicationId +\w+$", captured.out, flags=re.MULTILINE)
     there = locations_of(aws, outputs, "aarch64")
     assert there.application == f"s3://pictures-models-123456789012-{REGION}/application/aarch64"
     assert (there.region, there.table) == (REGION, "pictures.snapshot")
@@ -108,6 +110,76 @@ def test_no_schedule_starts_what_is_being_deleted(aws: Stack, monkeypatch: pytes
     monkeypatch.setattr(Application, "stop", stopped)
     assert run("destroy", "--yes") == 0
     assert done == [{"Schedules": "no"}, "stop"]
+
+
+def test_without_a_network_replay_lists_and_nobody_waits_for_the_queue(
+    aws: Stack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def queue_is_taken() -> str:
+        return stacks.parameters_of(aws.describe() or {})["QueueIsTaken"]
+
+    assert run("deploy", "--yes") == 0
+    there = stacks.parameters_of(aws.sibling("serverless").describe() or {})
+    words = json.loads(there["ReplayJob"])["SparkSubmit"]["EntryPointArguments"]
+    assert "--queue" not in words
+    assert words[-1] == "--skip-if-running"
+    assert queue_is_taken() == "no"
+    assert run("submit", "run", "--yes") == 2
+    assert "deploy --set Network=yes makes one" in capsys.readouterr().err
+    assert run("submit", "replay", "--dry-run") == 0
+    assert run("deploy", "--yes", "--compute", "cluster") == 0
+    assert queue_is_taken() == "yes"
+    assert run("deploy", "--yes") == 0
+    assert queue_is_taken() == "yes"  # by the stream on the cluster
+    assert run("destroy", "--yes", "--compute", "cluster") == 0
+    assert run("deploy", "--yes") == 0
+    assert queue_is_taken() == "no"
+    assert run("deploy", "--yes", "--set", "Network=yes") == 0
+    assert queue_is_taken() == "yes"
+
+
+def test_what_an_interrupted_deploy_has_begun_is_waited_for(
+    aws: Stack, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert run("deploy", "--yes") == 0
+    changing = {"pictures-data": 1, "pictures-serverless": 2}
+    describe = Stack.describe
+
+    def described(stack: Stack) -> Mapping[str, Any] | None:
+        there = describe(stack)
+        if there and asked and changing.get(stack.full_name, 0):
+            changing[stack.full_name] -= 1
+            return {**there, "StackStatus": "UPDATE_IN_PROGRESS"}
+        return there
+
+    def consent(*_: object) -> bool:
+        asked.append(True)
+        return True
+
+    asked: list[bool] = []
+    monkeypatch.setattr(Stack, "describe", described)
+    monkeypatch.setattr("conf.emr.deployment.agreed", consent)
+    assert run("deploy") == 0
+    assert set(changing.values()) == {0}
+    changing |= {"pictures-serverless": 1, "pictures-data": 1}
+    asked.clear()
+    assert run("destroy", "--data") == 0
+    assert set(changing.values()) == {0}
+    assert aws.describe() is None
+
+
+def test_a_job_that_ends_while_it_is_cancelled_keeps_nothing_from_being_deleted(
+    aws: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("deploy", "--yes") == 0
+    application, states = application_of(aws), iter(("SUCCESS", "RUNNING"))
+    monkeypatch.setattr(Application, "run", lambda *_: {"state": next(states)})
+    with Stubber(aws.client("emr-serverless")) as stub:
+        stub.add_client_error("cancel_job_run", "ValidationException")
+        application._cancel("00one")
+        stub.add_client_error("cancel_job_run", "ValidationException")
+        with pytest.raises(ClientError):
+            application._cancel("00one")
 
 
 def test_deploying_again_keeps_what_was_set_before(deployed: Stack) -> None:

@@ -128,6 +128,13 @@ def test_what_comes_by_itself_drains_the_queue_and_stands_back_for_a_stream() ->
     assert of["export"] == ("--to", "s3://out/snapshots", "--keep", "7", "--glue-table", "db.snapshot")
     assert of["refit"] == ("--limit", "100000", "--promote", "if-not-worse")
     assert "--embeddings" in submitted("refit")
+    assert scheduled(replace(places, queue=None))["replay"] == ("--skip-if-running",)
+
+
+def test_serverless_reaches_the_queue_from_a_network_only() -> None:
+    assert not serverless.reaches_queue({"Network": "no", "SubnetIds": ""})
+    assert serverless.reaches_queue({"Network": "yes", "SubnetIds": ""})
+    assert serverless.reaches_queue({"Network": "no", "SubnetIds": "subnet-1"})
 
 
 def test_the_driver_knows_where_its_metrics_go() -> None:
@@ -152,11 +159,17 @@ def test_a_stream_on_serverless_is_started_again_and_a_batch_job_is_not() -> Non
     driver = batch["jobDriver"]["sparkSubmit"]
     assert driver["entryPointArguments"][-1] == "--enqueue"
     given = properties(shlex.split(driver["sparkSubmitParameters"]))
+    assert "--conf spark.archives=s3://a/x86_64/dependencies.zip#dependencies " in driver["sparkSubmitParameters"]
+    spaced = load_settings({"spark.conf": {"spark.mine": "a b"}}, SETTINGS)
+    quoted = serverless.job("reconcile", spaced, PLACES, "arn:role")["jobDriver"]["sparkSubmit"]
+    assert "--conf 'spark.mine=a b' " in quoted["sparkSubmitParameters"]
     assert given["spark.archives"] == "s3://a/x86_64/dependencies.zip#dependencies"
     assert given["spark.emr-serverless.driverEnv.AWS_REGION"] == "eu-west-3"
     pythons = {value for key, value in given.items() if key.endswith("_PYTHON")}
     assert pythons == {"python3.11"}  # of driver and workers
-    assert given["spark.dynamicAllocation.initialExecutors"] == "0"  # the default is 3, which would be paid
+    for name in ("dynamicAllocation.initialExecutors", "executor.instances"):
+        assert given[f"spark.{name}"] == "0"  # the default of both is 3, which would be paid
+    assert given["spark.emr-serverless.driverEnv.LAUNCH_FILES"] == "s3://a/x86_64/emr.yaml"
     assert "spark.jars" not in given
     given = properties(shlex.split(stream["jobDriver"]["sparkSubmit"]["sparkSubmitParameters"]))
     assert given["spark.dynamicAllocation.minExecutors"] == "1"
@@ -193,6 +206,7 @@ def test_the_documented_costs_are_what_the_program_says(pictures: str, capsys: p
     [row] = re.findall(rf"^\| {float(pictures):,.0f} \|(.*)\|$", documented, flags=re.MULTILINE)
     assert [float(cell.replace(",", "")) for cell in row.split("|")] == [round(one) for one in sums]
     assert "prices of 2026-11-30" in source
+    assert ("a network, to reach the queue" in tables[0]) == (pictures == "50e6")  # where listing costs more
     if pictures == "0":
         for line in tables[0].splitlines():
             assert f"    {line}\n" in documented

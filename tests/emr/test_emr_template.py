@@ -302,6 +302,9 @@ def test_a_scheduled_job_is_one_that_the_api_takes(templates: dict[Part, dict[st
         [rights] = [one for one in statements(templates["serverless"]["Resources"]["SchedulerRole"])
                     if one["Action"] == "iam:PassRole"]  # fmt: skip
         assert rights["Resource"] == {"Fn::GetAtt": ["JobRole", "Arn"]}
+        [rights] = [one for one in statements(templates["serverless"]["Resources"]["SchedulerRole"])
+                    if one["Action"] == "ec2:CreateNetworkInterface"]  # fmt: skip
+        assert rights["Condition"] == {"StringEquals": {"aws:CalledViaLast": "ops.emr-serverless.amazonaws.com"}}
 
 
 def lowered(value: Any) -> Any:
@@ -311,13 +314,16 @@ def lowered(value: Any) -> Any:
     return [lowered(inner) for inner in value] if isinstance(value, list) else value
 
 
-def test_an_idle_application_stops_and_has_no_network_of_its_own(templates: dict[Part, dict[str, Any]]) -> None:
+def test_an_idle_application_stops_and_has_a_network_only_if_asked_for(templates: dict[Part, dict[str, Any]]) -> None:
     application = templates["serverless"]["Resources"]["Application"]["Properties"]
     assert application["AutoStartConfiguration"] == {"Enabled": True}
     assert application["AutoStopConfiguration"]["Enabled"] is True
     assert "InitialCapacity" not in application  # it would be paid while nothing runs
-    assert application["NetworkConfiguration"]["Fn::If"][0] == "InVpc"
-    assert not any(one["Type"].startswith("AWS::EC2::") for one in templates["serverless"]["Resources"].values())
+    assert templates["serverless"]["Parameters"]["Network"]["Default"] == "no"
+    made, _, otherwise = application["NetworkConfiguration"]["Fn::If"]
+    assert (made, otherwise["Fn::If"][0]) == ("MakesNetwork", "HasSubnets")
+    network = [one for one in templates["serverless"]["Resources"].values() if one["Type"].startswith("AWS::EC2::")]
+    assert {one["Condition"] for one in network} == {"MakesNetwork"}
     assert templates["serverless"]["Parameters"]["Platform"]["Default"] == "aarch64"
 
 
@@ -410,15 +416,35 @@ def test_emr_finds_its_endpoint_and_makes_none_of_its_own(cluster: dict[str, Any
     assert not any("elasticmapreduce" in text for one in endpoints.values() for text in texts(one))
 
 
-def test_the_cluster_is_made_after_its_network_and_deleted_before_it(cluster: dict[str, Any]) -> None:
-    """Whatever nodes reach others by: routes, rules, and the endpoints without which EMR does not start them."""
+@pytest.mark.parametrize(("part", "last"), [("cluster", "Cluster"), ("serverless", "Application")])
+def test_what_runs_programs_is_made_after_its_network_and_deleted_before_it(
+    templates: dict[Part, dict[str, Any]], part: Part, last: str
+) -> None:
+    """Whatever machines reach others by: routes, rules, and the endpoints without which EMR does not start them."""
+    resources = templates[part]["Resources"]
 
     def before(name: str) -> set[str]:
-        direct = {*texts(cluster[name].get("DependsOn", [])), *references(cluster[name])} & set(cluster)
+        direct = {*texts(resources[name].get("DependsOn", [])), *references(resources[name])} & set(resources)
         return direct.union(*map(before, direct))
 
-    ways = {name for name, one in cluster.items() if one["Type"].startswith("AWS::EC2::")}
-    assert ways <= before("Cluster")
+    ways = {name for name, one in resources.items() if one["Type"].startswith("AWS::EC2::")}
+    assert ways <= before(last)
+
+
+def test_workers_without_a_way_to_the_internet_have_endpoints_for_what_they_call(
+    templates: dict[Part, dict[str, Any]],
+) -> None:
+    """What the driver calls itself: pictures and tables, the queue, metrics, the table of the newest snapshot."""
+    resources = templates["serverless"]["Resources"]
+    endpoints = of_type(resources, "AWS::EC2::VPCEndpoint").values()
+    services = {one["ServiceName"]["Fn::Sub"].rpartition(".")[2] for one in endpoints}
+    assert services == {"s3", "sqs", "logs", "glue"}
+    assert sum(one["VpcEndpointType"] == "Interface" for one in endpoints) == cost._ENDPOINTS
+    assert not of_type(resources, "AWS::EC2::NatGateway")
+
+
+def test_nobody_is_told_that_pictures_wait_in_a_queue_that_is_not_read(data: dict[str, Any]) -> None:
+    assert data["NotTakenIn"]["Condition"] == "QueueIsTaken"
 
 
 def test_the_queue_hides_a_message_for_two_intervals(templates: dict[Part, dict[str, Any]]) -> None:

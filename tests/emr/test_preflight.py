@@ -57,8 +57,7 @@ def test_a_release_that_the_region_lacks_is_told_with_the_command_that_lists_oth
 
 @pytest.mark.parametrize(("part", "kinds"), [("serverless", 19), ("cluster", 34)])
 def test_every_type_of_the_templates_is_looked_for(stack: Stack, part: Part, kinds: int) -> None:
-    templates = (template_of("data"), template_of(part))
-    wanted = sorted({one["Type"] for template in templates for one in template["Resources"].values()})
+    wanted = sorted(preflight._kinds(stack.sibling(part), parameters(part)))
     answers = [("cloudformation", "describe_type", {"TypeName": kind}) for kind in wanted]
     assert found(stack, part, preflight._types, *answers) == []
     answers[0] = ("cloudformation", "describe_type", "TypeNotFoundException")  # type: ignore[assignment]
@@ -67,9 +66,16 @@ def test_every_type_of_the_templates_is_looked_for(stack: Stack, part: Part, kin
     assert len(wanted) == kinds
 
 
+def test_a_network_is_looked_for_where_one_is_asked_for(stack: Stack) -> None:
+    compute = stack.sibling("serverless")
+    asked, not_asked = ({**parameters("serverless"), "Network": given} for given in ("yes", "no"))
+    more = preflight._kinds(compute, asked) - preflight._kinds(compute, not_asked)
+    assert {"AWS::EC2::VPC", "AWS::EC2::VPCEndpoint"} <= more
+    assert all(kind.startswith("AWS::EC2::") for kind in more)
+
+
 def test_a_budget_is_not_looked_for_where_none_is_made(stack: Stack) -> None:
-    templates = (template_of("data"), template_of("serverless"))
-    wanted = {one["Type"] for template in templates for one in template["Resources"].values()}
+    wanted = preflight._kinds(stack.sibling("serverless"), parameters("serverless"))
     answers = [("cloudformation", "describe_type", {"TypeName": kind}) for kind in wanted - {"AWS::Budgets::Budget"}]
     north = Stack.of("pictures", "eu-north-1", AWS_DEFAULTS)
     assert found(north, "serverless", preflight._types, *answers) == []

@@ -85,9 +85,19 @@ def test_a_trial_that_fails_leaves_nothing_either(
 ) -> None:
     monkeypatch.setattr(Application, "run", lambda *_: {"state": "FAILED", "stateDetails": "exit code 3"})
     assert try_() == 1
-    assert "is FAILED: exit code 3" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "is FAILED: exit code 3" in err
+    assert re.search(r"the jobs cost \d\.\d\d USD by prices\.yaml; everything is taken down now", err)
     assert with_backbone.describe() is None
     assert with_backbone.client("s3").list_buckets()["Buckets"] == []
+
+
+def test_a_job_of_which_emr_tells_no_bill_is_counted_with_all_it_may_have_had() -> None:
+    bill = trial._Bill(1.0, PRICES)
+    bill.add({"state": "SUCCESS"}, 1800)
+    assert bill.spent == pytest.approx(cost.serverless_usd(trial._VCPUS, trial._GIGABYTES, PRICES) / 2)
+    bill.add({"totalResourceUtilization": HOUR}, 1800)
+    assert bill.spent > 0.3
 
 
 def test_money_that_is_used_up_stops_it(with_backbone: Stack, jobs_run: list[dict[str, Any]]) -> None:
