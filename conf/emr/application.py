@@ -18,13 +18,13 @@ from conf.settings import Settings
 
 PLATFORMS: tuple[Platform, ...] = get_args(Platform)
 SETTINGS = Path(__file__).parents[1] / "emr.yaml"
-"""What the programs on the cluster get, where nothing else is named."""
+"""The settings of the programs on the cluster, where nothing else is named."""
 _BUILT = (CODE, DEPENDENCIES, CHECKPOINT_JAR)
 _HERE = Path(__file__).parent
 
 
 def build_folder(platform: str) -> Path:
-    """Where package puts what it builds for a platform."""
+    """The folder of what package builds for a platform."""
     return Path("build", "emr", platform)
 
 
@@ -90,7 +90,7 @@ def check_backbone(stack: Stack, locations: Locations) -> None:
 
 
 def bucket_and_key(uri: str, name: str) -> tuple[str, str]:
-    """Where a file is that lies in the folder `uri`."""
+    """The location of a file in the folder `uri`."""
     bucket, _, prefix = uri.removeprefix("s3://").partition("/")
     return bucket, f"{prefix}/{name}"
 
@@ -105,7 +105,7 @@ def _files(folder: Path, settings: Path) -> Iterator[tuple[str, Path]]:
 
 
 def locations_of(stack: Stack, outputs: Mapping[str, str], platform: str) -> Locations:
-    """Where everything is, as the data stack says in its outputs."""
+    """The locations of everything, as the data stack says in its outputs."""
     return Locations(
         application=f"{outputs['Applications']}/{platform}",
         input=outputs["Input"],

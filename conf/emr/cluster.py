@@ -117,7 +117,7 @@ class Cluster:
             time.sleep(_POLL_SECONDS)
 
     def step_log(self, archive: str, step: str) -> str:
-        """What spark-submit said of a step, and what its driver printed, from the archive, which is minutes behind.
+        """The output of spark-submit for a step, and that of its driver, from the archive, which is minutes behind.
 
         Raises:
             InputError: it is not there, or not yet.

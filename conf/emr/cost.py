@@ -1,4 +1,4 @@
-"""What a month costs in each form, from a measured rate and a table of prices that users may edit.
+"""Estimates the cost of a month in each form, from a measured rate and a table of prices that users may edit.
 
 What a job without work takes is an assumption, which nobody has measured on AWS: see `IDLE_MINUTES`.
 """
@@ -24,7 +24,7 @@ MEASURED_RATE = 83.0
 median of replay over a bare loop (docs/benchmarks.md). It was not measured on EMR."""
 
 IDLE_MINUTES = 2.0
-"""How long the driver of a job runs that finds nothing to do: its start, and some requests. An assumption."""
+"""Minutes of the driver of a job that finds nothing to do: its start, and some requests. An assumption."""
 
 _HOURS_A_MONTH = 730
 _DRIVER, _EXECUTOR = (2, 5), (4, 8)  # cores and gigabytes, as serverless.py asks for them
@@ -64,7 +64,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Month:
-    """What is to be paid for.
+    """An entry of the bill.
 
     Attributes:
         pictures: that come in the month.
@@ -109,7 +109,7 @@ def hourly(month: Month, prices: Mapping[str, Any]) -> Iterator[Line]:
 
 
 def _discovery(month: Month, prices: Mapping[str, Any]) -> Line:
-    """How replay learns what is new, in the cheaper way: it lists the input, or has a network and takes the queue."""
+    """The cost of finding what is new, in the cheaper way: replay lists the input, or has a network and takes the queue."""
     listed = month.pictures / _KEYS_PER_LIST * _RUNS["replay, hourly"]
     listing = Line("replay: list this month's pictures", _count(listed), listed / 1000 * prices["s3"]["put_thousand"])
     return min(listing, _network(prices), key=lambda line: line.usd)
@@ -146,7 +146,7 @@ def cluster(month: Month, prices: Mapping[str, Any]) -> Iterator[Line]:
 
 
 def _around(month: Month, prices: Mapping[str, Any], form: str, runs: float) -> Iterator[Line]:
-    """What is paid in each form: requests, logs, alarms, what is stored."""
+    """The costs of every form: requests, logs, alarms, what is stored."""
     s3 = prices["s3"]
     yield Line("S3, read the pictures", _count(month.pictures), month.pictures / 1000 * s3["get_thousand"])
     requests = month.batches * _REQUESTS_PER_BATCH + runs * _REQUESTS_PER_RUN

@@ -171,7 +171,7 @@ def _instance_types(part: Part, platform: str, former: Mapping[Part, Mapping[str
 
 
 def _jobs(part: Part, settings: Settings, locations: Locations) -> dict[str, str]:
-    """What comes by itself, as the template takes it."""
+    """The jobs that come by schedule, as the template takes them."""
     if part == "serverless":
         return serverless.scheduled_drivers(settings, locations)
     return {

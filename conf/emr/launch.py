@@ -1,6 +1,6 @@
-"""What spark-submit starts on EMR: `launch.py MODULE ARGUMENTS...` is `python -m MODULE ARGUMENTS...`.
+"""Spark-submit starts this on EMR: `launch.py MODULE ARGUMENTS...` is `python -m MODULE ARGUMENTS...`.
 
-It owns nothing and knows nothing: spark-submit takes a file, and the programs are packages in the code zip. Of
+Spark-submit takes a file, and the programs are packages in the code zip. Of
 `spark.files` the documentation of EMR Serverless says that executors find them, and is silent about the driver. There,
 the variable LAUNCH_FILES names the objects of S3, by commas, which the driver copies into its folder.
 """

@@ -44,7 +44,7 @@ def add_submit_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class _Submission:
-    """What is about to be started.
+    """A job or step that is about to be started.
 
     Attributes:
         shown: for a person to read before.
@@ -125,7 +125,7 @@ def add_status_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def status(settings: Settings, arguments: argparse.Namespace) -> str:
-    """What runs, and how it is."""
+    """The programs that run, and their state."""
     data = stack_of(settings, arguments)
     output = data.outputs()["Output"]
     lines = []
@@ -151,7 +151,7 @@ def add_logs_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def logs(settings: Settings, arguments: argparse.Namespace) -> str | None:
-    """What the drivers print."""
+    """The output of the drivers."""
     data = stack_of(settings, arguments)
     outputs = data.outputs()
     if arguments.step:

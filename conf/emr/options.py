@@ -18,7 +18,7 @@ COMPUTES: tuple[Compute, ...] = ("serverless", "cluster")
 
 
 def options(*adders: Callable[[argparse.ArgumentParser], None]) -> Callable[[argparse.ArgumentParser], None]:
-    """What declares the options of all of these, for a verb that has no others."""
+    """A function that declares the options of all of these, for a verb that has no others."""
 
     def add(parser: argparse.ArgumentParser) -> None:
         for adder in adders:

@@ -1,4 +1,4 @@
-"""What EMR needs to run the programs: an archive of their code, one of what they depend on, and a jar of Spark's.
+"""The package that EMR runs: an archive of their code, one of what they depend on, and a jar of Spark's.
 
 The dependencies are wheels for the nodes' platform and Python, taken by pip from the lock file with their hashes: an
 archive of a virtual environment would link to the interpreter of the machine that made it. Spark brings pyspark and
@@ -54,7 +54,7 @@ _PLAIN_FILE = 0o100644 << 16
 
 @dataclass(frozen=True)
 class Package:
-    """What was built.
+    """The files that were built.
 
     Attributes:
         code: batch_fit, conf and streaming, for --py-files.
@@ -76,7 +76,7 @@ def build(platform: Platform, to: Path) -> Package:
 
     Raises:
         SettingsError: there is no such platform, or `to` cannot be written.
-        PlatformError: a wheel, or the jar, is not to be had.
+        PlatformError: a wheel, or the jar, cannot be downloaded.
     """
     if platform not in get_args(Platform):
         raise SettingsError(f"platform: {platform!r} is not allowed: choose from {', '.join(get_args(Platform))}")
@@ -141,7 +141,7 @@ def _install(platform: Platform, target: Path, lock: Path) -> None:
 
 
 def _code() -> list[PurePath]:
-    """What the programs consist of."""
+    """The files of which the programs consist."""
     files = [Path(package, file) for package in _PACKAGES for file in _files(_PROJECT / package)]
     return [file for file in files if file.suffix in _CODE_SUFFIXES]
 

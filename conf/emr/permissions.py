@@ -69,7 +69,7 @@ CREATION = {
     "AWS::SQS::Queue": "sqs:CreateQueue",
     "AWS::Scheduler::Schedule": "scheduler:CreateSchedule",
 }
-"""What making a resource needs, as CloudFormation acts with the caller's own permissions: enough to find that a person
+"""The permissions that making a resource needs, as CloudFormation acts with the caller's own permissions: enough to find that a person
 has no right to a service. Each needs those to tag, read and change it besides."""
 
 _DENIED = frozenset(

@@ -1,4 +1,4 @@
-"""What deploy looks at before it makes anything: whether region and account have what the templates need.
+"""Checks, before deploy makes anything, whether region and account have what the templates need.
 
 It costs nothing and takes seconds. What cannot be looked at is told, and refuses nothing.
 """
@@ -36,7 +36,7 @@ Parameters = Mapping[str, str]
 
 
 def check(compute: Stack, parameters: Parameters) -> list[str]:
-    """What is missing, each in a line with the command that mends it.
+    """The things that are missing, each in a line with the command that mends it.
 
     Args:
         compute: the stack that is to run programs.

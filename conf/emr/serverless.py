@@ -43,7 +43,7 @@ _FALLS_APART = re.compile(r"""[\s'"\\]""")
 
 
 def job(verb: str, settings: Settings, locations: Locations, role: str, extra: Sequence[str] = ()) -> dict[str, Any]:
-    """What StartJobRun is asked for, apart from the application.
+    """The request of StartJobRun, apart from the application.
 
     A stream is a job in streaming mode: it has no time limit (0), and is started again when it fails, in another
     availability zone if need be. A batch job is tried once, as on YARN, and since release 7.11 has to have a limit.
@@ -167,7 +167,7 @@ class Application:
         return str(self._client().start_job_run(applicationId=self.id, **request)["jobRunId"])
 
     def run(self, job: str) -> dict[str, Any]:
-        """What EMR says of a job."""
+        """The description of a job by EMR."""
         return dict(self._client().get_job_run(applicationId=self.id, jobRunId=job)["jobRun"])
 
     def status(self) -> str:

@@ -26,7 +26,7 @@ METRICS_GROUP = "PICTURE_FEATURES_LOG__METRICS_GROUP"
 
 @dataclass(frozen=True)
 class Program:
-    """What a verb runs.
+    """The program of a verb.
 
     Attributes:
         module: `python -m MODULE`.
@@ -57,7 +57,7 @@ PROGRAMS: Mapping[str, Program] = {
 
 @dataclass(frozen=True)
 class Locations:
-    """Where everything is.
+    """The locations of everything.
 
     Attributes:
         application: the folder with what `package` built: launch.py, application.zip, dependencies.zip,
@@ -154,7 +154,7 @@ def spark_submit_arguments(verb: str, settings: Settings, locations: Locations, 
 
 
 def program_of(verb: str) -> Program:
-    """What a verb runs.
+    """The program of a verb by its name.
 
     Raises:
         SettingsError: there is no such verb.
@@ -175,12 +175,12 @@ def properties_of(program: Program) -> dict[str, str]:
 
 
 def driver_environment(locations: Locations) -> dict[str, str]:
-    """What a container has no other way to know; the driver tells the executors."""
+    """The environment that a container cannot know otherwise; the driver tells the executors."""
     return {"AWS_REGION": locations.region} | ({METRICS_GROUP: locations.log_group} if locations.log_group else {})
 
 
 def program_arguments(program: Program, locations: Locations, extra: Sequence[str]) -> list[str]:
-    """What follows the launcher: the module, its verb, the locations."""
+    """The words after the launcher: the module, its verb, the locations."""
     arguments = [program.module, program.verb, "--config", CONFIG]
     for place in program.places:
         value = getattr(locations, place)

@@ -35,7 +35,7 @@ EU_REGIONS = frozenset(("eu-central-1", "eu-north-1", "eu-south-1", "eu-south-2"
 """Of the European Union. London (eu-west-2) and Zurich (eu-central-2) are not; eusc-de-east-1 is, and is another
 partition of AWS, with accounts of its own."""
 PURPOSES = ("input", "models", "output", "logs")
-"""What the buckets are for."""
+"""The purposes of the buckets."""
 _POLL_SECONDS = 5.0
 _NAME = re.compile(r"[a-z][a-z0-9-]{1,24}[a-z0-9]")  # the longest bucket's name is this and 36 more, of 63
 _FAILED = re.compile(r"_FAILED$|ROLLBACK_COMPLETE$")
@@ -132,7 +132,7 @@ class Stack:
         return self.connection.client(service)
 
     def describe(self) -> Mapping[str, Any] | None:
-        """What CloudFormation says of it; None if there is none."""
+        """The description by CloudFormation; None if there is no such stack."""
         try:
             return dict(self.client("cloudformation").describe_stacks(StackName=self.full_name)["Stacks"][0])
         except ClientError as error:
@@ -141,7 +141,7 @@ class Stack:
             raise
 
     def outputs(self) -> dict[str, str]:
-        """What the template gives, by name.
+        """The outputs of the template, by name.
 
         Raises:
             NotFoundError: there is no such stack.
@@ -249,7 +249,7 @@ class Stack:
                 _logger.info("%s %s", event["LogicalResourceId"], event["ResourceStatus"])
 
     def _events(self, began: datetime) -> list[dict[str, Any]]:
-        """What happened since, newest first; nothing if the stack is gone."""
+        """The events since then, newest first; none if the stack is gone."""
         found: list[dict[str, Any]] = []
         try:
             for page in (

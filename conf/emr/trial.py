@@ -46,7 +46,7 @@ def add_try_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclass
 class _Bill:
-    """What jobs may still cost, and have cost.
+    """The money that jobs may still cost, and have cost.
 
     Attributes:
         most: USD.
@@ -59,7 +59,7 @@ class _Bill:
     spent: float = 0.0
 
     def minutes(self) -> int:
-        """How long a job may run, if it takes all that the application has.
+        """The minutes that a job may run, if it takes all that the application has.
 
         Raises:
             SettingsError: less than any job takes.
@@ -180,7 +180,7 @@ def _upload(data: Stack, pictures: Path, to: str) -> None:
 
 
 def _rows(data: Stack, output: str) -> int:
-    """How many rows the features have, by the footers of their files."""
+    """The number of rows of features, by the footers of their files."""
     s3 = data.client("s3")
     bucket, prefix = bucket_and_key(output, "features/")
     pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)

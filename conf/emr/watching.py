@@ -1,4 +1,4 @@
-"""What the programs told CloudWatch, wherever they run: metrics of the last hour, and lines of the drivers."""
+"""Reads from CloudWatch, wherever the programs run: metrics of the last hour, and lines of the drivers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _OVER_MINUTES: Mapping[str, Callable[[Sequence[float]], float]] = {"Sum": sum, "
 
 
 def last_hour(stack: Stack, output: str) -> Iterator[str]:
-    """What the stream told CloudWatch, wherever it runs; a line for each metric that it told."""
+    """The metrics of the stream, wherever it runs; a line for each that there is."""
     now = datetime.now(UTC)
     queries = [
         {
@@ -52,7 +52,7 @@ def last_hour(stack: Stack, output: str) -> Iterator[str]:
 
 
 def driver_logs(stack: Stack, group: str, since: timedelta, job: str = "") -> Iterator[str]:
-    """What the drivers printed, oldest first, or the driver of one job.
+    """The output of the drivers, oldest first, or that of the driver of one job.
 
     Raises:
         NotFoundError: nothing was printed.
