@@ -109,7 +109,7 @@ def hourly(month: Month, prices: Mapping[str, Any]) -> Iterator[Line]:
 
 
 def _discovery(month: Month, prices: Mapping[str, Any]) -> Line:
-    """The cost of finding new pictures, in the cheaper way: by listing, or by the queue, for which a network is needed."""
+    """The cost of finding new pictures, in the cheaper way: by listing, or by the queue, which needs a network."""
     listed = month.pictures / _KEYS_PER_LIST * _RUNS["replay, hourly"]
     listing = Line("replay: list this month's pictures", _count(listed), listed / 1000 * prices["s3"]["put_thousand"])
     return min(listing, _network(prices), key=lambda line: line.usd)
