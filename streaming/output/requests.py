@@ -7,7 +7,6 @@ once: after a kill in between, the pictures that are in manifests already are kn
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -16,11 +15,8 @@ from streaming.output.manifests import RETRY, decode, encode
 from streaming.storage.folder import Folder, StoredPicture
 
 REQUESTS_FOLDER = "_requests"
-SUFFIX = ".json"
+_SUFFIX = ".json"
 _WITHDRAWN = "-withdrawn"
-_PAUSE_SECONDS = 10  # each look is a paid request on S3
-
-_logger = logging.getLogger(__name__)
 
 
 def create_request(output: Folder, pictures: Sequence[StoredPicture]) -> str:
@@ -28,7 +24,7 @@ def create_request(output: Folder, pictures: Sequence[StoredPicture]) -> str:
     data = encode(pictures)
     request = hashlib.sha256(data).hexdigest()[:32]
     with suppress(AlreadyExistsError):
-        output.create(_name(request), data)
+        output.create(request_file(request), data)
     return request
 
 
@@ -38,7 +34,7 @@ def announce_withdrawal(output: Folder, manifest: str, pictures: Sequence[Stored
     The request's id names the manifest. Whoever takes the lease, and finds it, withdraws the manifest, too.
     """
     with suppress(AlreadyExistsError):
-        output.create(_name(f"{manifest}{_WITHDRAWN}"), encode(pictures))
+        output.create(request_file(f"{manifest}{_WITHDRAWN}"), encode(pictures))
 
 
 def announced_withdrawals(output: Folder) -> list[str]:
@@ -54,7 +50,7 @@ def request_ids(output: Folder) -> list[str]:
 def all_ids(output: Folder) -> list[str]:
     """The ids of all requests, with those for pictures in quarantine: see `retries`."""
     names = output.names(REQUESTS_FOLDER)
-    return [name.removeprefix(f"{REQUESTS_FOLDER}/").removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX)]
+    return [name.removeprefix(f"{REQUESTS_FOLDER}/").removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX)]
 
 
 def read_request(output: Folder, request: str) -> list[StoredPicture]:
@@ -65,15 +61,16 @@ def read_request(output: Folder, request: str) -> list[StoredPicture]:
         OutputError: its file was not written by `create_request`.
     """
     try:
-        return decode(output.read(_name(request)))
+        return decode(output.read(request_file(request)))
     except (ValueError, KeyError, TypeError) as error:
-        raise OutputError(f"{output.path(_name(request))} is not a request; delete it") from error
+        raise OutputError(f"{output.path(request_file(request))} is not a request; delete it") from error
 
 
 def delete_request(output: Folder, request: str) -> None:
     """Delete a request; it may be gone already."""
-    output.delete(_name(request))
+    output.delete(request_file(request))
 
 
-def _name(request: str) -> str:
-    return f"{REQUESTS_FOLDER}/{request}{SUFFIX}"
+def request_file(request: str) -> str:
+    """The name of the file of a request or a retry."""
+    return f"{REQUESTS_FOLDER}/{request}{_SUFFIX}"

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,14 +25,10 @@ import pyarrow.compute as pc
 from conf.errors import AlreadyExistsError, ConflictError, NotFoundError, OutputError
 from streaming.output.decision import QUARANTINE_TABLE
 from streaming.output.manifests import RETRY, decode, encode, table_file
-from streaming.output.requests import REQUESTS_FOLDER, SUFFIX, all_ids
+from streaming.output.requests import all_ids, request_file
 from streaming.storage.damaged import naming
 from streaming.storage.folder import Folder, StoredPicture
 from streaming.storage.parquet import as_parquet, footer_of, rows_in
-
-_AT_ONCE = 16  # each is a request of 30 ms on S3, and new pictures wait meanwhile
-
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +46,7 @@ def create_retry(output: Folder, quarantined: Sequence[Quarantined]) -> str:
     retry = hashlib.sha256(rows.encode()).hexdigest()[:32] + RETRY
     lines = (encode([row.picture], quarantined=row.manifest) for row in ordered)
     with suppress(AlreadyExistsError):
-        output.create(_name(retry), b"".join(lines))
+        output.create(request_file(retry), b"".join(lines))
     return retry
 
 
@@ -62,16 +57,12 @@ def read_retry(output: Folder, retry: str) -> list[Quarantined]:
         NotFoundError: the retry is done, or was deleted by hand.
         OutputError: its file was not written by `create_retry`.
     """
-    data = output.read(_name(retry))
+    data = output.read(request_file(retry))
     try:
         manifests = [json.loads(line)["quarantined"] for line in data.splitlines()]
         return [Quarantined(picture, one) for picture, one in zip(decode(data), manifests, strict=True)]
     except (ValueError, KeyError, TypeError) as error:
-        raise OutputError(f"{output.path(_name(retry))} is not a request; delete it") from error
-
-
-def _name(retry: str) -> str:
-    return f"{REQUESTS_FOLDER}/{retry}{SUFFIX}"
+        raise OutputError(f"{output.path(request_file(retry))} is not a request; delete it") from error
 
 
 def retry_ids(output: Folder) -> list[str]:
