@@ -13,7 +13,7 @@ from batch_fit.classes import Classes, Holdout
 from batch_fit.embeddings import Embeddings, Wanted
 from batch_fit.featurize import Kept, featurize
 from batch_fit.folding import Featurized, paths_of
-from batch_fit.plan import Plan
+from batch_fit.plan import FitPlan
 from batch_fit.sample import choose
 from batch_fit.stages import Stages
 from conf.errors import InputError, ModelError
@@ -55,7 +55,7 @@ Gather = Callable[[SparkSession, Progress], Gathered]
 """The part of gathering that needs Spark."""
 
 
-def prepare(settings: Settings, plan: Plan, stages: Stages) -> Gather:
+def prepare(settings: Settings, plan: FitPlan, stages: Stages) -> Gather:
     """Do the part that needs no Spark, and so can fail before it is started.
 
     Raises:
@@ -66,7 +66,7 @@ def prepare(settings: Settings, plan: Plan, stages: Stages) -> Gather:
     return _from_pictures(settings, plan, stages)
 
 
-def _from_pictures(settings: Settings, plan: Plan, stages: Stages) -> Gather:
+def _from_pictures(settings: Settings, plan: FitPlan, stages: Stages) -> Gather:
     with stages("list the pictures"):
         names = Names.of(settings.stream)
         pictures = choose(plan.source, settings.fit.limit, plan.connection, Denylist.load(plan.models), names)
@@ -103,7 +103,7 @@ def _backbone(weights: str, base: Bundle | None) -> tuple[bytes, str]:
     return loaded.flatbuffer, loaded.weights
 
 
-def _from_embeddings(settings: Settings, plan: Plan, stages: Stages) -> Gather:
+def _from_embeddings(settings: Settings, plan: FitPlan, stages: Stages) -> Gather:
     options = settings.fit
     output = open_output(settings.model_copy(update={"output": options.embeddings}), plan.connection)
     # First: a `forget` that looks for models of these pictures must know of the registry.

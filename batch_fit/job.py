@@ -18,7 +18,7 @@ from batch_fit.gather import Gathered, prepare
 from batch_fit.held_back import Evidence
 from batch_fit.pca import fit_pca
 from batch_fit.pipeline import build_pipeline
-from batch_fit.plan import Plan, make_plan
+from batch_fit.plan import FitPlan, plan_fit
 from batch_fit.promotion import compare_with_current, promote_if_asked
 from batch_fit.report.describe import describe
 from batch_fit.report.report import render
@@ -101,7 +101,7 @@ def fit(settings: Settings, progress: Progress) -> Fitted:
             or `forget` after an hour.
     """
     stages = Stages()
-    plan = make_plan(settings)
+    plan = plan_fit(settings)
     gather = prepare(settings, plan, stages)
     with ExitStack() as session:
         with stages("start Spark"):
@@ -111,7 +111,7 @@ def fit(settings: Settings, progress: Progress) -> Fitted:
     return _publish(settings, plan, learned, saved, stages)
 
 
-def _learn(settings: Settings, plan: Plan, gathered: Gathered, stages: Stages) -> _Learned:
+def _learn(settings: Settings, plan: FitPlan, gathered: Gathered, stages: Stages) -> _Learned:
     """Fit the projection to the features and to those of the base, and the classifier."""
     with stages("fit scaler and PCA"):
         evidence = gathered.featurized.evidence
@@ -128,7 +128,7 @@ def _learn(settings: Settings, plan: Plan, gathered: Gathered, stages: Stages) -
     return _Learned(gathered, evidence, projection, classification)
 
 
-def _save(spark: SparkSession, plan: Plan, learned: _Learned, stages: Stages) -> _Saved:
+def _save(spark: SparkSession, plan: FitPlan, learned: _Learned, stages: Stages) -> _Saved:
     """Write the model's files, except the report and the manifest."""
     created_at, models = datetime.now(UTC), plan.models
     classifier = learned.classification.classifier if learned.classification else None
@@ -150,7 +150,7 @@ def _save(spark: SparkSession, plan: Plan, learned: _Learned, stages: Stages) ->
     return _Saved(Draft(models, version, features), created_at, identities)
 
 
-def _publish(settings: Settings, plan: Plan, learned: _Learned, saved: _Saved, stages: Stages) -> Fitted:
+def _publish(settings: Settings, plan: FitPlan, learned: _Learned, saved: _Saved, stages: Stages) -> Fitted:
     """Measure the model, write the report, seal it, and make it the current one if that is asked for."""
     registry, models, projection = Registry(plan.models), plan.models, learned.projection
     version = saved.draft.version
@@ -200,7 +200,7 @@ def _seal(models: Folder, manifest: bundle.BundleManifest) -> bundle.BundleManif
     return sealed
 
 
-def _spark_properties(plan: Plan) -> dict[str, str]:
+def _spark_properties(plan: FitPlan) -> dict[str, str]:
     on_s3 = any(place and is_on_s3(place) for place in (plan.models.root, plan.save_to))
     own = _SPARK_PROPERTIES | (_OF_CLASSIFIER if plan.classifies else {})
     return own | (plan.connection.spark_properties() if on_s3 else {})

@@ -25,7 +25,7 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Plan:
+class FitPlan:
     """The places and the base of a fit, and where its features come from.
 
     Attributes:
@@ -52,7 +52,7 @@ class Plan:
         return self.holdout is not None
 
 
-def make_plan(settings: Settings) -> Plan:
+def plan_fit(settings: Settings) -> FitPlan:
     """Check the places, open the base, and decide whether to classify.
 
     Raises:
@@ -80,7 +80,7 @@ def make_plan(settings: Settings) -> Plan:
     registry.remove_incomplete(datetime.now(UTC))
     base = _open_base(registry, options.from_version)
     holdout = _choose_holdout(options, models, base)
-    return Plan(source, models, save_to, connection, base, frozenset(read_identities(base) if base else ()), holdout)
+    return FitPlan(source, models, save_to, connection, base, frozenset(read_identities(base) if base else ()), holdout)
 
 
 def _check_effect(options: FitSettings) -> None:

@@ -83,7 +83,7 @@ class SourceDay:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ExportPlan:
     """The plan of an export.
 
     Attributes:
@@ -159,7 +159,7 @@ def _days(count: int) -> str:
     return "1 day" if count == 1 else f"{count:,} days"
 
 
-def make_plan(places: ExportPlaces, options: ExportSettings, model: SnapshotModel | None) -> Plan:
+def plan_export(places: ExportPlaces, options: ExportSettings, model: SnapshotModel | None) -> ExportPlan:
     """Compare the table with the latest complete snapshot.
 
     Args:
@@ -173,7 +173,7 @@ def make_plan(places: ExportPlaces, options: ExportSettings, model: SnapshotMode
     """
     base = _base(places, options)
     intact = _intact_days(places, base) if base else {}
-    plan = Plan(places, base, [], [], model)
+    plan = ExportPlan(places, base, [], [], model)
     for day in _list_days(places, options.since, model):
         former = intact.get(day.date)
         if former and former.source == day.fingerprint:

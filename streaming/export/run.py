@@ -21,7 +21,7 @@ from conf.spark.progress import Progress
 from streaming.export.compaction import Compacted, compact
 from streaming.export.glue import check_table, point_table
 from streaming.export.models import AS_INGESTED, choose_model
-from streaming.export.plan import ExportPlaces, Plan, explain_left_out, make_plan, nothing_new
+from streaming.export.plan import ExportPlaces, ExportPlan, explain_left_out, nothing_new, plan_export
 from streaming.export.record import Snapshot, SnapshotDay
 from streaming.export.rows import Target
 from streaming.export.snapshots import (
@@ -54,7 +54,7 @@ class Exported:
     """
 
     snapshot: Snapshot
-    plan: Plan
+    plan: ExportPlan
     seconds: float
     table: str | None = None
 
@@ -103,7 +103,7 @@ def export(settings: Settings, progress: Progress) -> Exported:
     record(places.output, Derivative("export", places.to.root))
     with working_on(places.to, settings.stream.lease) as lease:
         drop_incomplete(places.to, lease)
-        plan = make_plan(places, options, model)
+        plan = plan_export(places, options, model)
         if plan.up_to_date:
             newest = plan.up_to_date
             promote(places.to, newest.snapshot)
@@ -117,7 +117,7 @@ def export(settings: Settings, progress: Progress) -> Exported:
     return Exported(newest, plan, time.monotonic() - started, options.glue_table)
 
 
-def _make(settings: Settings, plan: Plan, lease: Lease, progress: Progress) -> Snapshot:
+def _make(settings: Settings, plan: ExportPlan, lease: Lease, progress: Progress) -> Snapshot:
     """Write a snapshot, check its files, and make it the latest."""
     now, places = datetime.now(UTC), plan.places
     snapshot = begin(places.to, now, "".join(day.fingerprint for day in plan.write), lease)
@@ -155,13 +155,13 @@ def _clear_away(places: ExportPlaces, snapshot: str) -> None:
         places.to.delete_tree(snapshot)
 
 
-def dry_run(settings: Settings) -> Plan:
+def dry_run(settings: Settings) -> ExportPlan:
     """The plan of `export`; changes nothing, and needs no Spark."""
     places = ExportPlaces.of(settings)
-    return make_plan(places, settings.export, choose_model(settings, places.output, places.connection))
+    return plan_export(places, settings.export, choose_model(settings, places.output, places.connection))
 
 
-def _compact(settings: Settings, plan: Plan, snapshot: str, progress: Progress) -> Compacted:
+def _compact(settings: Settings, plan: ExportPlan, snapshot: str, progress: Progress) -> Compacted:
     if not plan.write:
         return Compacted({}, {})
     options, places = settings.export, plan.places
@@ -169,7 +169,7 @@ def _compact(settings: Settings, plan: Plan, snapshot: str, progress: Progress) 
     return compact(settings, places.output.root, plan.sources, target, progress)
 
 
-def _take_over(plan: Plan, snapshot: str) -> None:
+def _take_over(plan: ExportPlan, snapshot: str) -> None:
     """Give the files of unchanged days names in the new snapshot."""
 
     def copy(name: str) -> None:
@@ -187,7 +187,7 @@ def _take_over(plan: Plan, snapshot: str) -> None:
             pass
 
 
-def _days(plan: Plan, compacted: Compacted) -> tuple[SnapshotDay, ...]:
+def _days(plan: ExportPlan, compacted: Compacted) -> tuple[SnapshotDay, ...]:
     written = (
         SnapshotDay(
             date=day.date,

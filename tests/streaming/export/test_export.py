@@ -23,7 +23,7 @@ from conf.settings import ExportSettings
 from streaming.__main__ import main as stream
 from streaming.export import compaction
 from streaming.export.compaction import Compacted
-from streaming.export.plan import ExportPlaces, Plan, make_plan
+from streaming.export.plan import ExportPlaces, ExportPlan, plan_export
 from streaming.export.record import Snapshot, SnapshotDay, SnapshotFile
 from streaming.export.reprojection import SnapshotModel
 from streaming.export.rows import Counts, _rows_of
@@ -110,15 +110,15 @@ def test_a_snapshot_is_the_table_and_the_next_one_writes_only_what_changed(
         file.write_bytes(bytes(status.st_size))
         os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
     manifest = commit(output, 2, ["/q/05.jpg"])
-    real = make_plan
+    real = plan_export
 
-    def plan_and_go_on(places: ExportPlaces, options: ExportSettings, model: SnapshotModel | None) -> Plan:
+    def plan_and_go_on(places: ExportPlaces, options: ExportSettings, model: SnapshotModel | None) -> ExportPlan:
         """The stream commits another manifest while the export works."""
         made = real(places, options, model)
         commit(output, 2, ["/q/late.jpg"])
         return made
 
-    monkeypatch.setattr("streaming.export.run.make_plan", plan_and_go_on)
+    monkeypatch.setattr("streaming.export.run.plan_export", plan_and_go_on)
     said = ask()
     monkeypatch.undo()
     assert "rows         9 of 7 manifests" in said

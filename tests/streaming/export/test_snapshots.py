@@ -18,7 +18,7 @@ import pytest
 from conf.errors import AlreadyExistsError, AppError, ConflictError, LeaseLostError, OutputError
 from conf.loading import load_settings
 from conf.spark.progress import bar
-from streaming.export.plan import ExportPlaces, make_plan
+from streaming.export.plan import ExportPlaces, plan_export
 from streaming.export.record import Snapshot, SnapshotDay, SnapshotFile
 from streaming.export.run import Exported, export
 from streaming.export.snapshots import (
@@ -72,7 +72,7 @@ def _made(output: Folder, to: Folder) -> _Place:
         output.create(f"features/date={day}/{day.replace('-', '')}T120000000000Z-00000000.parquet", day.encode())
     settings = load_settings({"output": output.root, "export.to": to.root})
     days = []
-    for source in make_plan(ExportPlaces.of(settings), settings.export, None).write:
+    for source in plan_export(ExportPlaces.of(settings), settings.export, None).write:
         data = as_parquet(pa.table({"path": _paths(str(source.date))}))
         file = SnapshotFile(name=f"date={source.date}/part.parquet", rows=3, bytes=len(data))
         to.create(f"{FIRST}/{file.name}", data)
