@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from batch_fit.held_back import Evidence, HeldBack
 from streaming.features.projection import Projection
-from streaming.registry.bundle import ENOUGH_HELD_BACK, Comparison
+from streaming.registry.bundle import ENOUGH_HELD_BACK, ModelComparison
 
 TOLERANCE = 0.02
 """The loss of variance that still counts as not worse; fits on samples of the same pictures differ by as much."""
@@ -44,7 +44,7 @@ class Contender:
         return frozenset(self.evidence.held_back.identities)
 
 
-def compare(new: Contender, current: Contender) -> Comparison:
+def compare(new: Contender, current: Contender) -> ModelComparison:
     """Measure both models on the pictures that at least one of them held out and neither was fitted to.
 
     Each is fitted again without them, with as many components as it has. Both are measured with the same yardstick:
@@ -73,7 +73,7 @@ def compare(new: Contender, current: Contender) -> Comparison:
     variance = np.square((unseen.features - yardstick.mean) * factor).sum(axis=1).mean()
     error, present_error = (_mean_error(one, unseen.features, factor) for one in (candidate, present))
     kept, present_kept = float(1 - error / variance), float(1 - present_error / variance)
-    return Comparison(
+    return ModelComparison(
         current=current.version,
         pictures=count,
         variance_kept=kept,
@@ -86,8 +86,8 @@ def compare(new: Contender, current: Contender) -> Comparison:
     )
 
 
-def _cannot_tell(current: Contender, pictures: int, why: str) -> Comparison:
-    return Comparison(
+def _cannot_tell(current: Contender, pictures: int, why: str) -> ModelComparison:
+    return ModelComparison(
         current=current.version, pictures=pictures, reason=f"it cannot be compared with {current.version}: {why}"
     )
 

@@ -14,7 +14,7 @@ from streaming.registry.registry import Registry
 _logger = logging.getLogger(__name__)
 
 
-def compare_with_current(registry: Registry, new: Contender) -> bundle.Comparison | None:
+def compare_with_current(registry: Registry, new: Contender) -> bundle.ModelComparison | None:
     """A comparison of the new model with the current one; None if there is none."""
     version = registry.current_or_none()
     if version is None:
@@ -25,7 +25,7 @@ def compare_with_current(registry: Registry, new: Contender) -> bundle.Compariso
             version, model.manifest.weights, model.manifest.k, Evidence.of_bundle(model), read_identities(model)
         )
     except ModelError as error:
-        return bundle.Comparison(current=version, reason=f"it cannot be compared with {version}: {error}")
+        return bundle.ModelComparison(current=version, reason=f"it cannot be compared with {version}: {error}")
     comparison = compare(new, current)
     _logger.info("model %s: %s", new.version, comparison.reason, extra={"data": comparison.model_dump()})
     return comparison

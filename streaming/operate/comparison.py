@@ -88,7 +88,7 @@ def _identities(pictures: Sequence[StoredPicture]) -> pa.Array:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class InputComparison:
     """The rules for an input; a value that may be sent to workers.
 
     Attributes:

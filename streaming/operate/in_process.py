@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from conf.errors import NotFoundError
 from streaming.lease.denylist import Denylist
-from streaming.operate.comparison import LISTED, SEEN, Comparison, as_listed, as_seen, at_rest
+from streaming.operate.comparison import LISTED, SEEN, InputComparison, as_listed, as_seen, at_rest
 from streaming.output.known import KNOWN_FOLDER, count_folded
 from streaming.output.manifests import LOG_FOLDER, SUFFIX, decode
 from streaming.output.places import Input
@@ -75,7 +75,7 @@ def compare_in_process(source: Input, output: Folder, settle: timedelta) -> Diff
     listed = _list(source, settle, Denylist.load(output), left_out)
     if listed is None:
         return None
-    comparison = Comparison.of(source, started)
+    comparison = InputComparison.of(source, started)
 
     def compare() -> pa.Table | None:
         seen = _at_most(LIMIT, _read_seen(output), SEEN)

@@ -17,7 +17,7 @@ from pyspark.sql import functions as F  # noqa: N812 - the usual name
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from streaming.lease.denylist import Denylist
-from streaming.operate.comparison import DIFFERENCES, LISTED, SEEN, Comparison, at_rest
+from streaming.operate.comparison import DIFFERENCES, LISTED, SEEN, InputComparison, at_rest
 from streaming.operate.parallel_listing import LeftOutCounts, list_with_spark
 from streaming.output import known, manifests, requests
 from streaming.output.places import Input
@@ -75,7 +75,7 @@ def compare_on_spark(spark: SparkSession, source: Input, output: Folder, settle:
     slots = spark.sparkContext.defaultParallelism
     parts = max(slots * _PARTS_PER_SLOT, (listed + known.count_folded(output)) // _ROWS_PER_PART)
     spark.conf.set("spark.sql.shuffle.partitions", parts)  # Spark's 200 take 15 s to do nothing
-    comparison = Comparison.of(source, started)
+    comparison = InputComparison.of(source, started)
 
     def compare() -> DataFrame:
         differences = _compare(comparison, listing, _read_seen(spark, output), parts).persist(StorageLevel.DISK_ONLY)
@@ -85,7 +85,7 @@ def compare_on_spark(spark: SparkSession, source: Input, output: Folder, settle:
     return DifferencesOnSpark(listed, unusable, ignored, at_rest(output, compare))
 
 
-def _compare(comparison: Comparison, listing: DataFrame, seen: DataFrame, parts: int) -> DataFrame:
+def _compare(comparison: InputComparison, listing: DataFrame, seen: DataFrame, parts: int) -> DataFrame:
     """The differences, each part of which is computed by one worker."""
 
     def differences(listed: pa.Table, seen: pa.Table) -> pa.Table:

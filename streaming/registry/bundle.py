@@ -69,7 +69,7 @@ class HeldBackFigures(BaseModel):
     error_p95: float
 
 
-class Comparison(BaseModel):
+class ModelComparison(BaseModel):
     """A comparison of a new model with the one that was current when it was fitted.
 
     Attributes:
@@ -136,7 +136,7 @@ class BundleManifest(BaseModel):
     limit: int | None
     from_version: str | None
     held_back: HeldBackFigures | None = None
-    comparison: Comparison | None = None
+    comparison: ModelComparison | None = None
     classifier: ClassifierFigures | None = None
     files: dict[str, str]
     saved_features: str | None = None

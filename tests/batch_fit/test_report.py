@@ -23,7 +23,7 @@ from batch_fit.report.report import FitReport, Rejections, render
 from conf.emr.package import _archive, _code
 from streaming.features.classifier import Classifier
 from streaming.forget.models import _EXAMPLE
-from streaming.registry.bundle import BundleManifest, Comparison, HeldBackFigures
+from streaming.registry.bundle import BundleManifest, HeldBackFigures, ModelComparison
 from tests.support.streams import PROJECT
 
 LABELS = [f"Fruit {number}" for number in range(58)]
@@ -50,7 +50,7 @@ def report_of(k: int = 12, labels: list[str] = LABELS, **of_model: Any) -> FitRe
         limit=None,
         from_version=None,
         held_back=HeldBackFigures(pictures=58, variance_kept=0.431, error_p50=700, error_p95=1100),
-        comparison=Comparison(current="20260101T000000Z-00000000", reason="it keeps more than <that>"),
+        comparison=ModelComparison(current="20260101T000000Z-00000000", reason="it keeps more than <that>"),
         files={},
     )
     return FitReport(

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pyarrow as pa
 import pytest
 
-from streaming.operate.comparison import LISTED, SEEN, Comparison, as_listed, as_seen
+from streaming.operate.comparison import LISTED, SEEN, InputComparison, as_listed, as_seen
 from streaming.output.places import Input
 from streaming.storage.folder import StoredPicture
 
@@ -20,7 +20,7 @@ def _kinds(listed: StoredPicture | None, seen: Sequence[tuple[StoredPicture, str
     """The kinds of the differences about one picture, which the stream has seen in manifests or (None) requests."""
     listing = pa.Table.from_batches(as_listed([listed] if listed else [], timedelta(0)), LISTED)
     known = pa.concat_tables([SEEN.empty_table(), *(as_seen([picture], manifest) for picture, manifest in seen)])
-    return " ".join(Comparison.of(Input(root), STARTED).differences(listing, known).column("what").to_pylist())
+    return " ".join(InputComparison.of(Input(root), STARTED).differences(listing, known).column("what").to_pylist())
 
 
 def _picture(
