@@ -100,7 +100,7 @@ class Snapshot(_Document):
         return max(day.latest_manifest for day in self.days)
 
 
-class GivenUp(_Document):
+class GivenUpSnapshot(_Document):
     """The document in the place of a record, if the snapshot is not, or no longer, complete.
 
     Attributes:

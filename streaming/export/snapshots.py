@@ -33,7 +33,7 @@ from conf.errors import (
     NotFoundError,
     OutputError,
 )
-from streaming.export.record import GivenUp, Latest, Snapshot
+from streaming.export.record import GivenUpSnapshot, Latest, Snapshot
 from streaming.lease.lease import Lease, read_holder
 from streaming.storage.folder import Folder
 
@@ -355,13 +355,13 @@ def _give_up(to: Folder, snapshot: str) -> bool:
 
 
 def _mark(snapshot: str) -> bytes:
-    return _encode(GivenUp(snapshot=snapshot, given_up_at=datetime.now(UTC)))
+    return _encode(GivenUpSnapshot(snapshot=snapshot, given_up_at=datetime.now(UTC)))
 
 
-def _given_up(record: bytes) -> GivenUp | None:
+def _given_up(record: bytes) -> GivenUpSnapshot | None:
     """The content of a record of a snapshot that was given up; None for a record of a complete one."""
     try:
-        return GivenUp.model_validate_json(record)
+        return GivenUpSnapshot.model_validate_json(record)
     except ValidationError:
         return None
 

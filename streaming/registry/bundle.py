@@ -143,7 +143,7 @@ class BundleManifest(BaseModel):
     forgotten: int = 0
 
 
-class GivenUp(BaseModel):
+class GivenUpModel(BaseModel):
     """The content of `manifest.json` of a model that its fit did not finish: its files were, or are being, deleted."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -278,9 +278,9 @@ def seal(models: Folder, version: str, manifest: BundleManifest) -> None:
         raise BundleError(f"{models.path(version)} is a bundle already") from None
 
 
-def give_up(models: Folder, version: str, now: datetime) -> GivenUp | None:
+def give_up(models: Folder, version: str, now: datetime) -> GivenUpModel | None:
     """Have a fit lose the right to seal a model, before its files are deleted; None if the model is sealed."""
-    mark = GivenUp(version=version, given_up_at=now)
+    mark = GivenUpModel(version=version, given_up_at=now)
     try:
         models.create(f"{version}/{MANIFEST}", mark.model_dump_json(indent=2).encode())
     except AlreadyExistsError:
@@ -288,7 +288,7 @@ def give_up(models: Folder, version: str, now: datetime) -> GivenUp | None:
     return mark
 
 
-def find_given_up(models: Folder, version: str) -> GivenUp | None:
+def find_given_up(models: Folder, version: str) -> GivenUpModel | None:
     """The mark of a model that was given up; None if it is a bundle, or nothing yet."""
     try:
         return _given_up(models.read(f"{version}/{MANIFEST}"))
@@ -296,9 +296,9 @@ def find_given_up(models: Folder, version: str) -> GivenUp | None:
         return None
 
 
-def _given_up(data: bytes) -> GivenUp | None:
+def _given_up(data: bytes) -> GivenUpModel | None:
     try:
-        return GivenUp.model_validate_json(data)
+        return GivenUpModel.model_validate_json(data)
     except ValidationError:
         return None
 
