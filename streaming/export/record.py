@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-Format = Literal["parquet", "csv"]
+SnapshotFormat = Literal["parquet", "csv"]
 
 
 class _Document(BaseModel):
@@ -63,7 +63,7 @@ class Snapshot(_Document):
     snapshot: str
     output: str
     created_at: datetime
-    format: Format
+    format: SnapshotFormat
     since: date | None
     target_mb: int
     model: str | None = None
@@ -126,7 +126,7 @@ class Latest(_Document):
 
     snapshot: str
     previous: str | None
-    format: Format
+    format: SnapshotFormat
     rows: int
     files: int
     bytes: int

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from conf.aws.connection import S3Connection
 from conf.errors import AlreadyExistsError
 from streaming.export.formats import LAYOUTS, ROWS, Layout, OpenFile
-from streaming.export.record import Format
+from streaming.export.record import SnapshotFormat
 from streaming.export.reprojection import COLUMNS, SnapshotModel
 from streaming.features.schema import FEATURES, with_all_columns
 from streaming.output.embeddings import read_embeddings
@@ -65,7 +65,7 @@ class Target:
 
     to: str
     snapshot: str
-    format: Format
+    format: SnapshotFormat
     file_bytes: int
     connection: S3Connection
     model: SnapshotModel | None = None
