@@ -47,7 +47,7 @@ _PATHS = pa.schema([OUTCOMES.field("path")])
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RowFilter:
     """The rows that a fit takes; a value that is sent to the workers.
 
     Attributes:
@@ -94,7 +94,7 @@ class Embeddings:
     output: str
     connection: S3Connection
     files: Sequence[str] = field(repr=False)
-    wanted: Wanted
+    wanted: RowFilter
 
     def choose(self, spark: SparkSession, limit: int | None, progress: Progress) -> tuple[Embeddings, frozenset[bytes]]:
         """These files with the rows of one backbone, of all pictures or a sample of `limit`; and their identities.
@@ -163,7 +163,7 @@ class Embeddings:
 
     def _present(self, spark: SparkSession, progress: Progress) -> pa.Table:
         """Identity and backbone of each row that is not forgotten."""
-        read = self._reader(("path", "backbone"), Wanted(self.wanted.denylist))
+        read = self._reader(("path", "backbone"), RowFilter(self.wanted.denylist))
         done = spark.sparkContext.accumulator(0)
 
         def survey(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -203,7 +203,7 @@ class Embeddings:
         return spark.createDataFrame(pa.Table.from_batches(shares.to_batches(1))), len(shares)
 
     def _reader(
-        self, columns: Sequence[str], wanted: Wanted
+        self, columns: Sequence[str], wanted: RowFilter
     ) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.Table]]:
         """The function that reads files in a worker: the wanted rows of each."""
         output = self.output

@@ -10,7 +10,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from batch_fit.backbone import load_backbone
 from batch_fit.classes import Classes, Holdout
-from batch_fit.embeddings import Embeddings, Wanted
+from batch_fit.embeddings import Embeddings, RowFilter
 from batch_fit.featurize import Kept, featurize
 from batch_fit.folding import Featurized, paths_of
 from batch_fit.plan import FitPlan
@@ -121,7 +121,7 @@ def _from_embeddings(settings: Settings, plan: FitPlan, stages: Stages) -> Gathe
             "drop, or lost them): their pictures are not in this fit",
             missing,
         )
-    table = Embeddings(output.root, plan.connection, files, Wanted(denylist, backbone, seen=plan.seen))
+    table = Embeddings(output.root, plan.connection, files, RowFilter(denylist, backbone, seen=plan.seen))
 
     def gather(spark: SparkSession, progress: Progress) -> Gathered:
         with stages("survey the embeddings"):

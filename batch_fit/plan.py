@@ -18,7 +18,7 @@ from streaming.registry.registry import Registry
 from streaming.storage.folder import Folder
 from streaming.storage.locations import check_outside, open_folder
 
-CURRENT = "current"
+_CURRENT = "current"
 """The value of `fit.from_version` that stands for the current model."""
 
 _logger = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ def _check_effect(options: FitSettings) -> None:
 def _open_base(registry: Registry, version: str | None) -> bundle.Bundle | None:
     if version is None:
         return None
-    base = registry.open(registry.current() if version == CURRENT else version)
+    base = registry.open(registry.current() if version == _CURRENT else version)
     warn_of(base)
     return base
 

@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-Item = TypeVar("Item")
-Answer = TypeVar("Answer")
+_Item = TypeVar("_Item")
+_Answer = TypeVar("_Answer")
 
 
-def ahead(ask: Callable[[Item], Answer], items: Iterable[Item], at_once: int) -> Iterator[tuple[Item, Answer]]:
+def ahead(ask: Callable[[_Item], _Answer], items: Iterable[_Item], at_once: int) -> Iterator[tuple[_Item, _Answer]]:
     """Each item with its answer, in order, while the next ones are asked for.
 
     Unlike `Executor.map`, it takes no more items, and keeps no more answers, than `at_once`: there may be millions.
     """
-    waiting: deque[tuple[Item, Future[Answer]]] = deque()
+    waiting: deque[tuple[_Item, Future[_Answer]]] = deque()
     with ThreadPoolExecutor(at_once) as threads:
         for item in items:
             waiting.append((item, threads.submit(ask, item)))
