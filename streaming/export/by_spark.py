@@ -16,7 +16,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 
 from conf.spark.progress import Progress
 from streaming.export.formats import ROWS
-from streaming.export.rows import ROWS_PER_BATCH, Counts, Target, Written, read_rows, write_rows
+from streaming.export.rows import ROWS_PER_BATCH, Counts, Target, Written, read_sources, write_rows
 from streaming.storage.locations import is_on_s3, open_folder
 
 _TASKS_PER_SLOT = 4
@@ -72,7 +72,7 @@ def _divide(sources: pa.Table, slots: int) -> pa.Table:
 def _read(spark: SparkSession, output: str, sources: pa.Table, target: Target, done: Accumulator[int]) -> DataFrame:
     def read(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         files = (file for batch in batches for file in batch.to_pylist())
-        for _, rows in read_rows(open_folder(output, target.connection), files, target.model):
+        for _, rows in read_sources(open_folder(output, target.connection), files, target.model):
             yield from rows.to_batches(ROWS_PER_BATCH)
             done.add(1)
 

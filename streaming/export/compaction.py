@@ -17,7 +17,7 @@ from conf.spark.session import is_submitted, spark_session
 from streaming.export.by_spark import compact_by_spark
 from streaming.export.formats import GROUPS_PER_FILE
 from streaming.export.record import SnapshotFile
-from streaming.export.rows import ROWS_PER_BATCH, Counts, Target, Written, read_rows, write_rows
+from streaming.export.rows import ROWS_PER_BATCH, Counts, Target, Written, read_sources, write_rows
 from streaming.storage.locations import open_folder
 
 # What takes this process as long as Spark takes to start and to distribute it, 10 s: on one core, 2.2 ms for each file
@@ -81,7 +81,7 @@ def _compact_here(
     def sorted_rows() -> Iterator[pa.Table]:
         nonlocal read
         files = sources.sort_by("date").to_pylist()
-        of_files = read_rows(open_folder(output, target.connection), files, target.model)
+        of_files = read_sources(open_folder(output, target.connection), files, target.model)
         for day, of_day in groupby(of_files, key=itemgetter(0)):
             tables, left_out = [], 0
             for _, table in of_day:

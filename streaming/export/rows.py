@@ -92,7 +92,7 @@ class Counts(NamedTuple):
     left_out: int
 
 
-def read_rows(
+def read_sources(
     output: Folder, files: Iterable[Mapping[str, Any]], model: SnapshotModel | None
 ) -> Iterator[tuple[str, pa.Table]]:
     """The day and the rows, `ROWS`, of each of `files`, which are rows of `SOURCES`, in their order.

@@ -223,13 +223,13 @@ def read_status(output: Folder, now: datetime) -> Status:
         requests=len(request_ids(output)),
         ignored=left_out.ignored,
         left_out=left_out.unusable,
-        features=count_rows(output, FEATURES_TABLE, now),
-        embeddings=count_rows(output, EMBEDDINGS_TABLE, now),
-        quarantine=count_rows(output, QUARANTINE_TABLE, now),
+        features=count_table(output, FEATURES_TABLE, now),
+        embeddings=count_table(output, EMBEDDINGS_TABLE, now),
+        quarantine=count_table(output, QUARANTINE_TABLE, now),
     )
 
 
-def count_rows(output: Folder, table: str, now: datetime, most: int | None = None) -> Counted:
+def count_table(output: Folder, table: str, now: datetime, most: int | None = None) -> Counted:
     """Count the rows of a table, in at most `most` of its latest files; by default, as many as take some seconds."""
     on_s3 = is_on_s3(output.root)
     limit = most or (_FILES_ON_S3 if on_s3 else _FILES_ON_DISK)

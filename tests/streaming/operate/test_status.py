@@ -17,7 +17,7 @@ from streaming.__main__ import main
 from streaming.features.schema import FEATURES
 from streaming.lease.lease import LEASE, Holder, Lease, Looked
 from streaming.operate.health import check_health
-from streaming.operate.status import Counted, count_rows, read_status
+from streaming.operate.status import Counted, count_table, read_status
 from streaming.output import manifests
 from streaming.output.batch_report import BatchReport
 from streaming.storage.folder import Folder, StoredPicture
@@ -187,7 +187,7 @@ def test_rows_are_counted_as_they_are(output: Folder) -> None:
     """By the files, so that what was retried or forgotten is counted right; a count that is not of all says so."""
     begin(output)
     now = datetime.now(UTC)
-    assert [count_rows(output, table, now) for table in ("features", "quarantine")] == [
+    assert [count_table(output, table, now) for table in ("features", "quarantine")] == [
         Counted(0, 0, 1, complete=True, since=f"{now:%Y-%m-%d}")
     ] * 2
     names = []
@@ -195,12 +195,12 @@ def test_rows_are_counted_as_they_are(output: Folder) -> None:
         rows = pa.table({"path": ["x"] * day}).replace_schema_metadata({"long": "x" * 20_000})  # so is its footer
         names.append(f"features/date={now - timedelta(days=day):%Y-%m-%d}/{day}.parquet")
         output.create(names[-1], as_parquet(rows))
-    assert count_rows(output, "features", now).rows == 43
+    assert count_table(output, "features", now).rows == 43
     first = f"{now - timedelta(days=2):%Y-%m-%d}"
-    assert str(count_rows(output, "features", now, 3)) == f"at least 3 (the latest 3 files, from {first} on)"
+    assert str(count_table(output, "features", now, 3)) == f"at least 3 (the latest 3 files, from {first} on)"
     _, tag = output.read_tagged(names[0])
     output.replace(names[0], as_parquet(pa.table({"path": pa.array([], pa.string())})), tag)
-    assert count_rows(output, "features", now).rows == 42
+    assert count_table(output, "features", now).rows == 42
 
 
 def test_an_outage_is_told_in_one_line_soon(
