@@ -17,7 +17,7 @@ from streaming.lease.tenure import Tenure
 from streaming.output import known
 from streaming.output.decision import is_decided
 from streaming.output.manifests import LOG_FOLDER, SUFFIX, manifest_ids
-from streaming.output.recovery import finish_all
+from streaming.output.recovery import finish_manifests
 from streaming.output.tables import finished, unfinished
 from streaming.storage.damaged import naming
 from streaming.storage.folder import Folder
@@ -81,7 +81,7 @@ class Epochs:
         """Fold the finished manifests and begin a fresh checkpoint. No query may be running."""
         with self._tenure.writing() as denylist:
             # A former holder may have decided a manifest late, which no micro-batch of this process has met.
-            folded = finish_all(self._output, denylist)
+            folded = finish_manifests(self._output, denylist)
             known.fold(self._tenure, folded)
         former = self._name
         with self._tenure.writing():

@@ -26,7 +26,7 @@ from streaming.lease.tenure import Tenure
 from streaming.output.batch_report import BatchReport
 from streaming.output.manifest_log import ManifestLog
 from streaming.output.manifests import written_at
-from streaming.output.recovery import finish
+from streaming.output.recovery import finish_manifest
 from streaming.output.tables import Result, Tables
 
 _logger = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ class MicroBatches:
     def _complete(self, manifest: str) -> None:
         """Complete a manifest that another attempt has decided, before or while this one worked on it."""
         with self._tenure.writing() as denylist:
-            finish(self._tenure.output, manifest, denylist)
+            finish_manifest(self._tenure.output, manifest, denylist)
         _logger.info("manifest %s is done already", manifest)
 
 

@@ -26,7 +26,7 @@ from streaming.export.record import Snapshot, SnapshotDay
 from streaming.export.rows import Target
 from streaming.export.snapshots import (
     begin,
-    complete,
+    complete_snapshot,
     drop_incomplete,
     drop_older,
     is_given_up,
@@ -142,7 +142,7 @@ def _make(settings: Settings, plan: ExportPlan, lease: Lease, progress: Progress
             raise lost(places.to, snapshot) from error
         raise
     try:
-        complete(places.to, made)
+        complete_snapshot(places.to, made)
     except LeaseLostError:
         _clear_away(places, snapshot)
         raise

@@ -194,7 +194,7 @@ def latest(to: Folder) -> Latest | None:
     return _read_latest(to)[0]
 
 
-def complete(to: Folder, snapshot: Snapshot) -> None:
+def complete_snapshot(to: Folder, snapshot: Snapshot) -> None:
     """Record a snapshot whose files are all there, and make it the latest.
 
     Raises:

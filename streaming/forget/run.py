@@ -29,7 +29,7 @@ from streaming.lease import denylist
 from streaming.lease.denylist import Denylist, Entry
 from streaming.lease.handshake import wait_until_noticed
 from streaming.lease.lease import Lease
-from streaming.output.decision import complete_all
+from streaming.output.decision import complete_manifests
 from streaming.output.embeddings import settle
 from streaming.output.known import refuse_announced
 from streaming.output.tables import finished
@@ -66,7 +66,7 @@ def forget(settings: Settings, wanted: Wanted, progress: Progress, *, dry_run: b
         # What a former holder was about to write is refused, and what a killed one has not written yet is derived now:
         # neither may come later, with rows that were erased here.
         refuse_announced(output)
-        complete_all(output, finished(output))
+        complete_manifests(output, finished(output))
         settle(output)
     if not searches:
         return []

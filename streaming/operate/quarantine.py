@@ -23,7 +23,7 @@ from conf.errors import NotFoundError, StorageError
 from conf.settings import Settings
 from streaming.features.schema import QUARANTINE, Reason
 from streaming.lease.denylist import Denylist
-from streaming.output.decision import QUARANTINE_TABLE, complete_all
+from streaming.output.decision import QUARANTINE_TABLE, complete_manifests
 from streaming.output.places import open_output
 from streaming.output.retries import Quarantined, create_retry, retry_ids
 from streaming.output.tables import finished, unfinished
@@ -180,7 +180,7 @@ def _read_rows(output: Folder, reason: Reason | None, columns: Sequence[str]) ->
     The quarantine file of a manifest that is not decided is left out: its features file was deleted by hand.
     """
     with suppress(StorageError):  # who may only read sees the rows when the next stream begins
-        complete_all(output, finished(output))
+        complete_manifests(output, finished(output))
     at_work = {*unfinished(output)}
     names = (name for name in output.names(QUARANTINE_TABLE) if name.endswith(_SUFFIX))
     files = sorted((name for name in names if _manifest(name) not in at_work), key=_manifest)

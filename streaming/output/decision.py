@@ -116,10 +116,10 @@ def decide(output: Folder, manifest: str, features: pa.Table, decision: Decision
     try:
         output.create(_features_file(manifest), as_parquet(features, {**footer, **decision.as_footer()}))
     except AlreadyExistsError:
-        complete(output, manifest)
+        complete_manifest(output, manifest)
         return False
     if decision.name:
-        complete(output, manifest)
+        complete_manifest(output, manifest)
     return True
 
 
@@ -130,7 +130,7 @@ def withdraw(output: Folder, manifest: str) -> bool:
     """
     with suppress(AlreadyExistsError):
         output.create(_features_file(manifest), as_parquet(FEATURES.empty_table(), {_WITHDRAWN: b"true"}))
-    return complete(output, manifest).withdrawn
+    return complete_manifest(output, manifest).withdrawn
 
 
 def is_decided(output: Folder, manifest: str) -> bool:
@@ -150,7 +150,7 @@ def read_decision(output: Folder, manifest: str) -> Decision:
         return Decision.in_footer(read_footer(output, name, FEATURES_REMEDY))
 
 
-def complete(output: Folder, manifest: str) -> Decision:
+def complete_manifest(output: Folder, manifest: str) -> Decision:
     """Complete a manifest that was decided: write its quarantine file, or delete a withdrawn manifest. Idempotent."""
     while True:
         decision = read_decision(output, manifest)
@@ -162,10 +162,10 @@ def complete(output: Folder, manifest: str) -> Decision:
             return decision
 
 
-def complete_all(output: Folder, decided: Sequence[str]) -> list[str]:
-    """`complete` for many manifests; returns those that were not withdrawn."""
+def complete_manifests(output: Folder, decided: Sequence[str]) -> list[str]:
+    """`complete_manifest` for many manifests; returns those that were not withdrawn."""
     with ThreadPoolExecutor(_AT_ONCE) as threads:
-        decisions = threads.map(partial(complete, output), decided)
+        decisions = threads.map(partial(complete_manifest, output), decided)
         return [manifest for manifest, decision in zip(decided, decisions, strict=True) if not decision.withdrawn]
 
 

@@ -14,8 +14,8 @@ from streaming.lease.tenure import Tenure
 from streaming.output.decision import (
     FEATURES_TABLE,
     QUARANTINE_TABLE,
-    complete,
-    complete_all,
+    complete_manifest,
+    complete_manifests,
     empty_quarantine,
     withdraw,
 )
@@ -46,13 +46,13 @@ def recover(tenure: Tenure) -> KnownPictures:
             empty_quarantine(output, manifest)
         for manifest in _with_file(output, EMBEDDINGS_TABLE, waiting):
             clear(output, manifest)
-        finish_all(output, denylist)
+        finish_manifests(output, denylist)
     return withdraw_repeating(tenure)
 
 
-def finish_all(output: Folder, denylist: Denylist) -> list[str]:
+def finish_manifests(output: Folder, denylist: Denylist) -> list[str]:
     """Complete all decided manifests in the log, whoever decided them; returns those that were not withdrawn."""
-    decided = complete_all(output, finished(output))
+    decided = complete_manifests(output, finished(output))
     settle(output)
     latest = max((entry.asked_at for entry in read_entries(output)), default=None)
     for manifest in decided:
@@ -61,9 +61,9 @@ def finish_all(output: Folder, denylist: Denylist) -> list[str]:
     return decided
 
 
-def finish(output: Folder, manifest: str, denylist: Denylist) -> None:
+def finish_manifest(output: Folder, manifest: str, denylist: Denylist) -> None:
     """Complete a manifest that another attempt has decided, and erase pictures that were forgotten since."""
-    complete(output, manifest)
+    complete_manifest(output, manifest)
     settle(output, manifest)
     if denylist:
         _erase(output, manifest, denylist)

@@ -23,7 +23,7 @@ from streaming.__main__ import main as stream
 from streaming.export.snapshots import latest, read_snapshot, snapshots
 from streaming.features.schema import FEATURE_COUNT
 from streaming.output import requests
-from streaming.output.decision import complete_all
+from streaming.output.decision import complete_manifests
 from streaming.output.known import fold
 from streaming.output.lineage import Derivative, record
 from streaming.output.manifests import append_manifest
@@ -116,7 +116,7 @@ class Written:
 
     def replay_pears(self) -> None:
         self._take_in(sorted((self._place.source / "pear é").iterdir()), reject)
-        complete_all(self._output, finished(self._output))
+        complete_manifests(self._output, finished(self._output))
 
     def replay_figs(self) -> None:
         files = sorted((self._place.source / "fig").iterdir())

@@ -23,7 +23,7 @@ from streaming.export.record import Snapshot, SnapshotDay, SnapshotFile
 from streaming.export.run import Exported, export
 from streaming.export.snapshots import (
     begin,
-    complete,
+    complete_snapshot,
     drop,
     drop_incomplete,
     latest,
@@ -85,7 +85,7 @@ def _made(output: Folder, to: Folder) -> _Place:
                 files=(file,),
             )
         )
-    complete(
+    complete_snapshot(
         to,
         Snapshot(
             snapshot=FIRST,
@@ -327,7 +327,7 @@ def test_a_record_that_is_delivered_twice_does_not_bring_a_deleted_snapshot_back
     drop(made.to, FIRST)
     drop(made.to, FIRST)
     with pytest.raises(LeaseLostError):
-        complete(made.to, Snapshot.model_validate_json(record))
+        complete_snapshot(made.to, Snapshot.model_validate_json(record))
     assert FIRST not in [one.id for one in snapshots(made.to)]
     with pytest.raises(OutputError, match="is not complete: another export or forget gave it up"):
         read_snapshot(made.to, FIRST)

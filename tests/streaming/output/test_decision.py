@@ -19,7 +19,7 @@ from streaming.engine.checkpoint import Epochs
 from streaming.features.schema import QUARANTINE
 from streaming.lease.denylist import NOTHING, Denylist, Entry, add_entry, make_salt
 from streaming.output import known
-from streaming.output.decision import QUARANTINE_TABLE, complete, read_decision, withdraw
+from streaming.output.decision import QUARANTINE_TABLE, complete_manifest, read_decision, withdraw
 from streaming.output.embeddings import STAGED_FOLDER
 from streaming.output.inbox import Inbox
 from streaming.output.known import KnownPictures, check_log
@@ -32,7 +32,7 @@ from streaming.output.manifests import (
     read_manifest,
     table_file,
 )
-from streaming.output.recovery import finish, finish_all, recover
+from streaming.output.recovery import finish_manifest, finish_manifests, recover
 from streaming.output.requests import request_ids
 from streaming.output.rows import erase_in
 from streaming.output.tables import Tables, quarantine_rows
@@ -63,11 +63,11 @@ def _tenure(output: Folder, outcome: Outcome, *, folds: bool = False) -> None:
     sink = Tables(output)
     for manifest in manifest_ids(output):
         if sink.is_committed(manifest):
-            finish(output, manifest, NOTHING)
+            finish_manifest(output, manifest, NOTHING)
         else:
             sink.commit(manifest, result_of(manifest, read_manifest(output, manifest), outcome))
     if folds:
-        known.fold(tenure, finish_all(output, NOTHING))
+        known.fold(tenure, finish_manifests(output, NOTHING))
 
 
 def _tenure_without_start(output: Folder, manifest: str, outcome: Outcome) -> None:
@@ -205,7 +205,7 @@ def test_what_was_taken_out_of_quarantine_stays_out(decided: tuple[Folder, str])
     data, tag = output.read_tagged(name)
     output.replace(name, as_parquet(QUARANTINE.empty_table(), footer_of(data)), tag)
     _tenure(output, {})
-    complete(output, manifest)
+    complete_manifest(output, manifest)
     assert _rows(output)["quarantine"] == {}
 
 

@@ -17,7 +17,7 @@ from streaming.lease.tenure import Tenure
 from streaming.output import known
 from streaming.output.known import KNOWN_FOLDER, KnownPictures, refuse_announced
 from streaming.output.manifests import append_manifest, manifest_ids, prepare_log
-from streaming.output.recovery import finish_all, recover
+from streaming.output.recovery import finish_manifests, recover
 from streaming.output.rows import erase_in, forgotten_paths
 from streaming.output.tables import Tables
 from streaming.storage.folder import Folder
@@ -61,7 +61,7 @@ def _forget(output: Folder) -> None:
 def _next_tenure(output: Folder) -> KnownPictures:
     tenure = LooseTenure(output, denylist=_FORGOTTEN)
     pictures = recover(tenure)
-    known.fold(tenure, finish_all(output, _FORGOTTEN))
+    known.fold(tenure, finish_manifests(output, _FORGOTTEN))
     return pictures
 
 

@@ -18,7 +18,7 @@ from streaming.output.inbox import Inbox
 from streaming.output.known import KnownPictures
 from streaming.output.manifest_log import ManifestLog, withdraw_repeating
 from streaming.output.manifests import append_manifest, manifest_ids, prepare_log, read_manifest, table_file
-from streaming.output.recovery import finish, recover
+from streaming.output.recovery import finish_manifest, recover
 from streaming.output.requests import read_request, request_ids
 from streaming.output.tables import Tables
 from streaming.storage.folder import Folder, StoredPicture
@@ -102,7 +102,7 @@ class _Started:
         """What comes next, until there is nothing to do."""
         for manifest in manifest_ids(self._output):
             if Tables(self._output).is_committed(manifest):
-                finish(self._output, manifest, NOTHING)
+                finish_manifest(self._output, manifest, NOTHING)
             elif self._log.admit(manifest):
                 result = result_of(manifest, read_manifest(self._output, manifest), {})
                 Tables(self._output).commit(manifest, result)

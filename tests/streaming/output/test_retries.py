@@ -22,7 +22,7 @@ from streaming.output.decision import read_decision
 from streaming.output.inbox import Inbox
 from streaming.output.manifest_log import ManifestLog
 from streaming.output.manifests import append_manifest, manifest_ids, read_manifest
-from streaming.output.recovery import finish, recover
+from streaming.output.recovery import finish_manifest, recover
 from streaming.output.retries import Quarantined, create_retry, retry_ids
 from streaming.output.tables import Tables
 from streaming.storage.folder import Folder
@@ -214,7 +214,7 @@ def test_two_holders_that_withdraw_leave_a_retry_its_manifest(quarantined: Folde
         inbox.take_in(10)
         for manifest in manifest_ids(output):
             if Tables(output).is_committed(manifest):
-                finish(output, manifest, NOTHING)
+                finish_manifest(output, manifest, NOTHING)
             elif third[0].admit(manifest):
                 Tables(output).commit(manifest, result_of(manifest, read_manifest(output, manifest), {}))
         inbox.settle_retries()
