@@ -230,7 +230,7 @@ class Ledger(BaseModel):
         )
 
 
-def finish(output: Folder, receipt: Receipt, earlier: Receipt | None) -> Receipt:
+def write_receipt(output: Folder, receipt: Receipt, earlier: Receipt | None) -> Receipt:
     """Write the receipt, delete the ledger, and return the receipt.
 
     Args:
@@ -263,7 +263,7 @@ def _read_tagged(kind: type[_Document], output: Folder, name: str) -> tuple[_Doc
         ) from error
 
 
-def unfinished(output: Folder, entries: Iterable[Entry]) -> Iterator[Entry]:
+def unfinished_entries(output: Folder, entries: Iterable[Entry]) -> Iterator[Entry]:
     """Those of `entries` that a killed run has left, oldest first."""
     done, begun = _ids(output, _RECEIPTS), _ids(output, _PROGRESS)
     yield from sorted(

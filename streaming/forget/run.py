@@ -21,7 +21,7 @@ from streaming.forget.files import File, Found
 from streaming.forget.log import erase_in_manifest, erase_in_request
 from streaming.forget.models import AffectedModel, erase_in_model, find_models
 from streaming.forget.places import MANIFESTS, REQUESTS, ErasurePlaces
-from streaming.forget.receipts import Ledger, finish, unfinished
+from streaming.forget.receipts import Ledger, unfinished_entries, write_receipt
 from streaming.forget.sweep import erase, find, measure
 from streaming.forget.sweeper import Sweeper
 from streaming.forget.wanted import Wanted
@@ -96,7 +96,7 @@ def _deny(places: ErasurePlaces, wanted: Wanted) -> list[Search]:
         denylist.add_missing(models, entries)
     return [
         Search(entry, wanted) if asked and entry.id == asked.id else Search(entry)
-        for entry in unfinished(output, entries)
+        for entry in unfinished_entries(output, entries)
     ]
 
 
@@ -149,7 +149,7 @@ class _Erasure:
                 for one in affected:
                     erase_in_model(models, one)
         receipt = self._ledger.receipt(self._output, self._entry, datetime.now(UTC))
-        return self._search.answer(finish(self._output, receipt, self._ledger.earlier))
+        return self._search.answer(write_receipt(self._output, receipt, self._ledger.earlier))
 
     def _find(self, files: Sequence[File]) -> list[Found]:
         looked = find(self._sweeper, files, self._denylist, self._search.watched)

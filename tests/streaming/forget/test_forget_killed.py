@@ -15,7 +15,7 @@ from streaming.forget import sweeper
 from streaming.forget.by_spark import visit_by_spark
 from streaming.forget.files import File, Found
 from streaming.forget.places import ErasurePlaces
-from streaming.forget.receipts import finish
+from streaming.forget.receipts import write_receipt
 from streaming.forget.sweep import erase
 from tests.support.forgetting import (
     GIVEN_UP,
@@ -71,7 +71,7 @@ def test_a_run_that_ends_anywhere_is_finished_by_the_next(
             erase(sweeper, files[:1], *others)
         if step == "receipt":
             context.setattr(arguments[0], "delete", die_at_once)
-            finish(*arguments)
+            write_receipt(*arguments)
         raise _KilledError
 
     def die_at_once(name: str) -> None:
@@ -81,7 +81,7 @@ def test_a_run_that_ends_anywhere_is_finished_by_the_next(
         "search": (forget, "find"),
         "one table file": (forget, "erase"),
         "log": (forget, "_erase_in_log"),
-        "receipt": (forget, "finish"),
+        "receipt": (forget, "write_receipt"),
     }
     with monkeypatch.context() as context:
         context.setattr(*where[step], die)

@@ -12,7 +12,7 @@ import pytest
 
 from conf.errors import SettingsError
 from streaming.forget.answer import Answer, Search
-from streaming.forget.receipts import Ledger, finish
+from streaming.forget.receipts import Ledger, write_receipt
 from streaming.forget.wanted import Wanted, read_wanted
 from streaming.lease.denylist import Entry
 from streaming.storage.folder import Folder
@@ -181,10 +181,10 @@ def test_what_an_earlier_run_has_erased_was_not_missed(output: Folder) -> None:
     wanted = read_wanted(["/in/1.jpg", "/in/2.jpg", "/in/3.jpg"], [], None)
     first = _answer(output, wanted, "/in/1.jpg")
     assert [one.asked for one in first.missed] == ["/in/2.jpg", "/in/3.jpg"]
-    finish(output, first.receipt, None)
+    write_receipt(output, first.receipt, None)
     second = _answer(output, wanted, "/in/2.jpg")
     assert [one.asked for one in second.missed] == ["/in/3.jpg"]
-    finish(
+    write_receipt(
         output, second.receipt.model_copy(update={"unmatched": None}), first.receipt
     )  # as an earlier release leaves it
     assert _answer(output, wanted).as_dict()["unmatched"] is None
@@ -203,11 +203,11 @@ def test_two_runs_for_the_same_at_once_lose_no_count(output: Folder) -> None:
     late.add_rows("features", "b", 1)
     late.save(output, entry)
     assert Ledger.load(output, entry).rows == {"features": {"a": 5, "b": 1}}
-    finish(output, one.receipt(output, entry, NOW), one.earlier)
+    write_receipt(output, one.receipt(output, entry, NOW), one.earlier)
     empty = Ledger()  # of one that began before, and has looked after
-    receipt = finish(output, empty.receipt(output, entry, NOW), empty.earlier)
+    receipt = write_receipt(output, empty.receipt(output, entry, NOW), empty.earlier)
     assert (receipt.removed, [model.pictures for model in receipt.refit]) == ({"features": 5}, [2])
     assert len(receipt.unmatched or ()) == 1
     again = Ledger.load(output, entry)
     assert again.earlier == receipt
-    assert finish(output, again.receipt(output, entry, NOW), again.earlier) == receipt
+    assert write_receipt(output, again.receipt(output, entry, NOW), again.earlier) == receipt
