@@ -17,7 +17,7 @@ from conf.errors import NotFoundError
 from streaming.lease.denylist import Denylist
 from streaming.operate.comparison import LISTED, SEEN, InputComparison, as_listed, as_seen, at_rest
 from streaming.output.known import KNOWN_FOLDER, count_folded
-from streaming.output.manifests import LOG_FOLDER, SUFFIX, decode
+from streaming.output.manifests import LOG_FOLDER, SUFFIX, from_json_lines
 from streaming.output.places import Input
 from streaming.output.requests import REQUESTS_FOLDER
 from streaming.storage.ahead import ahead
@@ -125,4 +125,4 @@ def _read(output: Folder, name: str) -> pa.Table:
         if folder == KNOWN_FOLDER:
             record = rows_in(data)
             return record.rename_columns({"hash": "identity"}).select(SEEN.names).cast(SEEN)
-        return as_seen(decode(data), file.removesuffix(SUFFIX) if folder == LOG_FOLDER else None)
+        return as_seen(from_json_lines(data), file.removesuffix(SUFFIX) if folder == LOG_FOLDER else None)

@@ -48,11 +48,11 @@ def append_manifest(output: Folder, pictures: Sequence[StoredPicture], now: date
     digest = hashlib.sha256(paths.encode()).hexdigest()
     manifest = f"{now.astimezone(UTC):%Y%m%dT%H%M%S%fZ}-{retry or digest[:8]}"
     with suppress(AlreadyExistsError):  # the same pictures in the same microsecond: it is the same manifest
-        output.create(manifest_name(manifest), encode(pictures, manifest=manifest))
+        output.create(manifest_name(manifest), to_json_lines(pictures, manifest=manifest))
     return manifest
 
 
-def encode(pictures: Sequence[StoredPicture], **head: str) -> bytes:
+def to_json_lines(pictures: Sequence[StoredPicture], **head: str) -> bytes:
     """Pictures as JSON lines, each of which begins with `head`."""
     lines = (
         json.dumps(
@@ -78,11 +78,11 @@ def read_manifest(output: Folder, manifest: str) -> list[StoredPicture]:
     """
     data = output.read(name := manifest_name(manifest))
     with naming(output.path(name), "restore it; or delete it, and its pictures are found again"):
-        return decode(data)
+        return from_json_lines(data)
 
 
-def decode(data: bytes) -> list[StoredPicture]:
-    """The pictures that `encode` was given."""
+def from_json_lines(data: bytes) -> list[StoredPicture]:
+    """The pictures that `to_json_lines` was given."""
     lines = [json.loads(line) for line in data.splitlines()]
     return [
         StoredPicture(

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from conf.errors import AlreadyExistsError, OutputError
-from streaming.output.manifests import RETRY, decode, encode
+from streaming.output.manifests import RETRY, from_json_lines, to_json_lines
 from streaming.storage.folder import Folder, StoredPicture
 
 REQUESTS_FOLDER = "_requests"
@@ -21,7 +21,7 @@ _WITHDRAWN = "-withdrawn"
 
 def create_request(output: Folder, pictures: Sequence[StoredPicture]) -> str:
     """Ask for pictures, durably, and return the request's id: a hash of its content, so asking twice is asking once."""
-    data = encode(pictures)
+    data = to_json_lines(pictures)
     request = hashlib.sha256(data).hexdigest()[:32]
     with suppress(AlreadyExistsError):
         output.create(request_file(request), data)
@@ -34,7 +34,7 @@ def announce_withdrawal(output: Folder, manifest: str, pictures: Sequence[Stored
     The request's id names the manifest. Whoever takes the lease, and finds it, withdraws the manifest, too.
     """
     with suppress(AlreadyExistsError):
-        output.create(request_file(f"{manifest}{_WITHDRAWN}"), encode(pictures))
+        output.create(request_file(f"{manifest}{_WITHDRAWN}"), to_json_lines(pictures))
 
 
 def announced_withdrawals(output: Folder) -> list[str]:
@@ -61,7 +61,7 @@ def read_request(output: Folder, request: str) -> list[StoredPicture]:
         OutputError: its file was not written by `create_request`.
     """
     try:
-        return decode(output.read(request_file(request)))
+        return from_json_lines(output.read(request_file(request)))
     except (ValueError, KeyError, TypeError) as error:
         raise OutputError(f"{output.path(request_file(request))} is not a request; delete it") from error
 

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 
 from conf.errors import AlreadyExistsError, ConflictError, NotFoundError, OutputError
 from streaming.output.decision import QUARANTINE_TABLE
-from streaming.output.manifests import RETRY, decode, encode, table_file
+from streaming.output.manifests import RETRY, from_json_lines, table_file, to_json_lines
 from streaming.output.requests import all_ids, request_file
 from streaming.storage.damaged import naming
 from streaming.storage.folder import Folder, StoredPicture
@@ -44,7 +44,7 @@ def create_retry(output: Folder, quarantined: Sequence[Quarantined]) -> str:
     ordered = sorted(quarantined, key=lambda row: (row.manifest, row.picture.path))
     rows = "\n".join(f"{row.manifest} {row.picture.path}" for row in ordered)
     retry = hashlib.sha256(rows.encode()).hexdigest()[:32] + RETRY
-    lines = (encode([row.picture], quarantined=row.manifest) for row in ordered)
+    lines = (to_json_lines([row.picture], quarantined=row.manifest) for row in ordered)
     with suppress(AlreadyExistsError):
         output.create(request_file(retry), b"".join(lines))
     return retry
@@ -60,7 +60,7 @@ def read_retry(output: Folder, retry: str) -> list[Quarantined]:
     data = output.read(request_file(retry))
     try:
         manifests = [json.loads(line)["quarantined"] for line in data.splitlines()]
-        return [Quarantined(picture, one) for picture, one in zip(decode(data), manifests, strict=True)]
+        return [Quarantined(picture, one) for picture, one in zip(from_json_lines(data), manifests, strict=True)]
     except (ValueError, KeyError, TypeError) as error:
         raise OutputError(f"{output.path(request_file(retry))} is not a request; delete it") from error
 

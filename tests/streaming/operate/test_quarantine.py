@@ -16,7 +16,7 @@ import pytest
 from streaming.__main__ import main as stream
 from streaming.features.schema import QUARANTINE
 from streaming.output import known
-from streaming.output.manifests import encode, manifest_ids, manifest_name, prepare_log, table_file
+from streaming.output.manifests import manifest_ids, manifest_name, prepare_log, table_file, to_json_lines
 from streaming.output.requests import create_request
 from streaming.output.retries import retry_ids
 from streaming.storage.folder import Folder, StoredPicture
@@ -130,7 +130,7 @@ def test_a_list_counts_all_rows_and_shows_the_newest(output: Folder, capsys: pyt
         _put(output, hours, (f"/in/{hours}-b", "corrupt"), (f"/in/{hours}-a", "empty"), (f"/in/{hours}-c", "corrupt"))
     _put(output, 41)
     undecided = _put(output, 42, ("/in/undecided", "corrupt"))
-    output.create(manifest_name(undecided), encode([], manifest=undecided))
+    output.create(manifest_name(undecided), to_json_lines([], manifest=undecided))
     listed = _list(output, capsys)
     assert list(listed["reasons"].items()) == [("corrupt", 80), ("empty", 40)]
     assert [row["path"] for row in listed["newest"]] == [f"/in/{h}-{x}" for h in (39, 38, 37) for x in "abc"] + [
