@@ -50,7 +50,7 @@ class EpochLoop:
         tenure: of the output.
         epochs: give each query its checkpoint.
         log: has the manifests.
-        inbox: has the retries, which are settled between queries.
+        inbox: has the retries, which are closed between queries.
         limit: micro-batches to an epoch.
         new_batches: makes the function that a query calls for each micro-batch.
     """
@@ -86,12 +86,12 @@ class EpochLoop:
             batches = self._new_batches()
             try:
                 if full:
-                    self._inbox.settle_retries()  # while their manifests are in the log
+                    self._inbox.close_retries()  # while their manifests are in the log
                     self._epochs.turn()
                     self._log.forget_folded()
                     full = False
                 self._run_query(spark, batches, following)
-                self._inbox.settle_retries()
+                self._inbox.close_retries()
             except (AppError, PySparkException, Py4JError) as error:
                 if batches.finished:
                     rests = pauses()

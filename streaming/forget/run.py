@@ -30,7 +30,7 @@ from streaming.lease.denylist import Denylist, Entry
 from streaming.lease.handshake import wait_until_noticed
 from streaming.lease.lease import Lease
 from streaming.output.decision import complete_manifests
-from streaming.output.embeddings import settle
+from streaming.output.embeddings import publish_staged
 from streaming.output.known import refuse_announced
 from streaming.output.tables import finished
 from streaming.registry.registry import Registry
@@ -67,7 +67,7 @@ def forget(settings: Settings, wanted: Wanted, progress: Progress, *, dry_run: b
         # neither may come later, with rows that were erased here.
         refuse_announced(output)
         complete_manifests(output, finished(output))
-        settle(output)
+        publish_staged(output)
     if not searches:
         return []
     with Sweeper(settings, places.connection, progress) as sweeper:

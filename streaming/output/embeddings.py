@@ -95,12 +95,12 @@ def stage(output: Folder, manifest: str, embeddings: pa.Table) -> Staged | None:
     return staged
 
 
-def settle(output: Folder, manifest: str | None = None) -> None:
+def publish_staged(output: Folder, manifest: str | None = None) -> None:
     """Publish the staged embeddings of decided manifests, or of one, and delete those that lost. Idempotent."""
     for file in list(output.names(STAGED_FOLDER)):
         of, _, name = file.rpartition("/")[2].removesuffix(_SUFFIX).rpartition("-")
         if manifest in (None, of):
-            with suppress(NotFoundError):  # it is not decided, or another process has just settled it
+            with suppress(NotFoundError):  # it is not decided, or another process has just published it
                 if read_decision(output, of).embeddings == name:
                     Staged(of, name, output.read(file)).publish(output)
                 else:

@@ -1,4 +1,4 @@
-"""The inbox: turns the requests and retries under OUTPUT/_requests into manifests, and settles finished retries."""
+"""The inbox: turns the requests and retries under OUTPUT/_requests into manifests, and closes finished retries."""
 
 from __future__ import annotations
 
@@ -61,9 +61,9 @@ class Inbox:
         retried = self._retries.take_in([request for request in requests if request.endswith(RETRY)])
         return retried + sum(self._take(request, max_pictures) for request in requests if not request.endswith(RETRY))
 
-    def settle_retries(self) -> None:
+    def close_retries(self) -> None:
         """Take the old rows of finished retries out of quarantine, and delete the requests."""
-        self._retries.settle()
+        self._retries.close_finished()
 
     def _take(self, request: str, max_pictures: int) -> int:
         output = self._log.output
@@ -78,7 +78,7 @@ class Inbox:
 
 
 class _Retries:
-    """Takes in and settles retries. Thread-safe."""
+    """Takes in and closes retries. Thread-safe."""
 
     def __init__(self, log: ManifestLog) -> None:
         self._log = log
@@ -89,7 +89,7 @@ class _Retries:
         self._lock = threading.Lock()
 
     def take_in(self, retries: Sequence[str]) -> int:
-        """Append the manifests of retries that have none yet, and settle those that are finished.
+        """Append the manifests of retries that have none yet, and close those that are finished.
 
         Returns:
             The number of pictures in the new manifests.
@@ -98,25 +98,25 @@ class _Retries:
             waiting = [retry for retry in retries if not self._has_manifest(retry)]  # all before any is taken
             appended = sum(self._take(retry) for retry in waiting)
             oldest = next(iter(self._manifests.values()), None)
-        if oldest and self._is_committed(oldest):  # on S3, one request where there is nothing to settle
-            self.settle()
+        if oldest and self._is_committed(oldest):  # on S3, one request where there is nothing to close
+            self.close_finished()
         return appended
 
-    def settle(self) -> None:
+    def close_finished(self) -> None:
         """Take the old rows of finished retries out of quarantine, and delete the requests."""
         with self._lock:
             for retry in retry_ids(self._output):
                 self._has_manifest(retry)
             for retry, manifest in list(self._manifests.items()):
                 if self._is_committed(manifest) and not read_decision(self._output, manifest).withdrawn:
-                    self._settle(retry)
+                    self._close(retry)
                     _logger.info("retry %s is done, by manifest %s", retry, manifest)
 
     def _is_committed(self, manifest: str) -> bool:
         return is_decided(self._output, manifest)
 
     def _has_manifest(self, retry: str) -> bool:
-        """Whether the manifest of a retry was appended, by this or a former holder; if so, `settle` waits for it."""
+        """Whether the manifest of a retry was appended, by this or a former holder; if so, `close_finished` waits for it."""
         if retry in self._manifests:
             return True
         manifest = self._log.find_retry(retry)
@@ -171,7 +171,7 @@ class _Retries:
         paths: list[str] = rows.column("path").to_pylist()
         return paths
 
-    def _settle(self, retry: str) -> None:
+    def _close(self, retry: str) -> None:
         with suppress(NotFoundError):
             paths = defaultdict(list)
             for row in read_retry(self._output, retry):

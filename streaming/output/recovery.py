@@ -19,7 +19,7 @@ from streaming.output.decision import (
     empty_quarantine,
     withdraw,
 )
-from streaming.output.embeddings import EMBEDDINGS_TABLE, clear, settle
+from streaming.output.embeddings import EMBEDDINGS_TABLE, clear, publish_staged
 from streaming.output.known import KnownPictures, refuse_announced
 from streaming.output.manifest_log import withdraw_repeating
 from streaming.output.manifests import delete_mark, marked_withdrawn, table_file, written_at
@@ -53,7 +53,7 @@ def recover(tenure: Tenure) -> KnownPictures:
 def finish_manifests(output: Folder, denylist: Denylist) -> list[str]:
     """Complete all decided manifests in the log, whoever decided them; returns those that were not withdrawn."""
     decided = complete_manifests(output, finished(output))
-    settle(output)
+    publish_staged(output)
     latest = max((entry.asked_at for entry in read_entries(output)), default=None)
     for manifest in decided:
         if latest and written_at(manifest) < latest + _CLOCKS:
@@ -64,7 +64,7 @@ def finish_manifests(output: Folder, denylist: Denylist) -> list[str]:
 def finish_manifest(output: Folder, manifest: str, denylist: Denylist) -> None:
     """Complete a manifest that another attempt has decided, and erase pictures that were forgotten since."""
     complete_manifest(output, manifest)
-    settle(output, manifest)
+    publish_staged(output, manifest)
     if denylist:
         _erase(output, manifest, denylist)
 

@@ -19,7 +19,7 @@ from conf.errors import AlreadyExistsError
 from streaming.features.schema import EMBEDDINGS, FEATURES, QUARANTINE, label_of, with_all_columns
 from streaming.output.batch_report import BatchReport
 from streaming.output.decision import FEATURES_REMEDY, FEATURES_TABLE, QUARANTINE_TABLE, Decision, decide, is_decided
-from streaming.output.embeddings import EMBEDDINGS_TABLE, settle, stage
+from streaming.output.embeddings import EMBEDDINGS_TABLE, publish_staged, stage
 from streaming.output.manifests import manifest_ids, table_file
 from streaming.storage.ahead import ahead
 from streaming.storage.damaged import naming
@@ -90,7 +90,7 @@ class Tables:
         staged = stage(self._output, manifest, embedding_rows(result))
         decision = Decision.of(quarantine_rows(result), staged.name if staged else None)
         if not decide(self._output, manifest, feature_rows(result), decision, result.report.as_footer()):
-            settle(self._output, manifest)
+            publish_staged(self._output, manifest)
             return False
         if staged:
             staged.publish(self._output)

@@ -35,7 +35,7 @@ from tests.support.trap import ANY_CALL, WHENS, Killed, TrapFolder, When
 def _tenure(output: Folder, reasons: dict[str, str], check: Callable[[], None] = lambda: None) -> None:
     """What a holder of the lease does to its end, after one that was killed when it had folded its log."""
     tenure, sink = LooseTenure(output, check), Tables(output)
-    Inbox(_log(tenure)).settle_retries()
+    Inbox(_log(tenure)).close_retries()
     known.fold(tenure, [manifest for manifest in manifest_ids(output) if sink.is_committed(manifest)])
     log = _log(tenure)
     inbox = Inbox(log)
@@ -44,7 +44,7 @@ def _tenure(output: Folder, reasons: dict[str, str], check: Callable[[], None] =
         if log.admit(manifest):
             with tenure.writing():
                 sink.commit(manifest, result_of(manifest, read_manifest(output, manifest), reasons))
-    inbox.settle_retries()
+    inbox.close_retries()
 
 
 def _log(tenure: Tenure) -> ManifestLog:
@@ -217,7 +217,7 @@ def test_two_holders_that_withdraw_leave_a_retry_its_manifest(quarantined: Folde
                 finish_manifest(output, manifest, NOTHING)
             elif third[0].admit(manifest):
                 Tables(output).commit(manifest, result_of(manifest, read_manifest(output, manifest), {}))
-        inbox.settle_retries()
+        inbox.close_retries()
         assert _counted(output) == Counter("abcdefg"), nth
         assert _rows(output, "quarantine") == []
         assert retry_ids(output) == []
