@@ -21,7 +21,7 @@ from pyspark.sql.functions import col
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from batch_fit.classes import Classes, Holdout
-from batch_fit.held_back import Evidence, measure
+from batch_fit.held_back import Evidence, measure_errors
 from streaming.features.classifier import Classifier
 from streaming.features.projection import Projection
 from streaming.registry.bundle import ClassifierFigures
@@ -125,7 +125,7 @@ def classify(
     if measured and held_out.series:
         seen = _fit(vectors.where(~col("is_held_out")), "measured", classes)
         answers = _ask(seen, vectors.where("is_held_out"), classes)
-        errors, _ = measure(measured, evidence.held_back.features)
+        errors, _ = measure_errors(measured, evidence.held_back.features)
     vectors.unpersist()
     return Classification(classifier, classes, holdout, answers, errors)
 

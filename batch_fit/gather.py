@@ -55,7 +55,7 @@ Gather = Callable[[SparkSession, Progress], Gathered]
 """The part of gathering that needs Spark."""
 
 
-def prepare(settings: Settings, plan: FitPlan, stages: Stages) -> Gather:
+def prepare_gathering(settings: Settings, plan: FitPlan, stages: Stages) -> Gather:
     """Do the part that needs no Spark, and so can fail before it is started.
 
     Raises:

@@ -135,7 +135,7 @@ class Evidence:
         projection = self.without_held_back(k)
         if projection is None or not self.held_back.identities:
             return None
-        errors, lengths = measure(projection, self.held_back.features)
+        errors, lengths = measure_errors(projection, self.held_back.features)
         if not lengths.sum():
             return None
         return HeldBackFigures(
@@ -153,7 +153,9 @@ class Evidence:
             return None
 
 
-def measure(projection: Projection, features: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def measure_errors(
+    projection: Projection, features: NDArray[np.float32]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The reconstruction error of each picture, and its squared length once standardised, both (m,).
 
     Args:

@@ -14,13 +14,13 @@ from batch_fit.classification import Classification, classify
 from batch_fit.comparison import Contender
 from batch_fit.folding import paths_of
 from batch_fit.forgotten import Draft, delete_if_forgotten
-from batch_fit.gather import Gathered, prepare
+from batch_fit.gather import Gathered, prepare_gathering
 from batch_fit.held_back import Evidence
 from batch_fit.pca import fit_pca
 from batch_fit.pipeline import build_pipeline
 from batch_fit.plan import FitPlan, plan_fit
 from batch_fit.promotion import compare_with_current, promote_if_asked
-from batch_fit.report.describe import describe
+from batch_fit.report.describe import describe_fit
 from batch_fit.report.report import render
 from batch_fit.sample import write_identities
 from batch_fit.stages import Stages
@@ -102,7 +102,7 @@ def fit(settings: Settings, progress: Progress) -> Fitted:
     """
     stages = Stages()
     plan = plan_fit(settings)
-    gather = prepare(settings, plan, stages)
+    gather = prepare_gathering(settings, plan, stages)
     with ExitStack() as session:
         with stages("start Spark"):
             spark = session.enter_context(spark_session("picture-features fit", settings, _spark_properties(plan)))
@@ -177,7 +177,7 @@ def _publish(settings: Settings, plan: FitPlan, learned: _Learned, saved: _Saved
         saved_features=plan.save_to,
         forgotten=plan.base.manifest.forgotten if plan.base else 0,
     )
-    report = describe(
+    report = describe_fit(
         manifest,
         projection,
         learned.gathered.featurized,

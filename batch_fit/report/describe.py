@@ -20,7 +20,7 @@ from streaming.registry.bundle import BundleManifest
 _EXAMPLES = 3
 
 
-def describe(
+def describe_fit(
     manifest: BundleManifest,
     projection: Projection,
     featurized: Featurized,

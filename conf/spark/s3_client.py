@@ -105,12 +105,12 @@ def install() -> None:
         shutil.rmtree(former, ignore_errors=True)
     part.mkdir()
     with fetching(), tempfile.TemporaryDirectory() as folder:
-        for jar in resolve(_PACKAGES, _EXCLUDED, Path(folder, "ivy.log")):
+        for jar in fetch_jars(_PACKAGES, _EXCLUDED, Path(folder, "ivy.log")):
             shutil.copy(jar, part)
     part.rename(_FOLDER)
 
 
-def resolve(packages: Iterable[str], excluded: Iterable[str], log: Path) -> list[str]:
+def fetch_jars(packages: Iterable[str], excluded: Iterable[str], log: Path) -> list[str]:
     """The jars of packages and their dependencies, without some, fetched by Spark's own resolver.
 
     Args:

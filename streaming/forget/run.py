@@ -22,7 +22,7 @@ from streaming.forget.log import erase_in_manifest, erase_in_request
 from streaming.forget.models import AffectedModel, erase_in_model, find_models
 from streaming.forget.places import MANIFESTS, REQUESTS, ErasurePlaces
 from streaming.forget.receipts import Ledger, unfinished_entries, write_receipt
-from streaming.forget.sweep import erase, find, measure
+from streaming.forget.sweep import erase, find, measure_files
 from streaming.forget.sweeper import Sweeper
 from streaming.forget.wanted import Wanted
 from streaming.lease import denylist
@@ -179,7 +179,7 @@ class _Erasure:
         # A killed run may have erased rows without correcting the records.
         visited = [file for file in export_files(to) if to.path(file.name) in self._ledger.rows.get(EXPORTS, ())]
         tags = record_tags(to, [file.name for file in visited])
-        correct_records(to, measure(self._sweeper, visited), tags)
+        correct_records(to, measure_files(self._sweeper, visited), tags)
         lease.check()
 
     def _find_models(self, models: Folder) -> list[AffectedModel]:

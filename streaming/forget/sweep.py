@@ -48,7 +48,7 @@ def erase(sweeper: Sweeper, files: Sequence[File], denylist: Denylist) -> None:
     sweeper.visit(files, exchange, "files rewritten")
 
 
-def measure(sweeper: Sweeper, files: Sequence[File]) -> list[Found]:
+def measure_files(sweeper: Sweeper, files: Sequence[File]) -> list[Found]:
     """The number of rows and bytes in each of `files` now."""
 
     def look(folder: Folder, file: File) -> Found | None:

@@ -116,7 +116,7 @@ class _Retries:
         return is_decided(self._output, manifest)
 
     def _has_manifest(self, retry: str) -> bool:
-        """Whether the manifest of a retry was appended, by this or a former holder; if so, `close_finished` waits for it."""
+        """Whether a retry has a manifest, by this or a former holder; if so, `close_finished` waits for it."""
         if retry in self._manifests:
             return True
         manifest = self._log.find_retry(retry)

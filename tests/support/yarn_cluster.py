@@ -23,7 +23,7 @@ import pyspark
 
 from conf.emr.stack import template_of
 from conf.spark.java import find_java
-from conf.spark.s3_client import PACKAGES, resolve
+from conf.spark.s3_client import PACKAGES, fetch_jars
 from tests.support.servers import free_port
 from tests.support.waiting import wait_until
 
@@ -135,7 +135,7 @@ def yarn(folder: Path, container_environment: Mapping[str, str]) -> Iterator[Yar
         "SPARK_LOCAL_IP": "127.0.0.1",
         "JAVA_HOME": str(java),
     }
-    classes = os.pathsep.join([str(folder / "hadoop"), *resolve(_JARS, (), folder / "ivy.log")])
+    classes = os.pathsep.join([str(folder / "hadoop"), *fetch_jars(_JARS, (), folder / "ivy.log")])
     cluster = Yarn(folder, f"http://{web}", environment)
     try:
         with ExitStack() as daemons:
