@@ -16,7 +16,8 @@ from contextlib import suppress
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from conf.errors import NotFoundError, StorageError
+from conf.errors import StorageError
+from streaming.storage.documents import create_or_replace, read_if_there
 from streaming.storage.folder import Folder
 from streaming.storage.names import IGNORED
 
@@ -52,12 +53,9 @@ def read_left_out(output: Folder) -> LeftOutRecord:
 
 
 def _read(output: Folder) -> tuple[LeftOutRecord, str | None]:
+    data, tag = read_if_there(output, FILE)
     try:
-        data, tag = output.read_tagged(FILE)
-    except NotFoundError:
-        return LeftOutRecord(), None
-    try:
-        return LeftOutRecord.model_validate_json(data), tag
+        return LeftOutRecord.model_validate_json(data or "{}"), tag
     except ValidationError:
         return LeftOutRecord(), tag
 
@@ -129,7 +127,7 @@ class LeftOut:
             return
         data = record.model_dump_json().encode()
         try:
-            self._tag = self._output.replace(FILE, data, self._tag) if self._tag else self._output.create(FILE, data)
+            self._tag = create_or_replace(self._output, FILE, data, self._tag)
         except StorageError as error:
             _logger.debug("%s was not written: %s", FILE, error)
             with suppress(StorageError):

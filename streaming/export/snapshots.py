@@ -35,6 +35,7 @@ from conf.errors import (
 )
 from streaming.export.record import GivenUpSnapshot, Latest, Snapshot
 from streaming.lease.lease import Lease, read_holder
+from streaming.storage.documents import create_or_replace, read_document
 from streaming.storage.folder import Folder
 
 LATEST = "LATEST"
@@ -284,10 +285,7 @@ def promote(to: Folder, snapshot: str) -> None:
     if following == present:
         return
     try:
-        if tag is None:
-            to.create(LATEST, _encode(following))
-        else:
-            to.replace(LATEST, _encode(following), tag)
+        create_or_replace(to, LATEST, _encode(following), tag)
     except (AlreadyExistsError, ConflictError):
         raise OutputError(f"{to.path(LATEST)} was changed by somebody else meanwhile; export again") from None
 
@@ -374,15 +372,10 @@ def _read_record(to: Folder, snapshot: str) -> tuple[bytes, str] | None:
 
 
 def _read_latest(to: Folder) -> tuple[Latest | None, str | None]:
-    try:
-        data, tag = to.read_tagged(LATEST)
-    except NotFoundError:
-        return None, None
-    try:
-        return Latest.model_validate_json(data), tag
-    except ValidationError as error:
-        why = error.errors()[0]["msg"]
-        raise OutputError(f"{to.path(LATEST)} cannot be read ({why}); delete it and export again") from error
+    where = to.path(LATEST)
+    return read_document(
+        to, LATEST, Latest, lambda why: OutputError(f"{where} cannot be read ({why}); delete it and export again")
+    )
 
 
 def _record(snapshot: str) -> str:

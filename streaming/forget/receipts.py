@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer
+from pydantic import BaseModel, ConfigDict, Field, field_serializer
 
-from conf.errors import AlreadyExistsError, ConflictError, NotFoundError, OutputError
+from conf.errors import AlreadyExistsError, ConflictError, OutputError
 from streaming.lease.denylist import DENYLIST_FOLDER, Entry, ForgottenPrefix, hash_identity
+from streaming.storage.documents import create_or_replace, read_document
 from streaming.storage.folder import Folder
 
 _PROGRESS = f"{DENYLIST_FOLDER}/progress"
@@ -250,17 +251,15 @@ def write_receipt(output: Folder, receipt: Receipt, earlier: Receipt | None) -> 
 
 def _read_tagged(kind: type[_Document], output: Folder, name: str) -> tuple[_Document | None, str | None]:
     """A document of this kind, and its tag; None if it is not there."""
-    try:
-        data, tag = output.read_tagged(name)
-    except NotFoundError:
-        return None, None
-    try:
-        return kind.model_validate_json(data), tag
-    except ValidationError as error:
-        raise OutputError(
-            f"{output.path(name)} was changed or is of another release: {error.errors()[0]['msg']}; restore it, or "
-            "delete it and forget again: then what was removed before is neither counted nor looked for in models"
-        ) from error
+    return read_document(
+        output,
+        name,
+        kind,
+        lambda why: OutputError(
+            f"{output.path(name)} was changed or is of another release: {why}; restore it, or delete it and forget "
+            "again: then what was removed before is neither counted nor looked for in models"
+        ),
+    )
 
 
 def unfinished_entries(output: Folder, entries: Iterable[Entry]) -> Iterator[Entry]:
@@ -288,10 +287,8 @@ def _update(
         document = change(present)
         data = document.model_dump_json(indent=2).encode()
         try:
-            if tag is None:
-                output.create(name, data)
-            elif document != present:
-                output.replace(name, data, tag)
+            if document != present:
+                create_or_replace(output, name, data, tag)
         except (AlreadyExistsError, ConflictError):
             if attempt == _ATTEMPTS - 1:
                 raise

@@ -6,8 +6,9 @@ import time
 from contextlib import suppress
 from datetime import UTC, datetime
 
-from conf.errors import AlreadyExistsError, ConflictError, NotFoundError
+from conf.errors import AlreadyExistsError, ConflictError
 from streaming.lease.lease import DRAIN, Holder, read_holder
+from streaming.storage.documents import create_or_replace, read_if_there
 from streaming.storage.folder import Folder
 
 _LOOK_SECONDS = 0.2
@@ -30,7 +31,7 @@ def request_drain(output: Folder) -> Holder | None:
     The mark names the holder, and nobody deletes it: the next request replaces it.
     """
     while True:
-        mark, tag = _read_mark(output)  # before the holder is read: a mark for a later one is not replaced
+        mark, tag = read_if_there(output, DRAIN)  # before the holder is read: a mark for a later one is not replaced
         holder, _ = read_holder(output)
         if holder is None or holder.released or holder.is_dead():
             return None
@@ -38,15 +39,5 @@ def request_drain(output: Folder) -> Holder | None:
         if mark == wanted:
             return holder
         with suppress(AlreadyExistsError, ConflictError):  # another request, at the same moment
-            if tag is None:
-                output.create(DRAIN, wanted)
-            else:
-                output.replace(DRAIN, wanted, tag)
+            create_or_replace(output, DRAIN, wanted, tag)
             return holder
-
-
-def _read_mark(output: Folder) -> tuple[bytes | None, str | None]:
-    try:
-        return output.read_tagged(DRAIN)
-    except NotFoundError:
-        return None, None

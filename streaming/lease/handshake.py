@@ -21,6 +21,7 @@ from conf.errors import AlreadyExistsError, AppError, LeaseHeldError, NotFoundEr
 from streaming.lease.denylist import DENYLIST_FOLDER, NOTHING, Denylist
 from streaming.lease.lease import Holder, Lease, read_holder
 from streaming.storage.damaged import naming
+from streaming.storage.documents import create_or_replace, read_if_there
 from streaming.storage.folder import Folder
 
 _MARK = f"{DENYLIST_FOLDER}/_unnoticed"
@@ -79,12 +80,8 @@ class Notice:
 
     def _acknowledge(self) -> None:
         data = json.dumps({"holder": self._lease.holder.id, "entries": sorted(self._denylist.ids)}).encode()
-        try:
-            _, tag = self._output.read_tagged(_NOTICED)
-        except NotFoundError:
-            self._output.create(_NOTICED, data)
-        else:
-            self._output.replace(_NOTICED, data, tag)
+        _, tag = read_if_there(self._output, _NOTICED)
+        create_or_replace(self._output, _NOTICED, data, tag)
 
     def _watch(self) -> None:
         while not self._leave.wait(_LOOK_SECONDS):

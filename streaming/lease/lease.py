@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from conf.errors import (
     AlreadyExistsError,
@@ -25,13 +25,13 @@ from conf.errors import (
     ConflictError,
     LeaseHeldError,
     LeaseLostError,
-    NotFoundError,
     StorageError,
     TransientError,
 )
 from conf.interrupts import shielded
 from streaming.lease.machine import has_ended, started, this_machine
 from streaming.lease.yarn import Attempt, this_attempt
+from streaming.storage.documents import create_or_replace, read_document
 from streaming.storage.folder import Folder
 
 LEASE = "_lease"
@@ -117,14 +117,10 @@ def read_holder(output: Folder) -> tuple[Holder | None, str | None]:
     Raises:
         StorageError: the lease is damaged, or the store refused.
     """
-    try:
-        data, tag = output.read_tagged(LEASE)
-    except NotFoundError:
-        return None, None
-    try:
-        return Holder.model_validate_json(data), tag
-    except ValidationError as error:
-        raise StorageError(f"{output.path(LEASE)} cannot be read; delete it if no stream is running") from error
+    where = output.path(LEASE)
+    return read_document(
+        output, LEASE, Holder, lambda _: StorageError(f"{where} cannot be read; delete it if no stream is running")
+    )
 
 
 class Lease:
@@ -317,7 +313,7 @@ class Lease:
         stamps = {"renewed_at": now, "expires_at": now + self._duration, "looked": self._looked}
         holder = self._holder.model_copy(update=stamps | changes)
         data = holder.model_dump_json(indent=2).encode()
-        self._tag = output.create(LEASE, data) if tag is None else output.replace(LEASE, data, tag)
+        self._tag = create_or_replace(output, LEASE, data, tag)
         self._holder, self._written = holder, written
 
 

@@ -7,10 +7,11 @@ says what belongs to a format.
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, PositiveInt
 
 from conf import __version__
-from conf.errors import AlreadyExistsError, ConflictError, NotFoundError, OutputError
+from conf.errors import AlreadyExistsError, ConflictError, OutputError
+from streaming.storage.documents import create_or_replace, read_document
 from streaming.storage.folder import Folder
 
 FORMAT = 2
@@ -49,10 +50,7 @@ def begin_format(output: Folder) -> None:
             return
         data = f"{_Number(format=FORMAT).model_dump_json()}\n".encode()
         try:
-            if tag is None:
-                output.create(NAME, data)
-            else:
-                output.replace(NAME, data, tag)
+            create_or_replace(output, NAME, data, tag)
         except (AlreadyExistsError, ConflictError):
             continue
         return
@@ -60,17 +58,16 @@ def begin_format(output: Folder) -> None:
 
 def _read(output: Folder) -> tuple[int, str | None]:
     """The number, and the tag of its file; 1 and None if there is no file."""
-    try:
-        data, tag = output.read_tagged(NAME)
-    except NotFoundError:
-        return 1, None
-    try:
-        number = _Number.model_validate_json(data).format
-    except ValidationError as error:
-        raise OutputError(
-            f"{output.path(NAME)} cannot be read: {error.errors()[0]['msg']}; if it was changed by hand, restore it: "
+    found, tag = read_document(
+        output,
+        NAME,
+        _Number,
+        lambda why: OutputError(
+            f"{output.path(NAME)} cannot be read: {why}; if it was changed by hand, restore it: "
             f'{{"format": {FORMAT}}} if only picture-features {__version__} or an earlier one has written here'
-        ) from error
+        ),
+    )
+    number = found.format if found else 1
     if number > FORMAT:
         raise OutputError(
             f"{output.root} has format {number}, and picture-features {__version__} reads formats up to {FORMAT}; "

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from conf.errors import AlreadyExistsError, BundleError, ConflictError, ModelError, NoModelError, NotFoundError
+from conf.errors import AlreadyExistsError, BundleError, ConflictError, ModelError, NoModelError
 from streaming.registry.bundle import (
     MANIFEST,
     Bundle,
@@ -17,6 +17,7 @@ from streaming.registry.bundle import (
     made_at,
     read_bundle_manifest,
 )
+from streaming.storage.documents import create_or_replace, read_document
 from streaming.storage.folder import Folder
 
 CURRENT = "CURRENT"
@@ -134,25 +135,18 @@ class Registry:
         return version
 
     def _state(self) -> tuple[Current | None, str | None]:
-        try:
-            data, tag = self._models.read_tagged(CURRENT)
-        except NotFoundError:
-            return None, None
-        try:
-            return Current.model_validate_json(data), tag
-        except ValidationError as error:
-            raise ModelError(
-                f"{self._models.path(CURRENT)} cannot be read: {error.errors()[0]['msg']}; "
-                "delete it and promote a version"
-            ) from error
+        where = self._models.path(CURRENT)
+        return read_document(
+            self._models,
+            CURRENT,
+            Current,
+            lambda why: ModelError(f"{where} cannot be read: {why}; delete it and promote a version"),
+        )
 
     def _write(self, state: Current, tag: str | None) -> None:
         data = state.model_dump_json(indent=2).encode()
         try:
-            if tag is None:
-                self._models.create(CURRENT, data)
-            else:
-                self._models.replace(CURRENT, data, tag)
+            create_or_replace(self._models, CURRENT, data, tag)
         except (AlreadyExistsError, ConflictError):
             raise ModelError(
                 f"{self._models.path(CURRENT)} was changed by somebody else meanwhile; look at it and try again"
