@@ -24,12 +24,10 @@ from conf.spark.progress import Progress
 from streaming.features.schema import OUTCOMES
 from streaming.lease.denylist import NOTHING, Denylist
 from streaming.output.embeddings import read_embeddings
-from streaming.storage.ahead import ahead
+from streaming.storage.ahead import ahead, reads_at_once
 from streaming.storage.folder import identity_of
 from streaming.storage.locations import is_on_s3, open_folder
 
-_AT_ONCE = 4
-_AT_ONCE_ON_S3 = 16
 _TASKS_PER_SLOT = 4
 _FILES_HERE, _ROWS_HERE = 1000, 50_000
 """So many are read by this process in the seconds in which Spark would start its workers."""
@@ -208,12 +206,11 @@ class Embeddings:
         """The function that reads files in a worker: the wanted rows of each."""
         output = self.output
         connection = self.connection.resolved() if is_on_s3(output) else self.connection  # a worker's may differ
-        at_once = _AT_ONCE_ON_S3 if is_on_s3(output) else _AT_ONCE
 
         def read(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
             folder = open_folder(output, connection)
             names = (name for batch in batches for share in batch.column("names").to_pylist() for name in share)
-            for name, data in ahead(folder.read, names, at_once):
+            for name, data in ahead(folder.read, names, reads_at_once(output)):
                 yield wanted.of(read_embeddings(folder.path(name), data, columns))
 
         return read

@@ -24,17 +24,15 @@ from streaming.export.record import SnapshotFormat
 from streaming.export.reprojection import COLUMNS, SnapshotModel
 from streaming.features.schema import FEATURES, with_all_columns
 from streaming.output.embeddings import read_embeddings
-from streaming.storage.ahead import ahead
+from streaming.storage.ahead import ahead, reads_at_once
 from streaming.storage.damaged import naming
 from streaming.storage.folder import Folder
-from streaming.storage.locations import is_on_s3, open_folder
+from streaming.storage.locations import open_folder
 from streaming.storage.parquet import rows_in
 
 ROWS_PER_BATCH = 10_000
 """Of the tables that are written; Spark hands its rows over in as many."""
 
-_READ_AHEAD = 4
-_READ_AHEAD_ON_S3 = 16
 _EMBEDDINGS_AHEAD = 4 * 2**20  # bytes; to project a larger file's takes longer than to ask for it
 
 SOURCES = pa.schema(
@@ -102,8 +100,7 @@ def read_sources(
     Raises:
         OutputError: a file is damaged; the message names it.
     """
-    at_once = _READ_AHEAD_ON_S3 if is_on_s3(output.root) else _READ_AHEAD
-    for file, source in ahead(lambda file: _Source.read(output, file, model), files, at_once):
+    for file, source in ahead(lambda file: _Source.read(output, file, model), files, reads_at_once(output.root)):
         rows = source.rows
         if model and source.needs_embeddings:
             rows = model.apply(rows, source.embeddings(output))

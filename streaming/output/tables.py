@@ -21,15 +21,12 @@ from streaming.output.batch_report import BatchReport
 from streaming.output.decision import FEATURES_REMEDY, FEATURES_TABLE, QUARANTINE_TABLE, Decision, decide, is_decided
 from streaming.output.embeddings import EMBEDDINGS_TABLE, publish_staged, stage
 from streaming.output.manifests import manifest_ids, table_file
-from streaming.storage.ahead import ahead
+from streaming.storage.ahead import ahead, reads_at_once
 from streaming.storage.damaged import naming
 from streaming.storage.folder import Folder
-from streaming.storage.locations import is_on_s3
 from streaming.storage.parquet import as_parquet, read_rows, rows_in
 
 _DAYS = 31
-_READ_AHEAD = 4
-_READ_AHEAD_ON_S3 = 16
 _TABLES = {FEATURES_TABLE: FEATURES, QUARANTINE_TABLE: QUARANTINE}
 
 EMPTY = "empty"
@@ -105,7 +102,7 @@ def rows_by_model(output: Folder) -> Counter[str]:
     """
     names = (name for name in output.names(FEATURES_TABLE) if name.endswith(".parquet"))
     counts: Counter[str] = Counter()
-    for name, data in ahead(output.read, names, _READ_AHEAD_ON_S3 if is_on_s3(output.root) else _READ_AHEAD):
+    for name, data in ahead(output.read, names, reads_at_once(output.root)):
         with naming(output.path(name), FEATURES_REMEDY):
             versions = rows_in(data, ["model_version"]).column(0)
         counts.update({one["values"]: one["counts"] for one in pc.value_counts(versions).to_pylist()})
