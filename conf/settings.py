@@ -16,7 +16,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from conf.patterns import IGNORED_BY_DEFAULT, IgnorePatterns, IncludePatterns
 
@@ -342,18 +342,6 @@ class Settings(BaseSettings):
     export: ExportSettings = ExportSettings()
     spark: SparkSettings = SparkSettings()
     log: LogSettings = LogSettings()
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags and environment, in this order; no .env files and no secrets folder. `load_settings` adds the file."""
-        return init_settings, env_settings
 
 
 def field_of(key: str) -> FieldInfo:
