@@ -22,8 +22,7 @@ from conf.backoff import pauses
 from conf.errors import OutputError, SettingsError, TransientError
 from conf.settings import ExportSettings
 from streaming.export.formats import ROWS
-from streaming.export.record import Snapshot
-from streaming.export.snapshots import latest, read_snapshot
+from streaming.export.record import Snapshot, latest, read_snapshot
 from streaming.features.schema import FEATURES
 from streaming.storage.folder import Folder
 from streaming.storage.locations import is_inside, is_on_s3

@@ -20,10 +20,10 @@ from conf.aws.connection import S3Connection
 from conf.errors import OutputError, SettingsError
 from conf.settings import ExportSettings, Settings
 from streaming.export.models import AS_INGESTED
-from streaming.export.record import Snapshot, SnapshotDay
+from streaming.export.record import Snapshot, SnapshotDay, read_snapshot
 from streaming.export.reprojection import SnapshotModel
 from streaming.export.rows import SOURCES
-from streaming.export.snapshots import read_snapshot, snapshots
+from streaming.export.snapshots import snapshots
 from streaming.output.decision import FEATURES_TABLE
 from streaming.output.embeddings import EMBEDDINGS_TABLE
 from streaming.output.places import open_output

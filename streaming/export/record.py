@@ -1,17 +1,33 @@
-"""The JSON documents of an export: the record of each snapshot, and LATEST. Programs of others read their keys."""
+"""The JSON documents of an export: the record of each snapshot, and LATEST. Programs of others read their keys.
+
+`snapshots` describes when they are written.
+"""
 
 from __future__ import annotations
 
-from datetime import date, datetime
+import hashlib
+from datetime import UTC, date, datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from conf.errors import AlreadyExistsError, ConflictError, NotFoundError, OutputError
+from streaming.storage.documents import create_or_replace, read_document
+from streaming.storage.folder import Folder
+
+LATEST = "LATEST"
+RECORDS_FOLDER = "_snapshots"
+RECORD_SUFFIX = ".json"
 
 SnapshotFormat = Literal["parquet", "csv"]
 
 
 class _Document(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def as_bytes(self) -> bytes:
+        """The content of its file."""
+        return self.model_dump_json(indent=2).encode()
 
 
 class SnapshotFile(_Document):
@@ -137,3 +153,151 @@ class Latest(_Document):
     record_sha256: str
     model: str | None = None
     left_out: int = 0
+
+
+def record_file(snapshot: str) -> str:
+    """The name of the file of a record."""
+    return f"{RECORDS_FOLDER}/{snapshot}{RECORD_SUFFIX}"
+
+
+def given_up_record(snapshot: str) -> bytes:
+    """The content of the record of a snapshot that is given up now."""
+    return GivenUpSnapshot(snapshot=snapshot, given_up_at=datetime.now(UTC)).as_bytes()
+
+
+def as_given_up(record: bytes) -> GivenUpSnapshot | None:
+    """The content of a record of a snapshot that was given up; None for a record of a complete one."""
+    try:
+        return GivenUpSnapshot.model_validate_json(record)
+    except ValidationError:
+        return None
+
+
+def find_record(to: Folder, snapshot: str) -> tuple[bytes, str] | None:
+    """The record of a snapshot, complete or given up, and its tag; None if it has none yet."""
+    try:
+        return to.read_tagged(record_file(snapshot))
+    except NotFoundError:
+        return None
+
+
+def find_given_up(to: Folder, snapshot: str) -> GivenUpSnapshot | None:
+    """The record of a snapshot that was given up; None if it is complete, or nothing yet."""
+    found = find_record(to, snapshot)
+    return as_given_up(found[0]) if found else None
+
+
+def read_snapshot(to: Folder, snapshot: str) -> Snapshot:
+    """The record of a complete snapshot.
+
+    Raises:
+        OutputError: there is no record, or it cannot be read.
+    """
+    return read_tagged_snapshot(to, snapshot)[0]
+
+
+def read_tagged_snapshot(to: Folder, snapshot: str) -> tuple[Snapshot, str]:
+    """The record of a complete snapshot, and the tag that `revise` compares."""
+    data, tag = _read_complete(to, snapshot)
+    return _decode(to, snapshot, data), tag
+
+
+def _read_complete(to: Folder, snapshot: str) -> tuple[bytes, str]:
+    found = find_record(to, snapshot)
+    if found is None:
+        raise _unreadable(to, snapshot, "there is no such file")
+    if as_given_up(found[0]):
+        raise OutputError(f"{to.path(snapshot)} is not complete: another export or forget gave it up; export again")
+    return found
+
+
+def _decode(to: Folder, snapshot: str, data: bytes) -> Snapshot:
+    try:
+        return Snapshot.model_validate_json(data)
+    except ValidationError as error:
+        raise _unreadable(to, snapshot, error.errors()[0]["msg"]) from error
+
+
+def _unreadable(to: Folder, snapshot: str, why: str) -> OutputError:
+    return OutputError(
+        f"{to.path(record_file(snapshot))} cannot be read ({why}); "
+        f"delete {to.path(snapshot)} and this file, and {LATEST} if it names it, and export again"
+    )
+
+
+def latest(to: Folder) -> Latest | None:
+    """The content of LATEST; None if nothing was ever exported.
+
+    Raises:
+        OutputError: LATEST cannot be read.
+    """
+    return _read_latest(to)[0]
+
+
+def _read_latest(to: Folder) -> tuple[Latest | None, str | None]:
+    where = to.path(LATEST)
+    return read_document(
+        to, LATEST, Latest, lambda why: OutputError(f"{where} cannot be read ({why}); delete it and export again")
+    )
+
+
+def revise(to: Folder, snapshot: Snapshot, tag: str) -> None:
+    """Replace the record of a snapshot, after rows were erased from its files. Repeating a killed call finishes it.
+
+    Args:
+        to: the folder.
+        snapshot: the new record.
+        tag: of the record before the files were measured, so that an older measurement does not replace a newer one.
+
+    Raises:
+        ConflictError: another process changed the record meanwhile.
+        OutputError: another process changed LATEST meanwhile.
+    """
+    name, data = record_file(snapshot.snapshot), snapshot.as_bytes()
+    present, present_tag = to.read_tagged(name)
+    if present_tag != tag:
+        raise ConflictError(f"{to.path(name)}: somebody else has changed it meanwhile; run this again")
+    if present != data:
+        to.replace(name, data, tag)
+    newest = latest(to)
+    if newest and newest.snapshot == snapshot.snapshot:
+        promote(to, snapshot.snapshot)
+
+
+def promote(to: Folder, snapshot: str) -> None:
+    """Make LATEST name a complete snapshot and match its record; idempotent.
+
+    Raises:
+        OutputError: the snapshot was given up, LATEST names a later one, or another process changed LATEST meanwhile.
+    """
+    present, tag = _read_latest(to)
+    if present and present.snapshot > snapshot:
+        raise OutputError(
+            f"{to.path(LATEST)} names a later snapshot, {present.snapshot}, of another export that took over "
+            f"meanwhile; {to.path(snapshot)} is not the latest; export again"
+        )
+    # Read after the tag of LATEST: a later change of the record is followed by one of LATEST, and this write fails.
+    data, _ = _read_complete(to, snapshot)
+    described = _decode(to, snapshot, data)
+    is_named = present is not None and present.snapshot == snapshot
+    following = Latest(
+        snapshot=snapshot,
+        previous=(present.previous if is_named else present.snapshot) if present else None,
+        format=described.format,
+        rows=described.rows,
+        files=len(described.files),
+        bytes=described.bytes,
+        created_at=described.created_at,
+        manifests=described.manifests,
+        latest_manifest=described.latest_manifest,
+        record=record_file(snapshot),
+        record_sha256=hashlib.sha256(data).hexdigest(),
+        model=described.model,
+        left_out=described.left_out,
+    )
+    if following == present:
+        return
+    try:
+        create_or_replace(to, LATEST, following.as_bytes(), tag)
+    except (AlreadyExistsError, ConflictError):
+        raise OutputError(f"{to.path(LATEST)} was changed by somebody else meanwhile; export again") from None

@@ -1,4 +1,4 @@
-"""The folder of snapshots: begins, completes, reads and deletes them, and says which is the latest.
+"""The folder of snapshots: begins, completes, lists and deletes them.
 
     TO/
       <snapshot>/...                   plain files of one format, and nothing else
@@ -23,24 +23,24 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from pydantic import BaseModel, ValidationError
-
-from conf.errors import (
-    AlreadyExistsError,
-    ConflictError,
-    LeaseHeldError,
-    LeaseLostError,
-    NotFoundError,
-    OutputError,
+from conf.errors import AlreadyExistsError, LeaseHeldError, LeaseLostError, OutputError
+from streaming.export.record import (
+    LATEST,
+    RECORD_SUFFIX,
+    RECORDS_FOLDER,
+    Snapshot,
+    as_given_up,
+    find_given_up,
+    find_record,
+    given_up_record,
+    latest,
+    promote,
+    record_file,
 )
-from streaming.export.record import GivenUpSnapshot, Latest, Snapshot
 from streaming.lease.lease import Lease, read_holder
-from streaming.storage.documents import create_or_replace, read_document
 from streaming.storage.folder import Folder
 
-LATEST = "LATEST"
-_RECORDS = "_snapshots"
-_RECORD, _UNFINISHED = ".json", ".unfinished"
+_UNFINISHED = ".unfinished"
 _ID = re.compile(r"\d{8}T\d{12}Z-[0-9a-f]{8}")
 _TIME = "%Y%m%dT%H%M%S%fZ"
 _KEEP_GIVEN_UP = timedelta(days=1)  # S3 refuses a request that is 15 minutes old
@@ -53,30 +53,17 @@ class FoundSnapshot:
 
     Attributes:
         id: the name of its folder.
-        complete: whether it has a record; if not, it is being written, or was left by a killed export.
         files: names within TO, without the record's.
+        has_record: whether it is complete, or was given up.
+        is_unfinished: whether it is being written or deleted, or was left so by a killed program.
+        complete: whether it has a record that does not say that it was given up.
     """
 
     id: str
+    files: tuple[str, ...]
+    has_record: bool
+    is_unfinished: bool
     complete: bool
-    files: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Traces:
-    """The files of a snapshot that a listing shows."""
-
-    id: str
-    names: frozenset[str]
-    files: tuple[str, ...]
-
-    @property
-    def has_record(self) -> bool:
-        return _record(self.id) in self.names
-
-    @property
-    def is_unfinished(self) -> bool:
-        return _unfinished(self.id) in self.names
 
 
 def begin(to: Folder, now: datetime, source: str, lease: Lease) -> str:
@@ -87,7 +74,8 @@ def begin(to: Folder, now: datetime, source: str, lease: Lease) -> str:
     Raises:
         LeaseLostError: the lease was lost. Otherwise a program that takes over later finds the announcement.
     """
-    there = [match[0] for name in to.names(_RECORDS) if (match := _ID.match(name.removeprefix(f"{_RECORDS}/")))]
+    records = (name.removeprefix(f"{RECORDS_FOLDER}/") for name in to.names(RECORDS_FOLDER))
+    there = [match[0] for record in records if (match := _ID.match(record))]
     if there:
         latest_of_all = datetime.strptime(max(there).partition("-")[0], _TIME).replace(tzinfo=UTC)
         now = max(now, latest_of_all + timedelta(microseconds=1))
@@ -117,82 +105,33 @@ def working_on(to: Folder, duration: timedelta) -> Iterator[Lease]:
 
 def snapshots(to: Folder) -> list[FoundSnapshot]:
     """All snapshots in a folder, complete or not, oldest first; without given-up ones that have no files left."""
-    listed = [(one, _is_complete(to, one)) for one in _traces(to)]
-    return [
-        FoundSnapshot(one.id, complete, one.files)
-        for one, complete in listed
-        if complete or one.files or not one.has_record
-    ]
+    return [one for one in _listed(to) if one.complete or one.files or not one.has_record]
 
 
-def _traces(to: Folder) -> list[_Traces]:
+def _listed(to: Folder) -> list[FoundSnapshot]:
     files: dict[str, list[str]] = {}
-    records: dict[str, set[str]] = {}
+    ours: set[str] = set()
     for name in to.names(""):
         first, _, rest = name.partition("/")
-        snapshot = rest.removesuffix(_RECORD).removesuffix(_UNFINISHED) if first == _RECORDS else first
+        is_ours = first == RECORDS_FOLDER
+        snapshot = rest.removesuffix(RECORD_SUFFIX).removesuffix(_UNFINISHED) if is_ours else first
         if _ID.fullmatch(snapshot):
-            files.setdefault(snapshot, [])
-            if first == _RECORDS:
-                records.setdefault(snapshot, set()).add(name)
+            of_snapshot = files.setdefault(snapshot, [])
+            if is_ours:
+                ours.add(name)
             else:
-                files[snapshot].append(name)
-    return [_Traces(one, frozenset(records.get(one, ())), tuple(files[one])) for one in sorted(files)]
+                of_snapshot.append(name)
+    return [_found(to, snapshot, tuple(files[snapshot]), ours) for snapshot in sorted(files)]
 
 
-def _is_complete(to: Folder, traces: _Traces) -> bool:
-    """Whether a snapshot is complete; reads its record only if that may say that the snapshot was given up."""
-    if not traces.has_record or (traces.files and not traces.is_unfinished):
-        return traces.has_record
-    found = _read_record(to, traces.id)
-    return found is not None and _given_up(found[0]) is None
-
-
-def read_snapshot(to: Folder, snapshot: str) -> Snapshot:
-    """The record of a complete snapshot.
-
-    Raises:
-        OutputError: there is no record, or it cannot be read.
-    """
-    return read_tagged_snapshot(to, snapshot)[0]
-
-
-def read_tagged_snapshot(to: Folder, snapshot: str) -> tuple[Snapshot, str]:
-    """The record of a complete snapshot, and the tag that `revise` compares."""
-    data, tag = _read_complete(to, snapshot)
-    return _decode(to, snapshot, data), tag
-
-
-def _read_complete(to: Folder, snapshot: str) -> tuple[bytes, str]:
-    found = _read_record(to, snapshot)
-    if found is None:
-        raise _unreadable(to, snapshot, "there is no such file")
-    if _given_up(found[0]):
-        raise OutputError(f"{to.path(snapshot)} is not complete: another export or forget gave it up; export again")
-    return found
-
-
-def _decode(to: Folder, snapshot: str, data: bytes) -> Snapshot:
-    try:
-        return Snapshot.model_validate_json(data)
-    except ValidationError as error:
-        raise _unreadable(to, snapshot, error.errors()[0]["msg"]) from error
-
-
-def _unreadable(to: Folder, snapshot: str, why: str) -> OutputError:
-    return OutputError(
-        f"{to.path(_record(snapshot))} cannot be read ({why}); "
-        f"delete {to.path(snapshot)} and this file, and {LATEST} if it names it, and export again"
-    )
-
-
-def latest(to: Folder) -> Latest | None:
-    """The content of LATEST; None if nothing was ever exported.
-
-    Raises:
-        OutputError: LATEST cannot be read.
-    """
-    return _read_latest(to)[0]
+def _found(to: Folder, snapshot: str, files: tuple[str, ...], ours: set[str]) -> FoundSnapshot:
+    """A snapshot with these files; its record is read only if it may say that the snapshot was given up."""
+    has_record, is_unfinished = record_file(snapshot) in ours, _unfinished(snapshot) in ours
+    complete = has_record
+    if has_record and (is_unfinished or not files):
+        record = find_record(to, snapshot)
+        complete = record is not None and as_given_up(record[0]) is None
+    return FoundSnapshot(snapshot, files, has_record, is_unfinished, complete)
 
 
 def complete_snapshot(to: Folder, snapshot: Snapshot) -> None:
@@ -202,13 +141,13 @@ def complete_snapshot(to: Folder, snapshot: Snapshot) -> None:
         LeaseLostError: another program took over and gave the snapshot up; nothing was published.
         OutputError: LATEST names a later one already.
     """
-    data = _encode(snapshot)
+    data = snapshot.as_bytes()
     try:
-        to.create(_record(snapshot.snapshot), data)
+        to.create(record_file(snapshot.snapshot), data)
     except AlreadyExistsError:
         # A record that is not given up is our own, whose answer was lost; a forget may have revised it since.
-        found = _read_record(to, snapshot.snapshot)
-        if found is None or _given_up(found[0]):
+        found = find_record(to, snapshot.snapshot)
+        if found is None or as_given_up(found[0]):
             raise lost(to, snapshot.snapshot) from None
     promote(to, snapshot.snapshot)
     to.delete(_unfinished(snapshot.snapshot))
@@ -220,74 +159,6 @@ def lost(to: Folder, snapshot: str) -> LeaseLostError:
         f"{to.root}: lost the right to write here while {snapshot} was being written, as after a pause longer than "
         "the lease; nothing of it was published; export again"
     )
-
-
-def is_given_up(to: Folder, snapshot: str) -> bool:
-    """Whether another program took over from the export that writes this snapshot."""
-    found = _read_record(to, snapshot)
-    return found is not None and _given_up(found[0]) is not None
-
-
-def revise(to: Folder, snapshot: Snapshot, tag: str) -> None:
-    """Replace the record of a snapshot, after rows were erased from its files. Repeating a killed call finishes it.
-
-    Args:
-        to: the folder.
-        snapshot: the new record.
-        tag: of the record before the files were measured, so that an older measurement does not replace a newer one.
-
-    Raises:
-        ConflictError: another process changed the record meanwhile.
-        OutputError: another process changed LATEST meanwhile.
-    """
-    name, data = _record(snapshot.snapshot), _encode(snapshot)
-    present, present_tag = to.read_tagged(name)
-    if present_tag != tag:
-        raise ConflictError(f"{to.path(name)}: somebody else has changed it meanwhile; run this again")
-    if present != data:
-        to.replace(name, data, tag)
-    newest = latest(to)
-    if newest and newest.snapshot == snapshot.snapshot:
-        promote(to, snapshot.snapshot)
-
-
-def promote(to: Folder, snapshot: str) -> None:
-    """Make LATEST name a complete snapshot and match its record; idempotent.
-
-    Raises:
-        OutputError: the snapshot was given up, LATEST names a later one, or another process changed LATEST meanwhile.
-    """
-    present, tag = _read_latest(to)
-    if present and present.snapshot > snapshot:
-        raise OutputError(
-            f"{to.path(LATEST)} names a later snapshot, {present.snapshot}, of another export that took over "
-            f"meanwhile; {to.path(snapshot)} is not the latest; export again"
-        )
-    # Read after the tag of LATEST: a later change of the record is followed by one of LATEST, and this write fails.
-    data, _ = _read_complete(to, snapshot)
-    described = _decode(to, snapshot, data)
-    is_named = present is not None and present.snapshot == snapshot
-    following = Latest(
-        snapshot=snapshot,
-        previous=(present.previous if is_named else present.snapshot) if present else None,
-        format=described.format,
-        rows=described.rows,
-        files=len(described.files),
-        bytes=described.bytes,
-        created_at=described.created_at,
-        manifests=described.manifests,
-        latest_manifest=described.latest_manifest,
-        record=_record(snapshot),
-        record_sha256=hashlib.sha256(data).hexdigest(),
-        model=described.model,
-        left_out=described.left_out,
-    )
-    if following == present:
-        return
-    try:
-        create_or_replace(to, LATEST, _encode(following), tag)
-    except (AlreadyExistsError, ConflictError):
-        raise OutputError(f"{to.path(LATEST)} was changed by somebody else meanwhile; export again") from None
 
 
 def drop(to: Folder, snapshot: str) -> None:
@@ -303,9 +174,9 @@ def drop(to: Folder, snapshot: str) -> None:
     if present and present.snapshot == snapshot:
         raise OutputError(f"{to.path(snapshot)} is what {LATEST} names; export again before it is deleted")
     if not _give_up(to, snapshot):
-        data, tag = to.read_tagged(_record(snapshot))
-        if _given_up(data) is None:
-            to.replace(_record(snapshot), _mark(snapshot), tag)
+        data, tag = to.read_tagged(record_file(snapshot))
+        if as_given_up(data) is None:
+            to.replace(record_file(snapshot), given_up_record(snapshot), tag)
     to.delete_tree(snapshot)
 
 
@@ -328,14 +199,13 @@ def drop_incomplete(to: Folder, lease: Lease) -> None:
     """
     present = latest(to)
     over = datetime.now(UTC) - _KEEP_GIVEN_UP
-    for one in _traces(to):
+    for one in _listed(to):
         lease.check()
-        if not _is_complete(to, one) and (one.has_record or _give_up(to, one.id)):
+        if not one.complete and (one.has_record or _give_up(to, one.id)):
             to.delete_tree(one.id)
-            found = _read_record(to, one.id)
-            mark = _given_up(found[0]) if found else None
+            mark = find_given_up(to, one.id)
             if mark and mark.given_up_at < over and present and present.snapshot > one.id:
-                to.delete_all([_record(one.id), _unfinished(one.id)])
+                to.delete_all([record_file(one.id), _unfinished(one.id)])
         elif one.is_unfinished:  # its export was killed just before it deleted this mark
             to.delete(_unfinished(one.id))
     to.remove_leftovers()
@@ -346,45 +216,11 @@ def _give_up(to: Folder, snapshot: str) -> bool:
     with suppress(AlreadyExistsError):
         to.create(_unfinished(snapshot), _UNFINISHED_TEXT)
     try:
-        to.create(_record(snapshot), _mark(snapshot))
+        to.create(record_file(snapshot), given_up_record(snapshot))
     except AlreadyExistsError:
-        return is_given_up(to, snapshot)
+        return find_given_up(to, snapshot) is not None
     return True
 
 
-def _mark(snapshot: str) -> bytes:
-    return _encode(GivenUpSnapshot(snapshot=snapshot, given_up_at=datetime.now(UTC)))
-
-
-def _given_up(record: bytes) -> GivenUpSnapshot | None:
-    """The content of a record of a snapshot that was given up; None for a record of a complete one."""
-    try:
-        return GivenUpSnapshot.model_validate_json(record)
-    except ValidationError:
-        return None
-
-
-def _read_record(to: Folder, snapshot: str) -> tuple[bytes, str] | None:
-    try:
-        return to.read_tagged(_record(snapshot))
-    except NotFoundError:
-        return None
-
-
-def _read_latest(to: Folder) -> tuple[Latest | None, str | None]:
-    where = to.path(LATEST)
-    return read_document(
-        to, LATEST, Latest, lambda why: OutputError(f"{where} cannot be read ({why}); delete it and export again")
-    )
-
-
-def _record(snapshot: str) -> str:
-    return f"{_RECORDS}/{snapshot}{_RECORD}"
-
-
 def _unfinished(snapshot: str) -> str:
-    return f"{_RECORDS}/{snapshot}{_UNFINISHED}"
-
-
-def _encode(document: BaseModel) -> bytes:
-    return document.model_dump_json(indent=2).encode()
+    return f"{RECORDS_FOLDER}/{snapshot}{_UNFINISHED}"

@@ -12,8 +12,8 @@ from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 
 from conf.errors import LeaseHeldError
-from streaming.export.record import SnapshotDay, SnapshotFile
-from streaming.export.snapshots import read_snapshot, read_tagged_snapshot, revise, snapshots, working_on
+from streaming.export.record import SnapshotDay, SnapshotFile, read_snapshot, read_tagged_snapshot, revise
+from streaming.export.snapshots import snapshots, working_on
 from streaming.forget.files import File, Found
 from streaming.lease.lease import Holder, Lease, read_holder
 from streaming.storage.folder import Folder

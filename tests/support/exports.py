@@ -10,7 +10,7 @@ import pytest
 
 from streaming.__main__ import main as stream
 from streaming.export import compaction
-from streaming.export.snapshots import latest
+from streaming.export.record import latest
 from streaming.storage.folder import Folder
 
 

@@ -20,7 +20,8 @@ import pytest
 from batch_fit.held_back import HeldBack
 from batch_fit.sample import read_identities, write_identities
 from streaming.__main__ import main as stream
-from streaming.export.snapshots import latest, read_snapshot, snapshots
+from streaming.export.record import latest, read_snapshot
+from streaming.export.snapshots import snapshots
 from streaming.features.schema import FEATURE_COUNT
 from streaming.output import requests
 from streaming.output.decision import complete_manifests

@@ -24,11 +24,11 @@ from streaming.__main__ import main as stream
 from streaming.export import compaction
 from streaming.export.compaction import Compacted
 from streaming.export.plan import ExportPlaces, ExportPlan, plan_export
-from streaming.export.record import Snapshot, SnapshotDay, SnapshotFile
+from streaming.export.record import Snapshot, SnapshotDay, SnapshotFile, latest, promote
 from streaming.export.reprojection import SnapshotModel
 from streaming.export.rows import Counts, _rows_of
 from streaming.export.run import check_written
-from streaming.export.snapshots import drop, drop_older, latest, promote, snapshots, working_on
+from streaming.export.snapshots import drop, drop_older, snapshots, working_on
 from streaming.features.schema import FEATURES
 from streaming.output.lineage import Derivative, derivatives
 from streaming.storage.folder import Folder

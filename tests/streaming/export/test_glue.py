@@ -17,7 +17,7 @@ from conf.aws.connection import S3Connection, forget_clients
 from streaming.__main__ import main as stream
 from streaming.export import glue
 from streaming.export.glue import columns, point_table
-from streaming.export.snapshots import latest
+from streaming.export.record import latest
 from streaming.features.schema import EMBEDDINGS, FEATURES, QUARANTINE
 from streaming.storage.folder import Folder
 from streaming.storage.locations import open_folder

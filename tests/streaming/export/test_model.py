@@ -13,8 +13,7 @@ import pytest
 
 from streaming.__main__ import main as stream
 from streaming.export import rows as rows_of_files
-from streaming.export.record import Latest, Snapshot
-from streaming.export.snapshots import latest, read_snapshot
+from streaming.export.record import Latest, Snapshot, latest, read_snapshot
 from streaming.features.backbone import backbone_id
 from streaming.output.lineage import Derivative, record
 from streaming.output.manifests import table_file

@@ -19,16 +19,13 @@ from conf.errors import AlreadyExistsError, AppError, ConflictError, LeaseLostEr
 from conf.loading import load_settings
 from conf.spark.progress import bar
 from streaming.export.plan import ExportPlaces, plan_export
-from streaming.export.record import Snapshot, SnapshotDay, SnapshotFile
+from streaming.export.record import Snapshot, SnapshotDay, SnapshotFile, latest, read_snapshot, revise
 from streaming.export.run import Exported, export
 from streaming.export.snapshots import (
     begin,
     complete_snapshot,
     drop,
     drop_incomplete,
-    latest,
-    read_snapshot,
-    revise,
     snapshots,
     working_on,
 )
