@@ -30,7 +30,7 @@ class Found:
 
     Attributes:
         file: the file.
-        rows: the number of rows of forgotten pictures; of `sweep.measure_files`, of all rows.
+        rows: the number of rows of forgotten pictures; of `sweeper.measure_files`, of all rows.
         size: in bytes.
         identities: of the forgotten pictures.
         hits: the salted hashes that match paths in it.

@@ -22,8 +22,7 @@ from streaming.forget.log import erase_in_manifest, erase_in_request
 from streaming.forget.models import AffectedModel, erase_in_model, find_models
 from streaming.forget.places import MANIFESTS, REQUESTS, ErasurePlaces
 from streaming.forget.receipts import Ledger, unfinished_entries, write_receipt
-from streaming.forget.sweep import erase, find, measure_files
-from streaming.forget.sweeper import Sweeper
+from streaming.forget.sweeper import Sweeper, erase, find, measure_files
 from streaming.forget.wanted import Wanted
 from streaming.lease import denylist
 from streaming.lease.denylist import Denylist, Entry

@@ -1,4 +1,7 @@
-"""Applies a function to many files: in this process while that is quick, by Spark once it is not."""
+"""Finds and removes rows of forgotten pictures in many files: in this process while that is quick, by Spark after that.
+
+Running it again finds the rows that are left.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,16 @@ from typing import Self
 from pyspark.sql import SparkSession
 
 from conf.aws.connection import S3Connection
+from conf.errors import NotFoundError
 from conf.settings import Settings
 from conf.spark.progress import Progress
 from conf.spark.session import is_submitted, spark_session
 from streaming.forget.by_spark import visit_by_spark
 from streaming.forget.files import File, Found, Work, visit
+from streaming.lease.denylist import Denylist
+from streaming.output.rows import count_rows, erase_in, forgotten_beside, forgotten_paths
 from streaming.storage.ahead import ahead
+from streaming.storage.folder import Folder, identity_of
 from streaming.storage.locations import open_folder
 
 # As long as Spark takes to start and to have its first workers, so that no run takes twice as long as the better way.
@@ -85,3 +92,52 @@ class Sweeper:
         done = self._spark.sparkContext.accumulator(0)
         with self._progress(len(files), unit, lambda: done.value):
             return visit_by_spark(self._spark, files, work, self._connection, done)
+
+
+def find(sweeper: Sweeper, files: Sequence[File], denylist: Denylist, watched: Denylist) -> list[Found]:
+    """The findings in those `files` that name forgotten or watched pictures; watched ones give no identities.
+
+    Args:
+        sweeper: visits the files.
+        files: the files to read.
+        denylist: the forgotten pictures.
+        watched: the forgotten pictures, and those that are only looked for.
+    """
+
+    def look(folder: Folder, file: File) -> Found | None:
+        try:
+            data = folder.read(file.name)
+        except NotFoundError:  # the stream has folded it or taken it in, and honoured the denylist
+            return None
+        paths, beside = forgotten_paths(file.name, data, watched), forgotten_beside(file.name, data, watched)
+        if not (paths or beside):
+            return None
+        named = {*paths, *beside}
+        forgotten = {path for path in named if denylist.is_forgotten(path)}
+        hits = {hit for path in named for hit in watched.hits(path)}
+        rows = sum(path in forgotten for path in paths)
+        return Found(file, rows, len(data), sorted(map(identity_of, forgotten)), sorted(hits))
+
+    return sweeper.visit(files, look, "files searched")
+
+
+def erase(sweeper: Sweeper, files: Sequence[File], denylist: Denylist) -> None:
+    """Replace each of `files` by one without the rows of forgotten pictures."""
+
+    def exchange(folder: Folder, file: File) -> None:
+        erase_in(folder, file.name, denylist)
+
+    sweeper.visit(files, exchange, "files rewritten")
+
+
+def measure_files(sweeper: Sweeper, files: Sequence[File]) -> list[Found]:
+    """The number of rows and bytes in each of `files` now."""
+
+    def look(folder: Folder, file: File) -> Found | None:
+        try:
+            data = folder.read(file.name)
+        except NotFoundError:  # deleted by hand
+            return None
+        return Found(file, count_rows(file.name, data), len(data))
+
+    return sweeper.visit(files, look, "files counted")

@@ -16,7 +16,7 @@ from streaming.forget.by_spark import visit_by_spark
 from streaming.forget.files import File, Found
 from streaming.forget.places import ErasurePlaces
 from streaming.forget.receipts import write_receipt
-from streaming.forget.sweep import erase
+from streaming.forget.sweeper import erase
 from tests.support.forgetting import (
     GIVEN_UP,
     LEASES,

@@ -13,7 +13,7 @@ from streaming.__main__ import main as stream
 from streaming.export.snapshots import drop_incomplete, snapshots
 from streaming.forget import run as forget
 from streaming.forget.models import AffectedModel, erase_in_model
-from streaming.forget.sweep import erase
+from streaming.forget.sweeper import erase
 from streaming.lease.lease import LEASE, Holder, Lease, read_holder
 from streaming.registry import bundle
 from streaming.registry.registry import Registry
