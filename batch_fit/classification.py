@@ -103,15 +103,10 @@ class Classification:
 def classify(
     rows: DataFrame, paths: list[str], classes: Classes, holdout: str, served: Projection, evidence: Evidence
 ) -> Classification:
-    """Fit a classifier to pictures.
+    """Fit a classifier to pictures, to all of which `served` was fitted, and measure it as the setting `holdout` says.
 
-    Args:
-        rows: path and features of each picture, the latter null if it was rejected; read once.
-        paths: of those with features.
-        classes: their labels.
-        holdout: the setting `fit.holdout`.
-        served: fitted to all of them.
-        evidence: of all of them.
+    `rows`, which are read once, have path and features, the latter null if a picture was rejected; `paths` are those of
+    the others.
     """
     held_back = frozenset(evidence.held_back.identities)
     held_out = Holdout.of(paths, classes, holdout, lambda path: identity_of(path) in held_back)

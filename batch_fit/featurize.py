@@ -40,16 +40,9 @@ class Kept:
 def featurize(
     spark: SparkSession, pictures: Sequence[StoredPicture], recipe: Recipe, kept: Kept, done: Accumulator[int]
 ) -> tuple[Featurized, DataFrame | None]:
-    """Featurize pictures on the executors.
+    """Featurize pictures, at least one, on the executors, by a recipe without a projection.
 
-    Returns the result, and the outcomes if they are kept for more.
-
-    Args:
-        spark: the session.
-        pictures: at least one.
-        recipe: without a projection.
-        kept: what is kept of the features.
-        done: counts the pictures of finished tasks, for a progress bar.
+    Returns the result, and the outcomes if they are kept for more. `done` counts the pictures of finished tasks.
     """
     dealt = deal(as_table(pictures), task_count(len(pictures)))
     tasks, marks = dealt.column(0).num_chunks, Marks.of(picture.identity for picture in pictures)

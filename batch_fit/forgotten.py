@@ -66,11 +66,6 @@ def delete_if_forgotten(draft: Draft, paths: Iterable[str], base: Bundle | None)
     pictures until it finds none: it finds a model that is sealed before its last look; before one that is sealed later,
     it has changed the base.
 
-    Args:
-        draft: the model.
-        paths: of the pictures that were read.
-        base: the model that was added to, as it was read.
-
     Raises:
         InputError: there are such pictures.
     """

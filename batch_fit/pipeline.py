@@ -29,12 +29,7 @@ def build_pipeline(spark: SparkSession, projection: Projection, classifier: Clas
     Its columns are vectors: it reads `features` (d values; `pyspark.ml.functions.array_to_vector` makes a vector of an
     array), and adds `standardised` (d) and `pca` (k). With a classifier of c labels, a LogisticRegressionModel follows,
     which adds `rawPrediction` (c), `probability` (c) and the number `prediction`, and an IndexToString, which adds
-    `predicted_label`.
-
-    Args:
-        spark: the active session, whose JVM is to hold the model.
-        projection: the fitted values.
-        classifier: of its components.
+    `predicted_label`. The JVM of the session holds the model.
     """
     # The constructors are private to Spark in Scala; in the JVM, and for PySpark's own wrappers, they are public.
     scaler = StandardScalerModel._create_from_java_class(  # noqa: SLF001 - pyspark has no other way to make a model from numbers

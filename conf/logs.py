@@ -185,12 +185,7 @@ def _remove_forgotten(folder: Path) -> None:
 
 @contextmanager
 def logging_to(settings: LogSettings, program: str, output: str | None = None) -> Iterator[Log]:
-    """Send the log to stderr and, with all details, to a rotating file.
-
-    Args:
-        settings: folder, level and format.
-        program: the name of the file.
-        output: the canonical output that the program works on, which has files of its own.
+    """Send the log to stderr and, with all details, to a rotating file of the program and of its canonical output.
 
     Raises:
         SettingsError: the file cannot be written.

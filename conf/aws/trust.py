@@ -32,11 +32,7 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 def write_trust_store(bundle: Path, java: Path) -> Path:
     """A JKS file with the certificates of a PEM file, for as long as this process lives.
 
-    It has Java's own certificates, too, because the same JVM fetches packages from Maven Central.
-
-    Args:
-        bundle: the PEM file.
-        java: the JAVA_HOME.
+    It has the own certificates of `java`, a JAVA_HOME, too, because the same JVM fetches packages from Maven Central.
 
     Raises:
         OSError: a file cannot be read or written.

@@ -48,11 +48,7 @@ def s3_environment() -> Environment:
 
 
 def machine_options(folder: Path) -> list[str]:
-    """Java options by which it finds a home and a user.
-
-    Args:
-        folder: a home for Ivy's cache where the user has none that can be written to.
-    """
+    """Java options by which it finds a user and a home: `folder`, where the user has none that can be written to."""
     user = _user()
     options = [] if user else [java_option("user.name", _nameless())]
     if user is None or not os.access(user.pw_dir, os.W_OK | os.X_OK):
@@ -61,11 +57,7 @@ def machine_options(folder: Path) -> list[str]:
 
 
 def trust_options(java: Path) -> list[str]:
-    """Options by which this Java trusts the certificates that boto3 trusts, if those are not the usual ones.
-
-    Args:
-        java: its JAVA_HOME.
-    """
+    """Options by which the Java of a JAVA_HOME trusts the certificates that boto3 trusts, if they are not the usual."""
     if not (bundle := ca_bundle()):
         return []
     store = write_trust_store(bundle, java)

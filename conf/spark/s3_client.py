@@ -111,12 +111,9 @@ def install() -> None:
 
 
 def fetch_jars(packages: Iterable[str], excluded: Iterable[str], log: Path) -> list[str]:
-    """The jars of packages and their dependencies, without some, fetched by Spark's own resolver.
+    """The jars of packages (group:artifact:version) and of their dependencies, without those excluded (group:artifact).
 
-    Args:
-        packages: group:artifact:version.
-        excluded: group:artifact.
-        log: gets the output of the resolver.
+    Spark's own resolver fetches them; `log` gets its output.
     """
     os.environ["JAVA_HOME"] = str(find_java())
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}

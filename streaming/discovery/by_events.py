@@ -55,15 +55,9 @@ def check_interval(interval: timedelta, queue: Queue) -> None:
 
 
 class EventsDiscoverer:
-    """Finds pictures by following a queue, after one listing of the input.
+    """Finds pictures by following a queue, after one listing of the input, which shares log and inbox.
 
-    Args:
-        source: the input.
-        drain: of the queue that gets the notifications.
-        listing: finds the pictures that were there before the queue was followed for the first time.
-        log: gets the new pictures; shared with `listing`. Its output records that the input was listed.
-        inbox: has requests and retries; shared with `listing`.
-        on_look: called after each look into the queue.
+    The output of the log records that the input was listed. `on_look` is called after each look into the queue.
     """
 
     def __init__(

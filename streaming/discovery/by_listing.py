@@ -75,12 +75,7 @@ class Discoverer(Protocol):
 class ListingDiscoverer:
     """Finds pictures by listing the whole input at each look.
 
-    Args:
-        source: the input.
-        log: gets the new pictures.
-        inbox: has requests and retries.
-        settle: a new local file is taken by the first look that finds it unchanged for at least this long.
-        on_look: called after each look.
+    A new local file is taken by the first look that finds it unchanged for at least `settle`.
 
     Attributes:
         left_out: counts and logs the entries that are left out.

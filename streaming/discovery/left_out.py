@@ -63,9 +63,6 @@ def _read(output: Folder) -> tuple[LeftOutRecord, str | None]:
 class LeftOut:
     """Counts and logs each entry that is left out; an `OnSkip`.
 
-    Args:
-        output: has the file.
-
     Attributes:
         ignored: the present count, see `LeftOutRecord`.
     """

@@ -42,9 +42,6 @@ class Sorter:
 
     A message that is not understood, or not about the input, is logged once and left in the queue, although it comes
     again and again.
-
-    Args:
-        source: the input.
     """
 
     def __init__(self, source: Input) -> None:

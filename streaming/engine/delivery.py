@@ -58,12 +58,9 @@ def batches(events: Sequence[Event]) -> Iterator[list[Event]]:
 
 
 class Delivery:
-    """Sends documents of metrics while the context is entered, and for some seconds at its end.
+    """Sends documents of metrics to a log group, which exists, until some seconds after the context's end.
 
-    Args:
-        group: the log group, which exists.
-        output: canonical path of the output, for the name of the log stream.
-        connection: its region and credentials are those of the log group.
+    The region and the credentials of the connection are those of the log group.
     """
 
     def __init__(self, group: str, output: str, connection: S3Connection) -> None:

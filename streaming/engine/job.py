@@ -101,11 +101,7 @@ class StreamJob:
         return "\n".join(lines)
 
     def follow(self, on_look: Callable[[bool], None]) -> None:
-        """Featurize what arrives until told to stop.
-
-        Args:
-            on_look: told several times a second whether a micro-batch is running.
-        """
+        """Featurize what arrives until told to stop; `on_look` is told whether a micro-batch is running."""
         discoverer = self._discoverer
         with self._session() as spark:
             interval = self._settings.stream.interval

@@ -44,15 +44,9 @@ class Following:
 
 
 class EpochLoop:
-    """Runs queries until told to stop.
+    """Runs queries until told to stop, each of `limit` micro-batches at most; retries are closed between two.
 
-    Args:
-        tenure: of the output.
-        epochs: give each query its checkpoint.
-        log: has the manifests.
-        inbox: has the retries, which are closed between queries.
-        limit: micro-batches to an epoch.
-        new_batches: makes the function that a query calls for each micro-batch.
+    `new_batches` makes the function that a query calls for each micro-batch.
     """
 
     def __init__(

@@ -37,16 +37,7 @@ class DrainingError(Exception):
 
 
 class MicroBatches:
-    """The function that foreachBatch calls.
-
-    Args:
-        tenure: of the output.
-        log: has the manifests.
-        epochs: know which manifests Spark has planned.
-        prefetch: featurizes.
-        drift: gets the reconstruction errors.
-        on_report: called after each micro-batch.
-    """
+    """The function that foreachBatch calls; `on_report` is called after each micro-batch."""
 
     def __init__(
         self,

@@ -45,10 +45,7 @@ class FeaturizedManifest:
 class Prefetch:
     """Featurizes the requested manifest with the current model, and then prefetches the one that follows.
 
-    Args:
-        executors: do the work.
-        models: give the model.
-        read_next: the id and the pictures (`schema.PICTURES`) of the manifest that follows one; None if none does.
+    `read_next` gives the id and the pictures (`schema.PICTURES`) of the manifest that follows one, or None.
     """
 
     def __init__(

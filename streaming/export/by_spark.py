@@ -38,12 +38,7 @@ def compact_by_spark(
 ) -> tuple[dict[str, Counts], list[Written]]:
     """Write the rows of `sources` into new files; returns the numbers of rows read, by day, and the files.
 
-    Args:
-        spark: the session.
-        output: canonical path of the output.
-        sources: `rows.SOURCES`, at least one.
-        target: the snapshot to write.
-        progress: shows the files that are read, then the rows that are written.
+    `sources` are `rows.SOURCES`, at least one. The progress is that of the files, and then that of the rows.
     """
     if is_on_s3(output) or is_on_s3(target.to):
         target = replace(target, connection=target.connection.resolved())  # a worker's environment may be another

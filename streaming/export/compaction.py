@@ -41,14 +41,7 @@ class Compacted:
 
 
 def compact(settings: Settings, output: str, sources: pa.Table, target: Target, progress: Progress) -> Compacted:
-    """Write the rows of `sources` into new files.
-
-    Args:
-        settings: of the Spark session, should there be one.
-        output: canonical path of the output.
-        sources: `rows.SOURCES`, at least one.
-        target: the snapshot to write.
-        progress: shows the work.
+    """Write the rows of `sources`, which are `rows.SOURCES`, at least one, into new files.
 
     Raises:
         OutputError: a file of the table is damaged; the message names it.

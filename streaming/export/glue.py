@@ -52,12 +52,9 @@ def check_table(options: ExportSettings, to: Folder) -> None:
 
 
 def point_table(name: str, to: Folder, connection: S3Connection) -> None:
-    """Make a table show the snapshot that LATEST names. Idempotent; the table need not exist, its database must.
+    """Make the table DATABASE.TABLE show the snapshot that LATEST names. Idempotent; its database must exist.
 
-    Args:
-        name: DATABASE.TABLE.
-        to: the folder of the snapshots.
-        connection: its region and credentials are those of the catalog.
+    The region and the credentials of the connection are those of the catalog.
 
     Raises:
         OutputError: the table shows something else than snapshots of `to`, or the snapshot cannot be one table.

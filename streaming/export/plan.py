@@ -160,12 +160,7 @@ def _days(count: int) -> str:
 
 
 def plan_export(places: ExportPlaces, options: ExportSettings, model: SnapshotModel | None) -> ExportPlan:
-    """Compare the table with the latest complete snapshot.
-
-    Args:
-        places: the folders.
-        options: of the export.
-        model: of all rows; None leaves each in its own.
+    """Compare the table with the latest complete snapshot; without a model, each row stays in its own.
 
     Raises:
         OutputError: the table has no rows yet.

@@ -17,13 +17,7 @@ _LONGEST_READ = 600.0
 
 
 class Fetcher:
-    """Reads pictures in threads. Not thread-safe itself.
-
-    Args:
-        read: reads one.
-        max_bytes: of a picture; a longer one is not read.
-        at_once: the number of threads.
-    """
+    """Reads pictures in threads, except those of more than `max_bytes`. Not thread-safe itself."""
 
     def __init__(self, read: PictureReader, max_bytes: int, at_once: int) -> None:
         self._read = read

@@ -141,13 +141,7 @@ def recognise(data: bytes) -> Format:
 
 
 def unsupported(accepted: Format, data: bytes, error: Exception) -> str | None:
-    """The reason why undamaged `data` of an accepted format cannot be decoded; None if it seems damaged.
-
-    Args:
-        accepted: the format of `data`.
-        data: the picture.
-        error: the exception of its decoder.
-    """
+    """The reason why undamaged `data` cannot be decoded, given the decoder's error; None if it seems damaged."""
     if accepted.name == "JPEG":
         return jpeg.unsupported(data)
     if accepted.name == "TIFF":

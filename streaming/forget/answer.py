@@ -65,9 +65,7 @@ class Answer:
 class Search:
     """The search for the pictures of one entry of the denylist, and for other spellings of its paths.
 
-    Args:
-        entry: of the denylist.
-        wanted: the request that the entry was made from; empty if it is not known any more.
+    The request that the entry was made from is empty if it is not known any more.
 
     Attributes:
         entry: as given.

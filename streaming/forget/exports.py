@@ -26,13 +26,8 @@ _WAIT_SECONDS = 0.5
 def working_alone(to: Folder, lease: timedelta, on_wait: Callable[[Holder], None]) -> Iterator[Lease]:
     """Wait until no other program works in a folder of snapshots, and hold its lease.
 
-    Args:
-        to: the folder.
-        lease: how long to hold the lease at most without renewing it.
-        on_wait: called once with the present holder, if there is one to wait for.
-
-    Yields:
-        The lease. If it is lost before the end, an export may have read rows that were not yet erased.
+    `on_wait` is called once with the present holder, if there is one to wait for. If the lease is lost before the end,
+    an export may have read rows that were not yet erased.
     """
     told = False
     while True:
@@ -63,12 +58,9 @@ def record_tags(to: Folder, names: Iterable[str]) -> dict[str, str]:
 
 
 def correct_records(to: Folder, measured: Iterable[Found], tags: Mapping[str, str]) -> None:
-    """Update the records of snapshots, and LATEST, to the files that have lost rows.
+    """Update the records of snapshots, and LATEST, to the files that have lost rows, as they are now.
 
-    Args:
-        to: the folder.
-        measured: the files as they are now.
-        tags: the tags of the records, read before the files were measured.
+    The tags of the records must have been read before the files were measured.
 
     Raises:
         ConflictError: another process changed a record meanwhile.

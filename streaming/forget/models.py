@@ -47,10 +47,7 @@ class AffectedModel:
 def find_models(models: Folder, denylist: Denylist, is_found: Callable[[bytes], bool]) -> Iterator[AffectedModel]:
     """The models whose records name forgotten pictures, or were being changed by a run that was killed.
 
-    Args:
-        models: the registry.
-        denylist: the forgotten paths.
-        is_found: whether a picture of this identity is forgotten.
+    Records name pictures by identity, for which `is_found` decides, or by path in a report.
     """
     for manifest in Registry(models).versions():
         tags: dict[str, str] = {}

@@ -34,13 +34,7 @@ _AT_ONCE = 4  # each holds a file, which may be one of an export, and its succes
 
 
 class Sweeper:
-    """Visits files, sweep after sweep, as a context: on leaving it, the Spark session ends, if one was needed.
-
-    Args:
-        settings: of the Spark session.
-        connection: to S3.
-        progress: shows the files of each sweep.
-    """
+    """Visits files, sweep after sweep, as a context: on leaving it, the Spark session ends, if one was needed."""
 
     def __init__(self, settings: Settings, connection: S3Connection, progress: Progress) -> None:
         self._settings = settings
@@ -95,13 +89,9 @@ class Sweeper:
 
 
 def find(sweeper: Sweeper, files: Sequence[File], denylist: Denylist, watched: Denylist) -> list[Found]:
-    """The findings in those `files` that name forgotten or watched pictures; watched ones give no identities.
+    """The findings in those `files` that name watched pictures; only those on the denylist give identities.
 
-    Args:
-        sweeper: visits the files.
-        files: the files to read.
-        denylist: the forgotten pictures.
-        watched: the forgotten pictures, and those that are only looked for.
+    `watched` has the denylist's pictures, and those that are only looked for.
     """
 
     def look(folder: Folder, file: File) -> Found | None:

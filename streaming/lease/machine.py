@@ -45,12 +45,7 @@ def _fields(pid: int) -> list[str] | None:
 
 
 def has_ended(pid: int, since: str) -> bool:
-    """Whether a process of this machine is known to have ended.
-
-    Args:
-        pid: its number.
-        since: when it started; a later process may have the same number.
-    """
+    """Whether a process of this machine is known to have ended; a later one that has its number started later."""
     if fields := _fields(pid):
         return fields[_STARTED] != since or fields[_STATE] in _ENDED
     try:

@@ -22,10 +22,6 @@ class Tenure:
 
     Code that writes for the holder is given the tenure, and writes inside of `writing()`.
 
-    Args:
-        output: the folder to write to.
-        duration: of the lease.
-
     Attributes:
         output: as given.
         stop: set it to have the holder finish its micro-batch and end.

@@ -92,14 +92,9 @@ def list_with_spark(
     denylist: Denylist,
     left_out: LeftOutCounts,
 ) -> DataFrame:
-    """The pictures of an input, `LISTED`, in no order; listed again each time that the frame is computed.
+    """The pictures of an input, `LISTED`, in no order, without those on the denylist; see `as_listed` for `settle`.
 
-    Args:
-        spark: the session.
-        source: the input, as workers reach it.
-        settle: see `as_listed`.
-        denylist: pictures that must not be listed.
-        left_out: counts the entries that are not listed, each time that the frame is computed.
+    They are listed again, and what is left out is counted again, each time that the frame is computed.
     """
     slots = spark.sparkContext.defaultParallelism
     shares = divide(source.root, slots * _SHARES_PER_SLOT, source.connection, source.names, left_out)

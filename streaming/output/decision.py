@@ -106,12 +106,7 @@ def with_rejected(footer: Footer, rejected: pa.Table) -> Footer:
 def decide(output: Folder, manifest: str, features: pa.Table, decision: Decision, footer: Footer) -> bool:
     """Decide a manifest, and complete it; False if another process did so first, whose decision stands.
 
-    Args:
-        output: has the tables.
-        manifest: its id.
-        features: `schema.FEATURES`.
-        decision: about all other pictures of the manifest.
-        footer: more entries for the footer of the features file.
+    The decision is about the pictures that are not in `features`, `schema.FEATURES`; `footer` is put beside it.
     """
     try:
         output.create(_features_file(manifest), as_parquet(features, {**footer, **decision.as_footer()}))

@@ -135,13 +135,7 @@ def files_without_embeddings(
 ) -> int:
     """The number of files of the table features, of these days, that have no file beside them; 0 if none has rows.
 
-    Of many files, only some are looked into.
-
-    Args:
-        output: has the tables.
-        there: `embeddings_files` of these days.
-        since: the first day.
-        until: the last day.
+    `there` are the `embeddings_files` of these days. Of many files, only some are looked into.
     """
     beside = {name.removeprefix(EMBEDDINGS_TABLE) for name in there}
     features = _files(output, FEATURES_TABLE, since, until)
@@ -175,12 +169,7 @@ def _has_rows(output: Folder, name: str) -> bool:
 
 
 def read_embeddings(path: str, data: bytes, columns: Sequence[str] = EMBEDDINGS.names) -> pa.Table:
-    """The rows of a published file, with these columns of `schema.EMBEDDINGS`.
-
-    Args:
-        path: of the file, for errors.
-        data: its content.
-        columns: to read.
+    """The rows of a published file with this content, with these columns of `schema.EMBEDDINGS`.
 
     Raises:
         OutputError: the file is damaged, or its embeddings have another length.

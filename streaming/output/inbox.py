@@ -30,9 +30,6 @@ class Inbox:
 
     Only the holder of the lease appends manifests. It turns each request into manifests once: after a kill in between,
     the pictures that are in manifests already are known and are skipped.
-
-    Args:
-        log: gets the requested pictures.
     """
 
     def __init__(self, log: ManifestLog) -> None:

@@ -100,15 +100,7 @@ def _allowed(pictures: Sequence[StoredPicture], denylist: Denylist) -> list[Stor
 
 
 class ManifestLog:
-    """Turns new pictures into manifests, and remembers them.
-
-    Args:
-        tenure: of the output that gets the manifests.
-        known: the known pictures; only this log adds to them.
-
-    Attributes:
-        output: of the tenure.
-    """
+    """Turns new pictures into manifests, and remembers them; nothing else adds to the known pictures."""
 
     def __init__(self, tenure: Tenure, known: KnownPictures) -> None:
         self.output = tenure.output

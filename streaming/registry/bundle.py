@@ -315,11 +315,7 @@ def reseal(models: Folder, version: str, contents: Mapping[str, Revised], forgot
 
     The manifest stops naming the files until all are replaced. Repeating a killed call finishes it.
 
-    Args:
-        models: the registry.
-        version: of the bundle.
-        contents: the new content of existing files, by name.
-        forgotten: the number to add to the manifest's, unless a killed call has done so.
+    `forgotten` is added to the manifest's, unless a killed call has done so.
 
     Raises:
         BundleError: there is no such bundle, or its manifest was changed.

@@ -14,11 +14,7 @@ REMEDY = "restore it, or delete it"
 
 @contextmanager
 def naming(path: str, remedy: str = REMEDY) -> Iterator[None]:
-    """Name the file if its content cannot be read.
-
-    Args:
-        path: of the file, whose content is read in the context.
-        remedy: what to do, in the imperative.
+    """Name the file if its content, which is read in the context, cannot be read; the remedy is in the imperative.
 
     Raises:
         OutputError: in place of an error of PyArrow or of JSON.
