@@ -80,14 +80,7 @@ class RowFilter:
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Files of a table of embeddings, and which of their rows a fit takes.
-
-    Attributes:
-        output: canonical path of the output.
-        connection: to S3.
-        files: their names in it.
-        wanted: of the rows.
-    """
+    """Files of a table of embeddings, and which of their rows a fit takes."""
 
     output: str
     connection: S3Connection

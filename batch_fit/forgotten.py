@@ -39,13 +39,7 @@ def warn_of(base: Bundle) -> None:
 
 @dataclass(frozen=True)
 class Draft:
-    """The model that a fit has written, sealed or not.
-
-    Attributes:
-        models: the registry.
-        version: of the model.
-        features: has the features of the pictures, if they are saved.
-    """
+    """The model that a fit has written, sealed or not."""
 
     models: Folder
     version: str

@@ -93,12 +93,7 @@ class HeldBack:
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """The statistics and the held-out pictures of a fit.
-
-    Attributes:
-        others: the statistics of the pictures that are not held out.
-        held_back: the held-out pictures.
-    """
+    """The evidence that a model is fitted to: the held-out pictures, and the statistics of all others."""
 
     others: Statistics
     held_back: HeldBack

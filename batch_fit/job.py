@@ -80,13 +80,7 @@ class _Learned:
 
 @dataclass(frozen=True)
 class _Saved:
-    """A model whose files are written; it becomes a bundle once it is sealed.
-
-    Attributes:
-        draft: the files.
-        created_at: UTC.
-        identities: of all its pictures.
-    """
+    """A model whose files are written; it becomes a bundle once it is sealed."""
 
     draft: Draft
     created_at: datetime

@@ -52,12 +52,7 @@ def answer_of(error: ClientError) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Explainer:
-    """Turns errors of boto3 into errors for people: what was refused, and what to grant or set.
-
-    Attributes:
-        service: its usual name.
-        remedies: the remedies for its own error codes.
-    """
+    """Turns errors of boto3 into errors for people: what was refused, and what to grant or set."""
 
     service: str
     remedies: Mapping[str, str]

@@ -37,9 +37,6 @@ class Drain:
         sorter: sorts the messages.
         interval: the longest that a batch is collected.
         should_stop: whether to end before the queue is empty; asked after each request.
-
-    Attributes:
-        queue, sorter: as given.
     """
 
     def __init__(self, queue: Queue, sorter: Sorter, interval: timedelta, should_stop: Callable[[], bool]) -> None:

@@ -29,12 +29,7 @@ BYTES_HERE = 64 * 2**20
 
 @dataclass(frozen=True)
 class Compacted:
-    """The result of `compact`.
-
-    Attributes:
-        counts: of the rows read, by day.
-        files: the files written, by day.
-    """
+    """The result of `compact`: by day, the numbers of rows that were read, and the files that were written."""
 
     counts: dict[date, Counts]
     files: dict[date, list[SnapshotFile]]

@@ -66,10 +66,6 @@ class Search:
     """The search for the pictures of one entry of the denylist, and for other spellings of its paths.
 
     The request that the entry was made from is empty if it is not known any more.
-
-    Attributes:
-        entry: as given.
-        denylist: the forgotten pictures.
     """
 
     def __init__(self, entry: Entry, wanted: Wanted = _NOT_KNOWN) -> None:

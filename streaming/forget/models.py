@@ -31,13 +31,7 @@ Fit again to get a model and a report without them.</p></body></html>
 
 @dataclass(frozen=True)
 class AffectedModel:
-    """A model whose records must change.
-
-    Attributes:
-        version: of the model.
-        pictures: how many of its pictures are forgotten.
-        files: the new content of its files, by name.
-    """
+    """A model whose records must change: how many of its pictures are forgotten, and the new content of its files."""
 
     version: str
     pictures: int

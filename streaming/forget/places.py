@@ -29,12 +29,7 @@ MANIFESTS, REQUESTS, _SAVED = "manifests", "requests", "saved features"
 
 @dataclass(frozen=True)
 class ErasurePlaces:
-    """The places to erase pictures from.
-
-    Attributes:
-        output: of the stream.
-        connection: to S3.
-    """
+    """The places to erase pictures from."""
 
     output: Folder
     connection: S3Connection

@@ -37,12 +37,7 @@ _NO_LOCATION = "is not a location that can be used; give a local path, a file://
 
 @dataclass(frozen=True)
 class Spelling:
-    """Another spelling of a path or prefix.
-
-    Attributes:
-        key: the raw key of this spelling.
-        how: the difference from the text as given.
-    """
+    """Another spelling of a path or prefix: its raw key, and how it differs from the text as given."""
 
     key: str
     how: str
