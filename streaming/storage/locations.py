@@ -15,6 +15,7 @@ from conf.errors import SettingsError
 from conf.uris import S3_ROOT, resolve
 from streaming.storage import local
 from streaming.storage.folder import Folder, OnSkip, StoredPicture
+from streaming.storage.local_folder import LocalFolder
 from streaming.storage.names import ALL_NAMES, IGNORED, Names
 
 _OF_PATTERNS = re.compile(r"[\\*?\[\]{}]")
@@ -168,7 +169,7 @@ def look_up(path: str, connection: S3Connection = AWS_DEFAULTS) -> StoredPicture
 def open_folder(uri: str, connection: S3Connection = AWS_DEFAULTS) -> Folder:
     """The folder at `uri`, which need not exist yet."""
     path = resolve(uri)
-    return _s3().S3Folder(path, connection) if is_on_s3(path) else local.LocalFolder(path)
+    return _s3().S3Folder(path, connection) if is_on_s3(path) else LocalFolder(path)
 
 
 def _s3() -> ModuleType:

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from streaming.storage.local import LocalFolder
+from streaming.storage.local_folder import LocalFolder
 from streaming.storage.s3 import S3Folder
 
 _LOOK_SECONDS = 0.0005  # Spark runs two programs, which takes milliseconds, while its temporary file is there

@@ -26,7 +26,7 @@ from streaming.lease.tenure import Tenure
 from streaming.output.manifest_log import ManifestLog
 from streaming.output.tables import Tables
 from streaming.registry.registry import CURRENT, Current
-from streaming.storage.local import LocalFolder
+from streaming.storage.local_folder import LocalFolder
 from streaming.storage.locations import open_folder
 from tests.support.queues import NotifyingBucket, new_notifying_bucket, record
 from tests.support.streams import Place, end, run, start

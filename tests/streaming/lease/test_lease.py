@@ -23,7 +23,7 @@ from streaming.lease.drain import request_drain, wait_until_gone
 from streaming.lease.lease import DRAIN, LEASE, Holder, Lease, Looked, read_holder
 from streaming.lease.machine import started, this_machine
 from streaming.storage.folder import Folder
-from streaming.storage.local import LocalFolder
+from streaming.storage.local_folder import LocalFolder
 from streaming.storage.locations import open_folder
 from tests.support.buckets import Bucket
 from tests.support.servers import FaultyStore

@@ -20,7 +20,7 @@ from streaming.output.manifests import manifest_ids, manifest_name, prepare_log,
 from streaming.output.requests import create_request
 from streaming.output.retries import retry_ids
 from streaming.storage.folder import Folder, StoredPicture
-from streaming.storage.local import LocalFolder
+from streaming.storage.local_folder import LocalFolder
 from streaming.storage.locations import open_folder
 from streaming.storage.parquet import as_parquet
 from tests.support.buckets import Bucket

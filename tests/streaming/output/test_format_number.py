@@ -18,7 +18,7 @@ from streaming.output.format_number import FORMAT, NAME, begin_format, check_for
 from streaming.output.places import open_output
 from streaming.registry.registry import CURRENT, Current
 from streaming.storage.folder import Folder
-from streaming.storage.local import LocalFolder
+from streaming.storage.local_folder import LocalFolder
 from streaming.storage.locations import open_folder
 from tests.support.streams import begin
 from tests.support.trap import WHENS, Killed, TrapFolder, When

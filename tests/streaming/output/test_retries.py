@@ -26,7 +26,7 @@ from streaming.output.recovery import finish_manifest, recover
 from streaming.output.retries import Quarantined, create_retry, retry_ids
 from streaming.output.tables import Tables
 from streaming.storage.folder import Folder
-from streaming.storage.local import LocalFolder
+from streaming.storage.local_folder import LocalFolder
 from tests.support.outcomes import NOW, named, result_of
 from tests.support.tenures import LooseTenure, LoseableLease
 from tests.support.trap import ANY_CALL, WHENS, Killed, TrapFolder, When

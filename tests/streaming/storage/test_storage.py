@@ -28,7 +28,7 @@ from conf.uris import resolve
 from streaming.features.schema import label_of
 from streaming.operate.parallel_listing import divide
 from streaming.storage.folder import identity_of
-from streaming.storage.local import LocalFolder
+from streaming.storage.local_folder import LocalFolder
 from streaming.storage.locations import is_inside, list_pictures, open_folder, read_picture
 
 _names = st.text(st.characters(blacklist_characters="/\0", blacklist_categories=["Cs"]), min_size=1).filter(
@@ -231,7 +231,7 @@ def test_nothing_is_left_behind_under_temporary_names(tmp_path: Path) -> None:
 
 def test_a_lock_that_another_process_keeps_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that was paused in the middle of a write holds up others for a while, not for ever."""
-    monkeypatch.setattr("streaming.storage.local._LOCK_SECONDS", 0.1)
+    monkeypatch.setattr("streaming.storage.local_folder._LOCK_SECONDS", 0.1)
     folder = LocalFolder(str(tmp_path))
     tag = folder.create("x", b"0")
     with (tmp_path / "_tmp" / "lock").open("ab") as held:
