@@ -1,15 +1,16 @@
-"""A right to write without a lease, which a test takes away as it likes, and what writes with it."""
+"""The right to write: without a lease, which a test takes away as it likes, or with that of another machine."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from conf.errors import LeaseLostError
 from streaming.discovery.by_listing import ListingDiscoverer
 from streaming.lease.denylist import NOTHING, Denylist
+from streaming.lease.lease import LEASE, Holder
 from streaming.lease.tenure import Tenure
 from streaming.output.inbox import Inbox
 from streaming.output.known import KnownPictures
@@ -61,3 +62,17 @@ def new_listing(
     """A discoverer by listing of its own log."""
     log = new_log(output, check)
     return ListingDiscoverer(source, log, Inbox(log), timedelta(seconds=settle))
+
+
+def write_lease(output: Folder, **changes: object) -> None:
+    """A lease of another machine, held for an hour, but for `changes`; with none, as an earlier version wrote it."""
+    now = datetime.now(UTC)
+    fields = {
+        "id": "other",
+        "host": "elsewhere",
+        "pid": 1,
+        "process_started": "1",
+        "since": now,
+        "expires_at": now + timedelta(hours=1),
+    }
+    output.create(LEASE, Holder.model_validate(fields | changes).model_dump_json().encode())

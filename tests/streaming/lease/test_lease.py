@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,16 +15,14 @@ from typing import Self
 import pytest
 
 from conf.aws.connection import S3Connection
-from conf.errors import LeaseHeldError, LeaseLostError, NotFoundError, StorageError, TransientError
-from streaming.lease.drain import request_drain, wait_until_gone
-from streaming.lease.lease import DRAIN, LEASE, Holder, Lease, Looked, read_holder
-from streaming.lease.machine import started, this_machine
+from conf.errors import LeaseHeldError, LeaseLostError, StorageError, TransientError
+from streaming.lease.lease import LEASE, Lease, Looked, read_holder
 from streaming.storage.folder import Folder
 from streaming.storage.local_folder import LocalFolder
 from streaming.storage.locations import open_folder
 from tests.support.buckets import Bucket
 from tests.support.servers import FaultyStore
-from tests.support.trap import ANY_CALL, TrapFolder
+from tests.support.tenures import write_lease
 
 Wait = Callable[..., None]
 LONG = timedelta(minutes=1)
@@ -36,20 +31,6 @@ LONG = timedelta(minutes=1)
 @pytest.fixture
 def output(tmp_path: Path) -> Folder:
     return open_folder(str(tmp_path))
-
-
-def _write(output: Folder, **changes: object) -> None:
-    """A lease of another machine, held for an hour, but for `changes`; with none, as an earlier version wrote it."""
-    now = datetime.now(UTC)
-    fields = {
-        "id": "other",
-        "host": "elsewhere",
-        "pid": 1,
-        "process_started": "1",
-        "since": now,
-        "expires_at": now + timedelta(hours=1),
-    }
-    output.create(LEASE, Holder.model_validate(fields | changes).model_dump_json().encode())
 
 
 def test_a_second_stream_is_refused_and_told_by_whom(output: Folder) -> None:
@@ -66,52 +47,13 @@ def test_a_lease_that_was_given_back_is_free_at_once(output: Folder) -> None:
         second.check()
 
 
-def test_a_killed_holder_on_this_machine_is_succeeded_at_once(output: Folder) -> None:
-    """Nobody waits for a process that is gone."""
-    code = (
-        "import os, sys; from datetime import timedelta; from streaming.lease.lease import Lease;"
-        "from streaming.storage.locations import open_folder;"
-        "Lease(open_folder(sys.argv[1]), timedelta(hours=1)).__enter__(); os.kill(os.getpid(), 9)"
-    )
-    assert subprocess.run([sys.executable, "-c", code, output.root], check=False).returncode == -9
-    present, _ = read_holder(output)
-    assert present
-    assert not present.released
-    with Lease(output, LONG) as lease:
-        lease.check()
-
-
-def test_a_holder_that_was_killed_and_not_reaped_is_succeeded_at_once(output: Folder) -> None:
-    """In a container without an init, nobody ever asks for its exit code."""
-    command = [sys.executable, "-c", _HOLD, output.root]
-    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert holder.stdout
-    assert holder.stdout.readline()
-    with pytest.raises(LeaseHeldError):
-        Lease(output, LONG).__enter__()
-    holder.kill()
-    os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)  # until it has ended, and without reaping it
-    try:
-        with Lease(output, LONG) as lease:
-            lease.check()
-    finally:
-        holder.communicate()
-
-
-def test_a_later_process_of_the_same_number_is_not_the_holder(output: Folder) -> None:
-    """Process numbers are used again; the start time tells them apart."""
-    _write(output, machine=this_machine(), pid=os.getpid(), process_started="another time")
-    with Lease(output, LONG) as lease:
-        lease.check()
-
-
 def test_a_holder_elsewhere_is_respected_until_its_lease_runs_out(output: Folder) -> None:
     """On another machine only time can tell."""
-    _write(output)
+    write_lease(output)
     with pytest.raises(LeaseHeldError, match="on elsewhere"):
         Lease(output, LONG).__enter__()
     output.delete(LEASE)
-    _write(output, expires_at=datetime.now(UTC) - timedelta(seconds=1))
+    write_lease(output, expires_at=datetime.now(UTC) - timedelta(seconds=1))
     with Lease(output, LONG) as lease:
         lease.check()
 
@@ -151,7 +93,7 @@ def test_a_lease_of_an_earlier_version_counts_until_it_runs_out(
 ) -> None:
     """After an update of the program: it tells no attempt, or no machine, and host and process say nothing."""
     monkeypatch.setenv("CONTAINER_ID", "container_1700000000000_0007_02_000001")
-    _write(output, host=socket.gethostname(), pid=os.getpid(), process_started="another time")
+    write_lease(output, host=socket.gethostname(), pid=os.getpid(), process_started="another time")
     holder = json.loads(output.read(LEASE))
     for field in missing:
         del holder[field]
@@ -168,7 +110,7 @@ def test_a_holder_whose_lease_was_taken_is_told_and_leaves_it_alone(
     lease = Lease(output, timedelta(seconds=1))
     lease.__enter__()
     output.delete(LEASE)
-    _write(output)
+    write_lease(output)
 
     def lost() -> bool:
         try:
@@ -189,7 +131,7 @@ def test_whoever_asks_the_store_knows_that_the_lease_was_taken_at_once(output: F
     with Lease(output, LONG) as lease:
         lease.confirm()
         output.delete(LEASE)
-        _write(output)
+        write_lease(output)
         lease.check()
         for ask in (lease.confirm, lease.check):
             with pytest.raises(LeaseLostError, match="another stream took it"):
@@ -400,130 +342,6 @@ def test_the_end_of_a_tenure_is_told_with_its_error(output: Folder) -> None:
         present, _ = read_holder(output)
         assert present
         assert (present.released, present.failure) == (True, said)
-
-
-def test_who_lost_the_lease_leaves_the_next_ones_drain_mark(output: Folder) -> None:
-    """Or a stream that was asked to stop would go on, and whoever asked wait for ever."""
-    lease = Lease(output, LONG).__enter__()
-    output.delete(LEASE)
-    _write(output)
-    request_drain(output)
-    lease.__exit__(None, None, None)
-    assert output.read(DRAIN) == b"other"
-
-
-def test_a_holder_out_of_reach_stops_when_it_comes_back(output: Folder) -> None:
-    """Whether it lives cannot be told: it is asked to stop, and not waited for."""
-    _write(output, expires_at=datetime.now(UTC) - timedelta(seconds=1))
-    holder = request_drain(output)
-    assert holder
-    assert output.read(DRAIN) == b"other"
-    assert not wait_until_gone(output, holder)
-
-
-@pytest.fixture
-def namespaces() -> str:
-    """The program that runs another as process 1, as containers do; this machine's name stays."""
-    tried = subprocess.run([*_CONTAINER, "true"], capture_output=True, check=False)
-    if tried.returncode:
-        message = f"this test needs the right to make namespaces: {tried.stderr.decode().strip()}"
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
-    return "unshare"
-
-
-_CONTAINER = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
-_HOLD = (
-    "import sys; from datetime import timedelta; from streaming.lease.lease import Lease;"
-    "from streaming.storage.locations import open_folder;"
-    "lease = Lease(open_folder(sys.argv[1]), timedelta(hours=1));"
-    "lease.__enter__(); print(lease.holder, flush=True); sys.stdin.read()"
-)
-
-
-@pytest.mark.usefixtures("namespaces")
-def test_two_containers_with_one_host_name_are_told_apart(output: Folder) -> None:
-    """Both are process 1; the second is refused at once, and the first is not said to be dead."""
-    command = [*_CONTAINER, sys.executable, "-c", _HOLD, output.root]
-    first = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert first.stdin
-    assert first.stdout
-    assert first.stdout.readline().startswith(f"process 1 on {socket.gethostname()} ")
-    second = subprocess.run(command, input="", capture_output=True, text=True, check=False)
-    assert "another stream writes to this output: process 1 on" in second.stderr, second
-    with pytest.raises(LeaseHeldError):
-        Lease(output, LONG).__enter__()
-    holder, _ = read_holder(output)
-    assert holder
-    assert not holder.is_dead()
-    first.communicate()
-
-
-@pytest.mark.usefixtures("namespaces")
-def test_who_cannot_see_a_process_does_not_take_it_for_dead() -> None:
-    """A /proc of other numbers names no machine, and one that hides the processes of other users tells of none."""
-
-    def said(expression: str, *command: str) -> str:
-        code = f"from streaming.lease.machine import *; print({expression})"
-        done = subprocess.run([*command, sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-
-    assert said("this_machine()") == this_machine()
-    assert said("this_machine()", "unshare", "--pid", "--fork") == "None"
-    hide = 'mount -t proc -o hidepid=invisible,gid=65533 proc /proc && exec setpriv --bounding-set=-sys_ptrace "$@"'
-    hidden = ("unshare", "--mount", "sh", "-c", hide, "sh")
-    other = subprocess.Popen(["setpriv", "--reuid=65534", "--clear-groups", "cat"], stdin=subprocess.PIPE)
-    try:
-        asked = f"started({other.pid}), has_ended({other.pid}, {started(other.pid)!r}), has_ended(2**22, '1')"
-        assert said(asked) == f"{started(other.pid)} False True"
-        assert said(asked, *hidden) == "None False True"
-    finally:
-        other.communicate()
-
-
-def test_a_drain_mark_reaches_the_holder_it_is_addressed_to(output: Folder) -> None:
-    """A mark that an earlier stream never saw does not stop the next one."""
-    assert request_drain(output) is None
-    with Lease(output, LONG) as lease:
-        assert not lease.drain_requested()
-        assert request_drain(output) == lease.holder
-        assert request_drain(output) == lease.holder
-        assert lease.drain_requested()
-    with Lease(output, LONG) as second:
-        assert not second.drain_requested()
-        assert request_drain(output) == second.holder
-        assert second.drain_requested()
-
-
-@pytest.mark.parametrize("late", ["the holder", "who asked it to stop"])
-def test_a_drain_mark_survives_whoever_comes_late(output: Folder, late: str) -> None:
-    """At every call of the one or the other, a second stream takes over and is asked to stop: it has to hear of it."""
-    for nth in itertools.count(1):
-        with suppress(NotFoundError), Lease(output, LONG):
-            pass
-        trapped = TrapFolder(output, 0, ANY_CALL)
-        first, second = Lease(trapped, LONG), Lease(output, LONG)
-        first.__enter__()
-        request_drain(output)
-
-        def meanwhile(second: Lease = second) -> None:
-            output.delete(LEASE)  # as if the first had run out
-            second.__enter__()
-            request_drain(output)
-
-        trapped.trap(nth, meanwhile)
-        if late == "the holder":
-            first.__exit__(None, None, None)
-        else:
-            request_drain(trapped)
-            trapped.trap(0)
-            first.__exit__(None, None, None)
-        if second.holder.renewed_at is None:  # the trap was not reached
-            break
-        assert second.drain_requested(), nth
-        second.__exit__(None, None, None)
-    assert nth > 1
 
 
 def test_a_damaged_lease_is_answered_in_one_line(output: Folder) -> None:
