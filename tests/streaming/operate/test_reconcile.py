@@ -5,7 +5,6 @@ All is small here, so that this process compares it, but in tests of Spark, whic
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from collections.abc import Sequence
@@ -15,47 +14,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
 
-from conf.aws.connection import AWS_DEFAULTS, S3Connection
 from conf.errors import OutputError, PlatformError
-from conf.uris import resolve
 from streaming.__main__ import main as stream
 from streaming.lease.denylist import Entry, add_entry, make_salt
 from streaming.operate import in_process, on_spark, reconcile
 from streaming.operate.comparison import at_rest
 from streaming.operate.in_process import compare_in_process
-from streaming.operate.parallel_listing import divide
 from streaming.output import known, manifests, requests
 from streaming.output.places import Input
 from streaming.output.retries import Quarantined, create_retry
-from streaming.storage import s3
-from streaming.storage.folder import Folder, StoredPicture
-from streaming.storage.locations import list_folder, list_pictures, open_folder
+from streaming.storage.folder import Folder
+from streaming.storage.locations import list_pictures, open_folder
 from streaming.storage.parquet import read_footer
-from tests.support.buckets import Bucket, new_bucket
-from tests.support.streams import Place, begin, run
-from tests.support.tenures import LooseTenure, new_listing
-
-ODD = ["a b/é/1%20.jpg", "a b/é/2+.jpg", "a b/#?.jpg", "c/d/e/f/g.jpg", "_x/.y.jpg", "top=.jpg"]
-
-
-def _put(folder: Path, *names: str) -> None:
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(name.encode())
-
-
-def _look(source: str, output: Folder, connection: S3Connection = AWS_DEFAULTS) -> None:
-    """What a stream does before it featurizes: each picture in a manifest, two a manifest."""
-    begin(output)
-    new_listing(Input(source, connection), output).look(2)
+from tests.support.reconciling import ODD, Asked, counts_in, look_once, put, reconcile_arguments
+from tests.support.streams import Place, begin
+from tests.support.tenures import LooseTenure
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     folder = tmp_path / "in [1]"
-    _put(folder, *ODD)
+    put(folder, *ODD)
     return folder
 
 
@@ -63,35 +43,12 @@ def source(tmp_path: Path) -> Path:
 def output(tmp_path: Path, source: Path) -> Folder:
     """One that knows what is in `source`."""
     folder = open_folder(str(tmp_path / "out *"))
-    _look(str(source), folder)
+    look_once(str(source), folder)
     return folder
-
-
-def _arguments(source: str | Path, output: str, *more: str) -> list[str]:
-    places = ["--input", str(source), "--output", output]
-    return ["reconcile", *places, "--settle", "0s", "--master", "local[2,4]", *more]
 
 
 def _on_spark(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(in_process, "LIMIT", 0)
-
-
-class _Asked:
-    """Reconcile in this process, asked for JSON."""
-
-    def __init__(self, source: str | Path, output: str, capsys: pytest.CaptureFixture[str]) -> None:
-        self._arguments = _arguments(source, output, "--json")
-        self._capsys = capsys
-
-    def __call__(self, *more: str) -> dict[str, Any]:
-        self._capsys.readouterr()
-        assert stream([*self._arguments, *more]) == 0
-        answer: dict[str, Any] = json.loads(self._capsys.readouterr().out)
-        return answer
-
-
-def _counts(answer: dict[str, Any]) -> dict[str, int]:
-    return {key: value for key, value in answer.items() if isinstance(value, int) and value}
 
 
 @pytest.mark.parametrize("folded", [0, 2, 3], ids=["log", "log and record", "record"])
@@ -100,13 +57,13 @@ def test_missed_changed_and_gone_are_told_apart(
 ) -> None:
     """Whether manifests are in the log or folded, in any folder, under any name."""
     known.fold(LooseTenure(output), manifests.manifest_ids(output)[:folded])
-    _put(source, "a b/é/new %+#.jpg", "new/é/1.jpg")
+    put(source, "a b/é/new %+#.jpg", "new/é/1.jpg")
     (source / "a b/#?.jpg").write_bytes(b"longer than it was")
     os.utime(source / "top=.jpg", (1, 1))
     (source / "_x/.y.jpg").unlink()
     (source / "link").symlink_to(source / "c")
-    answer = _Asked(source, output.root, capsys)()
-    assert _counts(answer) == {"listed": 7, "missed": 2, "changed": 2, "gone": 1, "left_out": 1}
+    answer = Asked(source, output.root, capsys)()
+    assert counts_in(answer) == {"listed": 7, "missed": 2, "changed": 2, "gone": 1, "left_out": 1}
     assert answer["missed_examples"] == [str(source / "a b/é/new %+#.jpg"), str(source / "new/é/1.jpg")]
     [longer, touched] = answer["changed_examples"]
     assert longer["path"] == str(source / "a b/#?.jpg")
@@ -128,7 +85,7 @@ def test_what_a_killed_fold_left_twice_is_known_once(
     with suppress(KeyboardInterrupt):
         known.fold(LooseTenure(output), manifests.manifest_ids(output))
     assert len(manifests.manifest_ids(output)) == 3
-    assert _counts(_Asked(source, output.root, capsys)()) == {"listed": 6}
+    assert counts_in(Asked(source, output.root, capsys)()) == {"listed": 6}
 
 
 def test_a_fold_in_between_is_no_loss(
@@ -143,7 +100,7 @@ def test_a_fold_in_between_is_no_loss(
 
     monkeypatch.setattr(in_process, "_AT_ONCE", 1)
     monkeypatch.setattr(in_process, "_read", fold_and_read)
-    assert _counts(_Asked(source, output.root, capsys)()) == {"listed": 6}
+    assert counts_in(Asked(source, output.root, capsys)()) == {"listed": 6}
 
 
 def test_a_fold_that_had_begun_is_no_loss(source: Path, output: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +140,7 @@ def test_a_fold_in_between_is_no_loss_on_spark(
 
     _on_spark(monkeypatch)
     monkeypatch.setattr(on_spark, "_compare", fold_and_compare)
-    assert _counts(_Asked(source, output.root, capsys)()) == {"listed": 6}
+    assert counts_in(Asked(source, output.root, capsys)()) == {"listed": 6}
 
 
 @pytest.mark.usefixtures("jvm")
@@ -192,14 +149,14 @@ def test_spark_finds_what_this_process_finds(
 ) -> None:
     """All kinds, of pictures in record, log and requests, or in two of them: counts, examples and requests."""
     monkeypatch.setattr(reconcile, "PICTURES_PER_REQUEST", 3)
-    _put(source, "forgotten.jpg", "c/old.tmp", "a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg")
-    _look(str(source), output)
+    put(source, "forgotten.jpg", "c/old.tmp", "a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg")
+    look_once(str(source), output)
     logged = manifests.manifest_ids(output)
     twice = [output.read(manifests.manifest_name(manifest)) for manifest in logged[2:4]]
     known.fold(LooseTenure(output), logged[:4])
     for manifest, data in zip(logged[2:4], twice, strict=True):
         output.create(manifests.manifest_name(manifest), data)
-    _put(source, "asked 1.jpg", "asked 2.jpg", "new/young.jpg")
+    put(source, "asked 1.jpg", "asked 2.jpg", "new/young.jpg")
     stored = {picture.path: picture for picture in list_pictures(str(source), print)}
     create_retry(output, [Quarantined(stored[str(source / "b.jpg")], logged[0])])
     asked = [stored[str(source / name)] for name in ("a.jpg", "asked 1.jpg", "asked 2.jpg")]
@@ -211,14 +168,14 @@ def test_spark_finds_what_this_process_finds(
     (source / "d.jpg").unlink()
     for name in "\U0001f34e\uff5ezZ aéb":  # which are of the past, as no new file is
         (source / f"new/{name}.jpg").symlink_to(os.__file__)
-    _put(source, ".DS_Store", "@eaDir/a.jpg", "new/forgotten.jpg")
+    put(source, ".DS_Store", "@eaDir/a.jpg", "new/forgotten.jpg")
     (source / "to c").symlink_to(source / "c")
     forgotten = [str(source / name) for name in ("forgotten.jpg", "new/forgotten.jpg")]
     add_entry(output, Entry.of(forgotten, [], make_salt(output), datetime.now(UTC)))
-    ask = _Asked(source, output.root, capsys)
+    ask = Asked(source, output.root, capsys)
 
     here = ask("--settle", "1s", "--enqueue")
-    assert _counts(here) == {
+    assert counts_in(here) == {
         "listed": 20,
         "missed": 8,
         "changed": 3,
@@ -250,7 +207,7 @@ def test_more_than_a_limit_is_left_to_spark(
     assert (limited(6), limited(5)) == (6, None)
     (source / ODD[0]).unlink()
     assert (limited(6), limited(5)) == (5, None)
-    _put(source, "1.jpg", "2.jpg", "3.jpg")
+    put(source, "1.jpg", "2.jpg", "3.jpg")
     assert (limited(8), limited(7)) == (8, None)
 
 
@@ -264,7 +221,7 @@ def test_what_spark_submit_starts_is_left_to_spark(
 
     monkeypatch.setenv("PYSPARK_GATEWAY_PORT", "1")
     monkeypatch.setattr(reconcile, "spark_session", refuse)
-    assert stream(_arguments(source, output.root)) == PlatformError.exit_code
+    assert stream(reconcile_arguments(source, output.root)) == PlatformError.exit_code
     assert "there is no session here" in capsys.readouterr().err
 
 
@@ -278,17 +235,17 @@ def test_a_damaged_file_is_one_line(
     [*_, damaged] = [name for name in output.names(folder) if not name.endswith(".txt")]
     Path(output.path(damaged)).write_bytes(b"{}")
     capsys.readouterr()
-    assert stream(_arguments(source, output.root, "--log-format", "text")) == OutputError.exit_code
+    assert stream(reconcile_arguments(source, output.root, "--log-format", "text")) == OutputError.exit_code
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {output.path(damaged)} cannot be read: ")
 
 
 def test_only_this_input_counts(source: Path, output: Folder, capsys: pytest.CaptureFixture[str]) -> None:
     """What an output knows of other folders is not gone, and a file that is being written is not missed yet."""
-    assert _counts(_Asked(source / "c", output.root, capsys)("--settle", "0s")) == {"listed": 1}
-    _put(source, "being written.jpg")
-    answer = _Asked(source, output.root, capsys)("--settle", "1h", "--enqueue")
-    assert _counts(answer) == {"listed": 7, "unsettled": 1}
+    assert counts_in(Asked(source / "c", output.root, capsys)("--settle", "0s")) == {"listed": 1}
+    put(source, "being written.jpg")
+    answer = Asked(source, output.root, capsys)("--settle", "1h", "--enqueue")
+    assert counts_in(answer) == {"listed": 7, "unsettled": 1}
     assert answer["requests"] == []
 
 
@@ -296,14 +253,14 @@ def test_ignored_names_are_neither_missed_nor_gone(
     source: Path, output: Folder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Also those that the stream saw when they were not ignored yet; what changed just now is not missed yet."""
-    _put(source, ".DS_Store", "@eaDir/a.jpg", "c/old.tmp")
-    _look(str(source), output)
-    _put(source, "c/@eaDir/b.jpg", "c/d/IMG.jpg.part", "young.jpg")
+    put(source, ".DS_Store", "@eaDir/a.jpg", "c/old.tmp")
+    look_once(str(source), output)
+    put(source, "c/@eaDir/b.jpg", "c/d/IMG.jpg.part", "young.jpg")
     (source / "a b/#?.jpg").unlink()
-    ask = _Asked(source, output.root, capsys)
-    counts = _counts(ask("--settle", "2s"))
+    ask = Asked(source, output.root, capsys)
+    counts = counts_in(ask("--settle", "2s"))
     assert counts == {"listed": 6, "gone": 1, "unsettled": 1, "ignored": 5}
-    assert _counts(ask("--include", "*.JPG,_*", "--ignore", "@eadir/")) == {
+    assert counts_in(ask("--include", "*.JPG,_*", "--ignore", "@eadir/")) == {
         "listed": 6,
         "missed": 1,
         "gone": 1,
@@ -317,8 +274,8 @@ def test_the_same_is_requested_once(
     """Run twice, or killed in between: the same requests, in which each picture is once."""
     monkeypatch.setattr(reconcile, "PICTURES_PER_REQUEST", 3)
     missed = [f"{folder}/é {number}%.jpg" for folder in ("a b", "new/er") for number in range(4)]
-    _put(source, *missed)
-    ask = _Asked(source, output.root, capsys)
+    put(source, *missed)
+    ask = Asked(source, output.root, capsys)
     first = ask("--enqueue")
     assert first["missed"] == 8
     assert sorted(first["requests"]) == requests.request_ids(output)
@@ -327,18 +284,18 @@ def test_the_same_is_requested_once(
     assert [path for paths in asked for path in paths] == [str(source / name) for name in missed]
     requests.delete_request(output, first["requests"][1])  # as if it had been killed before it came there
     second = ask("--enqueue")
-    assert _counts(second) == {"listed": 14, "missed": 3, "requested": 5}
+    assert counts_in(second) == {"listed": 14, "missed": 3, "requested": 5}
     assert second["requests"] == [first["requests"][1]]
-    assert _counts(ask("--enqueue")) == {"listed": 14, "requested": 8}
+    assert counts_in(ask("--enqueue")) == {"listed": 14, "requested": 8}
     assert sorted(first["requests"]) == requests.request_ids(output)
 
 
 def test_people_are_told_what_to_do(source: Path, output: Folder, capsys: pytest.CaptureFixture[str]) -> None:
     """Ten examples, the command that requests the missed, and that all is well."""
-    arguments = _arguments(source, output.root)
+    arguments = reconcile_arguments(source, output.root)
     assert stream(arguments) == 0
     assert "all well     every picture" in capsys.readouterr().out
-    _put(source, *(f"{number:02}.jpg" for number in range(12)))
+    put(source, *(f"{number:02}.jpg" for number in range(12)))
     (source / "top=.jpg").write_bytes(b"")
     assert stream(arguments) == 0
     said = capsys.readouterr().out
@@ -351,11 +308,11 @@ def test_people_are_told_what_to_do(source: Path, output: Folder, capsys: pytest
 
 def test_an_output_that_has_seen_nothing_has_missed_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Neither a log nor a record need be there."""
-    _put(tmp_path / "in", *ODD)
+    put(tmp_path / "in", *ODD)
     output = open_folder(str(tmp_path / "out"))
     begin(output)
     (tmp_path / "out" / known.KNOWN_FOLDER).mkdir()
-    assert _counts(_Asked(tmp_path / "in", output.root, capsys)()) == {"listed": 6, "missed": 6}
+    assert counts_in(Asked(tmp_path / "in", output.root, capsys)()) == {"listed": 6, "missed": 6}
 
 
 @pytest.mark.parametrize(
@@ -371,10 +328,10 @@ def test_a_wrong_place_is_one_line(
     tmp_path: Path, source: str, output: str, code: int, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Before anything is compared."""
-    _put(tmp_path / "in", *ODD)
+    put(tmp_path / "in", *ODD)
     (tmp_path / "empty").mkdir()
     begin(open_folder(str(tmp_path / "out")))
-    assert stream(_arguments(tmp_path / source, str(tmp_path / output))) == code
+    assert stream(reconcile_arguments(tmp_path / source, str(tmp_path / output))) == code
     [line] = capsys.readouterr().err.splitlines()
     assert said in line
 
@@ -385,8 +342,8 @@ def test_requests_become_rows_once(place: Place, pictures: Sequence[Path], capsy
     paths = place.put(*pictures[:5])
     assert stream(place.arguments("replay")) == 0
     paths += place.put(*pictures[5:12], folder="pear é")
-    ask = _Asked(place.source, str(place.output), capsys)
-    assert _counts(ask("--enqueue")) == {"listed": 12, "missed": 7}
+    ask = Asked(place.source, str(place.output), capsys)
+    assert counts_in(ask("--enqueue")) == {"listed": 12, "missed": 7}
     output = open_folder(str(place.output))
     [request] = requests.request_ids(output)
     left = requests.read_request(output, request)
@@ -399,86 +356,4 @@ def test_requests_become_rows_once(place: Place, pictures: Sequence[Path], capsy
     assert requests.request_ids(output) == []
     assert place.counted() == dict.fromkeys(paths, 1)
     assert list(output.names(known.KNOWN_FOLDER))
-    assert _counts(ask()) == {"listed": 12}
-
-
-def _through_shares(source: str, wanted: int) -> list[str]:
-    shares = divide(source, wanted, AWS_DEFAULTS)
-    assert len(set(shares)) == len(shares)
-    listed = [
-        picture.path for share in shares for picture in list_folder(share.folder, print, AWS_DEFAULTS, deep=share.deep)
-    ]
-    return sorted(listed)
-
-
-@pytest.mark.parametrize("wanted", [1, 2, 3, 5, 100])
-def test_shares_hold_each_file_once(source: Path, wanted: int) -> None:
-    """However finely the input is divided, and although a link leads back into it."""
-    (source / "c" / "loop").symlink_to(source)
-    assert _through_shares(str(source), wanted) == sorted(str(source / name) for name in ODD)
-
-
-def test_shares_hold_each_key_once(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same on S3, also for keys that no folder could hold, and where a folder has too many keys to look through."""
-    keys = [f"in/{name}" for name in ODD] + ["inside.jpg"]
-    keys += ["in/marker/", "in//a.jpg", "in///b.jpg", "/top.jpg", "//c.jpg", "in/a b", "in/a b/é"]
-    for key in keys:
-        with suppress(ClientError):  # a server that keeps objects in files refuses some, and changes others
-            bucket.s3.put_object(Bucket=bucket.name, Key=key, Body=b"" if key.endswith("/") else b"1")
-    paths = sorted(picture.path for picture in list_pictures(f"s3://{bucket.name}", print, AWS_DEFAULTS))
-    assert len(paths) >= len(ODD) + 1
-    for pages, one_level in (10, {}), (2, {"PaginationConfig": {"PageSize": 1}}):
-        monkeypatch.setattr(s3, "_PAGES_OF_SUBFOLDERS", pages)
-        monkeypatch.setattr(s3, "_ONE_LEVEL", {"Delimiter": "/", **one_level})
-        for wanted in (1, 2, 3, 5, 100):
-            assert _through_shares(f"s3://{bucket.name}", wanted) == paths
-            inside = [path for path in paths if path.startswith(f"s3://{bucket.name}/in/")]
-            assert _through_shares(f"s3://{bucket.name}/in", wanted) == inside
-
-
-def _differ(bucket: Bucket) -> tuple[str, Folder]:
-    """An input and an output that differ: folded and not."""
-    for name in [*ODD, "same.jpg"]:
-        bucket.s3.put_object(Bucket=bucket.name, Key=f"input/{name}", Body=name.encode())
-    source, output = resolve(bucket.uri("input")), open_folder(bucket.uri("output"), AWS_DEFAULTS)
-    _look(source, output)
-    known.fold(LooseTenure(output), manifests.manifest_ids(output)[:2])
-    for name in ("a b/é/new %+#.jpg", "new/1.jpg"):
-        bucket.s3.put_object(Bucket=bucket.name, Key=f"input/{name}", Body=b"new")
-    bucket.s3.put_object(Bucket=bucket.name, Key="input/same.jpg", Body=b"emas.jpg")
-    bucket.s3.delete_object(Bucket=bucket.name, Key="input/top=.jpg")
-    return source, output
-
-
-def test_reconcile_on_s3(bucket: Bucket, capsys: pytest.CaptureFixture[str]) -> None:
-    """Everything in a bucket: folded and not, found, requested once, and known from then on."""
-    source, output = _differ(bucket)
-    ask = _Asked(bucket.uri("input"), bucket.uri("output"), capsys)
-    answer = ask("--enqueue")
-    assert _counts(answer) == {"listed": 8, "missed": 2, "changed": 1, "gone": 1}
-    assert answer["missed_examples"] == [f"{source}/a b/é/new %+#.jpg", f"{source}/new/1.jpg"]
-    assert [changed["path"] for changed in answer["changed_examples"]] == [f"{source}/same.jpg"]
-    assert answer["requests"] == requests.request_ids(output)
-    _look(source, output)
-    assert requests.request_ids(output) == []
-    assert _counts(ask()) == {"listed": 8, "changed": 1, "gone": 1}
-
-
-@pytest.mark.usefixtures("programs")
-def test_spark_finds_on_s3_what_this_process_finds(
-    moto_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Where an output knows more pictures than this process compares, of another input."""
-    with new_bucket(moto_address, monkeypatch) as bucket:
-        _, output = _differ(bucket)
-        here = _Asked(bucket.uri("input"), bucket.uri("output"), capsys)("--enqueue")
-        for request in here["requests"]:
-            requests.delete_request(output, request)
-        now = datetime.now(UTC)
-        others = [StoredPicture(f"s3://other/{number}.jpg", 1, now) for number in range(in_process.LIMIT)]
-        known.fold(LooseTenure(output), [manifests.append_manifest(output, others, now)])
-        more = ("--enqueue", "--json", "--log-folder", str(tmp_path))
-        said = run("streaming", _arguments(bucket.uri("input"), bucket.uri("output"), *more))
-        assert said.returncode == 0, said.stdout
-        assert json.loads(said.stdout.splitlines()[-1]) == here
-        assert list(tmp_path.glob("spark-reconcile*.log"))
+    assert counts_in(ask()) == {"listed": 12}
