@@ -1,18 +1,42 @@
-"""An account on moto's server, empty or with the stacks."""
+"""The templates as data; and an account on moto's server, empty or with the stacks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from conf.aws.connection import AWS_DEFAULTS, forget_clients
 from conf.emr import stack as stacks
 from conf.emr.application import SETTINGS
-from conf.emr.stack import Stack
+from conf.emr.stack import TEMPLATES, Part, Stack
 from tests.support.aws_account import BUILT, REGION, forget_everything, run, with_application, write_templates
 from tests.support.servers import CREDENTIALS
+from tests.support.templates import PARTS, decoded
+
+
+@pytest.fixture(scope="session")
+def templates() -> dict[Part, dict[str, Any]]:
+    return {part: decoded(TEMPLATES / f"{part}.yaml") for part in PARTS}
+
+
+@pytest.fixture(scope="session")
+def data(templates: dict[Part, dict[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = templates["data"]["Resources"]
+    return found
+
+
+@pytest.fixture(scope="session")
+def cluster(templates: dict[Part, dict[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = templates["cluster"]["Resources"]
+    return found
+
+
+@pytest.fixture(scope="session")
+def everything(templates: dict[Part, dict[str, Any]]) -> dict[str, Any]:
+    return {f"{part}.{name}": one for part in PARTS for name, one in templates[part]["Resources"].items()}
 
 
 @pytest.fixture(scope="session")
