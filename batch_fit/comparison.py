@@ -1,7 +1,8 @@
-"""Compares a new model with the current one, on pictures that neither has seen."""
+"""Compares a new model with the current one, on pictures that neither has seen, and decides which one is current."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,8 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batch_fit.held_back import Evidence, HeldBack
+from batch_fit.sample import read_identities
+from conf.errors import ModelError
 from streaming.features.projection import Projection
-from streaming.registry.bundle import ENOUGH_HELD_BACK, ModelComparison
+from streaming.registry.bundle import ENOUGH_HELD_BACK, BundleManifest, ModelComparison
+from streaming.registry.registry import Registry
+
+_logger = logging.getLogger(__name__)
 
 TOLERANCE = 0.02
 """The loss of variance that still counts as not worse; fits on samples of the same pictures differ by as much."""
@@ -97,3 +103,29 @@ def _mean_error(projection: Projection, features: NDArray[np.float32], factor: N
     standardised = (features - projection.mean) * projection.factor
     restored = standardised @ projection.components @ projection.components.T * projection.std + projection.mean
     return float(np.square((features - restored) * factor).sum(axis=1).mean())
+
+
+def compare_with_current(registry: Registry, new: Contender) -> ModelComparison | None:
+    """A comparison of the new model with the current one; None if there is none."""
+    version = registry.current_or_none()
+    if version is None:
+        return None
+    try:
+        model = registry.open(version)
+        current = Contender(
+            version, model.manifest.weights, model.manifest.k, Evidence.of_bundle(model), read_identities(model)
+        )
+    except ModelError as error:
+        return ModelComparison(current=version, reason=f"it cannot be compared with {version}: {error}")
+    comparison = compare(new, current)
+    _logger.info("model %s: %s", new.version, comparison.reason, extra={"data": comparison.model_dump()})
+    return comparison
+
+
+def promote_if_asked(registry: Registry, model: BundleManifest, when: str) -> bool:
+    """Make a model the current one if the setting `fit.promote` says so; returns whether it did."""
+    is_not_worse = model.comparison is None or model.comparison.not_worse
+    promoted = when == "always" or (when == "if-not-worse" and is_not_worse)
+    if promoted:
+        registry.promote(model.version)
+    return promoted

@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 
 from batch_fit.classes import Classes, shared_folder
 from batch_fit.classification import Classification, classify
-from batch_fit.comparison import Contender
+from batch_fit.comparison import Contender, compare_with_current, promote_if_asked
 from batch_fit.folding import paths_of
 from batch_fit.forgotten import Draft, delete_if_forgotten
 from batch_fit.gather import Gathered, prepare_gathering
@@ -19,7 +19,6 @@ from batch_fit.held_back import Evidence
 from batch_fit.pca import fit_pca
 from batch_fit.pipeline import build_pipeline
 from batch_fit.plan import FitPlan, plan_fit
-from batch_fit.promotion import compare_with_current, promote_if_asked
 from batch_fit.report.describe import describe_fit
 from batch_fit.report.report import render
 from batch_fit.sample import write_identities

@@ -15,6 +15,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from batch_fit.backbone import load_backbone
+from conf.aws.credentials import serve_credentials
 from conf.emr.package import Package, Platform, build
 from conf.loading import load_settings
 from conf.spark import java_process
@@ -87,7 +88,7 @@ def _java_serves_all_tests() -> Iterator[None]:
         return start(plain, *more)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(java_environment, "environment", lambda: {**environment(), **java_environment.s3_environment()})
+        patch.setattr(java_environment, "environment", lambda: {**environment(), **serve_credentials()})
         patch.setattr(java_process, "start", start_plain)
         yield
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from conf.aws.connection import ca_bundle
-from conf.aws.credentials import CREDENTIALS_PROVIDER, serve_credentials
+from conf.aws.credentials import CREDENTIALS_PROVIDER
 from conf.aws.trust import write_trust_store
 from conf.spark.java import utf8_locale
 
@@ -25,7 +25,7 @@ Environment = Mapping[str, str | None]
 """Variables to set, and with None those to leave out."""
 
 S3_PROPERTIES = {"spark.hadoop.fs.s3a.aws.credentials.provider": CREDENTIALS_PROVIDER}
-"""S3A asks this process for credentials, which boto3 has from any of its sources. It goes with `s3_environment`."""
+"""S3A asks this process for credentials, which boto3 has from any of its sources. It goes with `serve_credentials`."""
 
 
 def java_option(name: str, value: object) -> str:
@@ -40,11 +40,6 @@ def environment() -> Environment:
     It has an address because Spark otherwise resolves the host name, which may fail.
     """
     return {**utf8_locale(), "SPARK_LOCAL_IP": "127.0.0.1", **({} if _user() else {"SPARK_USER": _nameless()})}
-
-
-def s3_environment() -> Environment:
-    """The additional environment of a JVM if a path is on S3."""
-    return serve_credentials()
 
 
 def machine_options(folder: Path) -> list[str]:

@@ -21,6 +21,7 @@ from pyspark.sql import SparkSession
 
 import conf.errors
 from conf.aws.connection import COMMITTER_PROPERTIES
+from conf.aws.credentials import serve_credentials
 from conf.errors import AppError, PlatformError, StorageError, TransientError
 from conf.logs import log_folder, log_name
 from conf.settings import Settings
@@ -139,7 +140,7 @@ def start_session(name: str, settings: Settings, properties: Mapping[str, str]) 
         **settings.spark.conf,
     }.items():
         builder = builder.config(key, value)
-    of_s3 = jvm.s3_environment() if uses_s3 else {}
+    of_s3 = serve_credentials() if uses_s3 else {}
     environment = {**jvm.environment(), **s3_client.environment(), **of_s3} if local else {}
     try:
         start = partial(_start, builder, local=local)

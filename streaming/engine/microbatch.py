@@ -24,6 +24,7 @@ from streaming.engine.prefetch import Prefetch
 from streaming.features.schema import PICTURES
 from streaming.lease.tenure import Tenure
 from streaming.output.batch_report import BatchReport
+from streaming.output.decision import is_decided
 from streaming.output.manifest_log import ManifestLog
 from streaming.output.manifests import written_at
 from streaming.output.recovery import finish_manifest
@@ -91,7 +92,7 @@ class MicroBatches:
             self._process_manifest(manifest, batch.filter(pc.equal(batch.column("manifest"), manifest)))
 
     def _process_manifest(self, manifest: str, batch: pa.Table) -> None:
-        if self._tables.is_committed(manifest):
+        if is_decided(self._tenure.output, manifest):
             self._complete(manifest)
             return
         if not self._log.admit(manifest):

@@ -16,6 +16,7 @@ from streaming.features.schema import OUTCOMES
 from streaming.lease.denylist import Denylist
 from streaming.output import manifests
 from streaming.output.batch_report import BatchReport
+from streaming.output.decision import is_decided
 from streaming.output.rows import erase_in
 from streaming.output.tables import Result, Tables
 from streaming.storage.folder import Folder
@@ -30,11 +31,9 @@ def erase_in_manifest(output: Folder, name: str, denylist: Denylist) -> None:
         pictures = manifests.read_manifest(output, manifest)
     except NotFoundError:  # folded meanwhile, by a holder that honours the denylist
         return
-    if all(denylist.is_forgotten(picture.path) for picture in pictures):
-        sink = Tables(output)
-        if not sink.is_committed(manifest):
-            report = BatchReport(manifest, 0, Counter(), 0, 0, _NO_MODEL, None)
-            sink.commit(manifest, Result(OUTCOMES.empty_table(), "", datetime.now(UTC), report))
+    if all(denylist.is_forgotten(picture.path) for picture in pictures) and not is_decided(output, manifest):
+        report = BatchReport(manifest, 0, Counter(), 0, 0, _NO_MODEL, None)
+        Tables(output).commit(manifest, Result(OUTCOMES.empty_table(), "", datetime.now(UTC), report))
     erase_in(output, name, denylist)
 
 

@@ -95,7 +95,7 @@ class _Retries:
             waiting = [retry for retry in retries if not self._has_manifest(retry)]  # all before any is taken
             appended = sum(self._take(retry) for retry in waiting)
             oldest = next(iter(self._manifests.values()), None)
-        if oldest and self._is_committed(oldest):  # on S3, one request where there is nothing to close
+        if oldest and is_decided(self._output, oldest):  # on S3, one request where there is nothing to close
             self.close_finished()
         return appended
 
@@ -105,12 +105,9 @@ class _Retries:
             for retry in retry_ids(self._output):
                 self._has_manifest(retry)
             for retry, manifest in list(self._manifests.items()):
-                if self._is_committed(manifest) and not read_decision(self._output, manifest).withdrawn:
+                if is_decided(self._output, manifest) and not read_decision(self._output, manifest).withdrawn:
                     self._close(retry)
                     _logger.info("retry %s is done, by manifest %s", retry, manifest)
-
-    def _is_committed(self, manifest: str) -> bool:
-        return is_decided(self._output, manifest)
 
     def _has_manifest(self, retry: str) -> bool:
         """Whether a retry has a manifest, by this or a former holder; if so, `close_finished` waits for it."""

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from conf.errors import AlreadyExistsError
 from streaming.features.schema import EMBEDDINGS, FEATURES, QUARANTINE, label_of, with_all_columns
 from streaming.output.batch_report import BatchReport
-from streaming.output.decision import FEATURES_REMEDY, FEATURES_TABLE, QUARANTINE_TABLE, Decision, decide, is_decided
+from streaming.output.decision import FEATURES_REMEDY, FEATURES_TABLE, QUARANTINE_TABLE, Decision, decide
 from streaming.output.embeddings import EMBEDDINGS_TABLE, publish_staged, stage
 from streaming.output.manifests import manifest_ids, table_file
 from streaming.storage.ahead import ahead, reads_at_once
@@ -77,10 +77,6 @@ class Tables:
             if len(column):
                 return str(column[-1].as_py())
         return None
-
-    def is_committed(self, manifest: str) -> bool:
-        """Whether the result of a manifest is there."""
-        return is_decided(self._output, manifest)
 
     def commit(self, manifest: str, result: Result) -> bool:
         """Publish a result; False if another process did so first, whose result stands."""

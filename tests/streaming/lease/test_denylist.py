@@ -30,6 +30,7 @@ from streaming.lease.handshake import Notice, wait_until_noticed
 from streaming.lease.lease import Holder, Lease
 from streaming.lease.tenure import Tenure
 from streaming.output import known, manifests, requests
+from streaming.output.decision import is_decided
 from streaming.output.inbox import Inbox
 from streaming.output.known import KnownPictures
 from streaming.output.manifest_log import ManifestLog, withdraw_repeating
@@ -277,12 +278,12 @@ def test_a_manifest_that_loses_all_is_finished_first(output: Folder, monkeypatch
         context.setattr(output, "replace", _die)
         with suppress(KeyboardInterrupt):
             erase_in_manifest(output, manifests.manifest_name(one), denylist)
-    assert sink.is_committed(one)
+    assert is_decided(output, one)
     for manifest in (one, other, other):
         erase_in_manifest(output, manifests.manifest_name(manifest), denylist)
     assert manifests.read_manifest(output, one) == []
     assert manifests.read_manifest(output, other) == [PICTURES[3]]
-    assert not sink.is_committed(other)
+    assert not is_decided(output, other)
 
 
 def _die(*arguments: object) -> None:

@@ -19,7 +19,7 @@ from streaming.engine.checkpoint import Epochs
 from streaming.features.schema import QUARANTINE
 from streaming.lease.denylist import NOTHING, Denylist, Entry, add_entry, make_salt
 from streaming.output import known
-from streaming.output.decision import QUARANTINE_TABLE, complete_manifest, read_decision, withdraw
+from streaming.output.decision import QUARANTINE_TABLE, complete_manifest, is_decided, read_decision, withdraw
 from streaming.output.embeddings import STAGED_FOLDER
 from streaming.output.inbox import Inbox
 from streaming.output.known import KnownPictures, check_log
@@ -62,7 +62,7 @@ def _tenure(output: Folder, outcome: Outcome, *, folds: bool = False) -> None:
     recover(tenure)
     sink = Tables(output)
     for manifest in manifest_ids(output):
-        if sink.is_committed(manifest):
+        if is_decided(output, manifest):
             finish_manifest(output, manifest, NOTHING)
         else:
             sink.commit(manifest, result_of(manifest, read_manifest(output, manifest), outcome))

@@ -13,7 +13,7 @@ import pytest
 from conf.errors import AppError, StorageError, TransientError
 from streaming.features.schema import FEATURES
 from streaming.lease.denylist import NOTHING
-from streaming.output.decision import FEATURES_TABLE, read_decision
+from streaming.output.decision import FEATURES_TABLE, is_decided, read_decision
 from streaming.output.inbox import Inbox
 from streaming.output.known import KnownPictures
 from streaming.output.manifest_log import ManifestLog, withdraw_repeating
@@ -101,7 +101,7 @@ class _Started:
     def work(self) -> None:
         """What comes next, until there is nothing to do."""
         for manifest in manifest_ids(self._output):
-            if Tables(self._output).is_committed(manifest):
+            if is_decided(self._output, manifest):
                 finish_manifest(self._output, manifest, NOTHING)
             elif self._log.admit(manifest):
                 result = result_of(manifest, read_manifest(self._output, manifest), {})

@@ -18,7 +18,7 @@ from conf.errors import AppError
 from streaming.lease.denylist import NOTHING, Denylist, Entry, new_salt
 from streaming.lease.tenure import Tenure
 from streaming.output import known, retries
-from streaming.output.decision import read_decision
+from streaming.output.decision import is_decided, read_decision
 from streaming.output.inbox import Inbox
 from streaming.output.manifest_log import ManifestLog
 from streaming.output.manifests import append_manifest, manifest_ids, read_manifest
@@ -36,7 +36,7 @@ def _tenure(output: Folder, reasons: dict[str, str], check: Callable[[], None] =
     """What a holder of the lease does to its end, after one that was killed when it had folded its log."""
     tenure, sink = LooseTenure(output, check), Tables(output)
     Inbox(_log(tenure)).close_retries()
-    known.fold(tenure, [manifest for manifest in manifest_ids(output) if sink.is_committed(manifest)])
+    known.fold(tenure, [manifest for manifest in manifest_ids(output) if is_decided(output, manifest)])
     log = _log(tenure)
     inbox = Inbox(log)
     inbox.take_in(10)
@@ -54,7 +54,7 @@ def _log(tenure: Tenure) -> ManifestLog:
 
 def _rows(output: Folder, table: str) -> list[tuple[str, str, str | None]]:
     """Name, manifest and reason; of a manifest that is not finished no row counts."""
-    finished = [name for name in output.names(table) if Tables(output).is_committed(Path(name).stem)]
+    finished = [name for name in output.names(table) if is_decided(output, Path(name).stem)]
     return [
         (row["path"][4], Path(name).stem, row.get("reason"))
         for name in finished
@@ -213,7 +213,7 @@ def test_two_holders_that_withdraw_leave_a_retry_its_manifest(quarantined: Folde
         inbox = Inbox(third[0])
         inbox.take_in(10)
         for manifest in manifest_ids(output):
-            if Tables(output).is_committed(manifest):
+            if is_decided(output, manifest):
                 finish_manifest(output, manifest, NOTHING)
             elif third[0].admit(manifest):
                 Tables(output).commit(manifest, result_of(manifest, read_manifest(output, manifest), {}))
