@@ -181,7 +181,7 @@ def find_record(to: Folder, snapshot: str) -> tuple[bytes, str] | None:
         return None
 
 
-def find_given_up(to: Folder, snapshot: str) -> GivenUpSnapshot | None:
+def find_given_up_snapshot(to: Folder, snapshot: str) -> GivenUpSnapshot | None:
     """The record of a snapshot that was given up; None if it is complete, or nothing yet."""
     found = find_record(to, snapshot)
     return as_given_up(found[0]) if found else None

@@ -22,7 +22,7 @@ from streaming.export.compaction import Compacted, compact
 from streaming.export.glue import check_table, point_table
 from streaming.export.models import AS_INGESTED, choose_model
 from streaming.export.plan import ExportPlaces, ExportPlan, explain_left_out, nothing_new, plan_export
-from streaming.export.record import Snapshot, SnapshotDay, find_given_up, promote
+from streaming.export.record import Snapshot, SnapshotDay, find_given_up_snapshot, promote
 from streaming.export.rows import Target
 from streaming.export.snapshots import (
     begin,
@@ -135,7 +135,7 @@ def _make(settings: Settings, plan: ExportPlan, lease: Lease, progress: Progress
         check_written(places, made, compacted)
         lease.check()
     except AppError as error:
-        if isinstance(error, LeaseLostError) or find_given_up(places.to, snapshot):
+        if isinstance(error, LeaseLostError) or find_given_up_snapshot(places.to, snapshot):
             _clear_away(places, snapshot)
             raise lost(places.to, snapshot) from error
         raise

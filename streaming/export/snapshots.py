@@ -30,7 +30,7 @@ from streaming.export.record import (
     RECORDS_FOLDER,
     Snapshot,
     as_given_up,
-    find_given_up,
+    find_given_up_snapshot,
     find_record,
     given_up_record,
     latest,
@@ -203,7 +203,7 @@ def drop_incomplete(to: Folder, lease: Lease) -> None:
         lease.check()
         if not one.complete and (one.has_record or _give_up(to, one.id)):
             to.delete_tree(one.id)
-            mark = find_given_up(to, one.id)
+            mark = find_given_up_snapshot(to, one.id)
             if mark and mark.given_up_at < over and present and present.snapshot > one.id:
                 to.delete_all([record_file(one.id), _unfinished(one.id)])
         elif one.is_unfinished:  # its export was killed just before it deleted this mark
@@ -218,7 +218,7 @@ def _give_up(to: Folder, snapshot: str) -> bool:
     try:
         to.create(record_file(snapshot), given_up_record(snapshot))
     except AlreadyExistsError:
-        return find_given_up(to, snapshot) is not None
+        return find_given_up_snapshot(to, snapshot) is not None
     return True
 
 
