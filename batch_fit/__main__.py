@@ -21,8 +21,8 @@ from conf.aws.connection import S3Connection
 from conf.cli import Flag, Verb, make_parser, run_program
 from conf.errors import SettingsError
 from conf.settings import Settings
+from conf.spark.failures import explain_failure
 from conf.spark.progress import bar
-from conf.spark.session import explain_failure
 from streaming.registry.bundle import ENOUGH_HELD_BACK, ClassifierFigures, HeldBackFigures
 from streaming.registry.registry import Registry
 from streaming.storage.locations import open_folder

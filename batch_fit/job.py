@@ -26,7 +26,9 @@ from batch_fit.stages import Stages
 from conf.settings import Settings
 from conf.spark.progress import Progress
 from conf.spark.session import spark_session
+from conf.spark.worker_daemon import preloading
 from streaming.features.projection import Projection
+from streaming.features.workers import MODULES
 from streaming.registry import bundle
 from streaming.registry.registry import Registry
 from streaming.storage.folder import Folder, identity_of
@@ -195,5 +197,5 @@ def _seal(models: Folder, manifest: bundle.BundleManifest) -> bundle.BundleManif
 
 def _spark_properties(plan: FitPlan) -> dict[str, str]:
     on_s3 = any(place and is_on_s3(place) for place in (plan.models.root, plan.save_to))
-    own = _SPARK_PROPERTIES | (_OF_CLASSIFIER if plan.classifies else {})
+    own = _SPARK_PROPERTIES | preloading(*MODULES) | (_OF_CLASSIFIER if plan.classifies else {})
     return own | (plan.connection.spark_properties() if on_s3 else {})

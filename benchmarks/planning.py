@@ -107,11 +107,12 @@ class _Stream:
         return append_manifest(self._output, [StoredPicture(str(picture), 0, now)], now)
 
     def _batches(self) -> MicroBatches:
+        log = ManifestLog(self._tenure, KnownPictures(self._output))
         return MicroBatches(
             self._tenure,
-            ManifestLog(self._tenure, KnownPictures(self._output)),
+            log,
             self._epochs,
-            Prefetch(Executors(self._spark), self._models, lambda manifest: None),
+            Prefetch(Executors(self._spark), self._models, log),
             DriftMonitor(1, "refit"),
             lambda report: None,
         )

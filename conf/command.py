@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _help(words: Sequence[str]) -> int:
     """Answer what names no verb of ours: a question for help, or a mistake."""
     from conf.cli import make_parser, run_program  # noqa: PLC0415 # takes half a second
-    from conf.spark.session import explain_failure  # noqa: PLC0415 # as above
+    from conf.spark.failures import explain_failure  # noqa: PLC0415 # as above
 
     verbs = [verb for program in PROGRAMS for verb in import_module(f"{program}.__main__").VERBS]
     parser = make_parser(COMMAND, "Pictures become rows of a Parquet table of features.", verbs)

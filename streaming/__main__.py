@@ -25,8 +25,8 @@ from conf.aws.connection import S3Connection
 from conf.cli import Flag, Verb, make_parser, run_program
 from conf.errors import LeaseHeldError, SettingsError
 from conf.settings import Settings, parse_duration
+from conf.spark.failures import explain_failure
 from conf.spark.progress import bar
-from conf.spark.session import explain_failure
 from conf.uris import resolve
 from streaming.engine.job import end_without_work, open_job, skip
 from streaming.engine.metrics import open_metrics

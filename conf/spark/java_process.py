@@ -24,13 +24,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
-from pyspark.find_spark_home import _find_spark_home
-
+from conf.errors import PlatformError
 from conf.interrupts import before_unwinding, shielded
 
-_LOOK_SECONDS = 0.05
+_LOOK_SECONDS = 0.02
+_CONNECTION = "connection"
 _END_SECONDS = 10.0
 _PR_SET_PDEATHSIG = 1  # of Linux' prctl
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -44,47 +45,75 @@ _process: subprocess.Popen[bytes] | None = None  # there is one, as in PySpark
 _logs: Mapping[Path, int] = {}  # and how long they were when it started
 
 
-def start(properties: Mapping[str, str], stderr: Path, log: Path) -> dict[str, str]:
-    """Start Java and wait until it listens.
+class Starting:
+    """Java between its start and its first answer."""
+
+    def __init__(self, process: subprocess.Popen[bytes], folder: tempfile.TemporaryDirectory[str]) -> None:
+        self._process = process
+        self._folder = folder
+
+    def wait(self) -> dict[str, str]:
+        """The environment variables by which PySpark finds it, once it listens.
+
+        Raises:
+            RuntimeError: Java ended before it listened.
+        """
+        connection = Path(self._folder.name, _CONNECTION)
+        with self._folder:
+            while not connection.exists():  # it appears whole
+                if self._process.poll() is not None:
+                    raise RuntimeError(how_it_ended())
+                time.sleep(_LOOK_SECONDS)
+            data = connection.read_bytes()
+        port, length = struct.unpack_from("!ii", data)
+        return {"PYSPARK_GATEWAY_PORT": str(port), "PYSPARK_GATEWAY_SECRET": data[8 : 8 + length].decode()}
+
+
+def start(properties: Mapping[str, str], stderr: Path, log: Path) -> Starting:
+    """Start Java, and do not wait for it: it takes a second, in which this process can import PySpark.
 
     Args:
         properties: of Spark.
         stderr: gets the output of Java and the Python workers on stdout and stderr.
         log: Spark's own log, where Java's last words may be, too.
 
-    Returns:
-        The environment variables by which PySpark finds it.
-
     Raises:
         OSError: Java cannot be started.
-        RuntimeError: Java ended before it listened.
     """
     global _process, _logs  # noqa: PLW0603 - see above
     _logs = {stderr: 0, log: log.stat().st_size if log.exists() else 0}
-    script = Path(_find_spark_home(), "bin", "spark-submit")  # type: ignore[no-untyped-call] # PySpark's
     conf = [word for key, value in properties.items() for word in ("--conf", f"{key}={value}")]
     arguments = shlex.split(os.environ.get("PYSPARK_SUBMIT_ARGS", "pyspark-shell"))
-    with tempfile.TemporaryDirectory() as folder, stderr.open("wb") as output:
-        connection = Path(folder, "connection")
-        with shielded():  # or the handle on the process could be lost
-            _process = subprocess.Popen(
-                [script, *conf, *arguments],
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=output,
-                env={**os.environ, "SPARK_CONNECT_MODE": "0", "_PYSPARK_DRIVER_CONN_INFO_PATH": str(connection)},
-                process_group=0,
-                preexec_fn=_bound_to_parent(),  # noqa: PLW1509 - as PySpark does; it calls the kernel and nothing else
-            )
-            before_unwinding(kill)
-            atexit.register(end)
-        while not connection.exists():  # it appears whole
-            if _process.poll() is not None:
-                raise RuntimeError(how_it_ended())
-            time.sleep(_LOOK_SECONDS)
-        data = connection.read_bytes()
-    port, length = struct.unpack_from("!ii", data)
-    return {"PYSPARK_GATEWAY_PORT": str(port), "PYSPARK_GATEWAY_SECRET": data[8 : 8 + length].decode()}
+    folder = tempfile.TemporaryDirectory()
+    connection = os.path.join(folder.name, _CONNECTION)
+    with stderr.open("wb") as output, shielded():  # or the handle on the process could be lost
+        _process = subprocess.Popen(
+            [_spark_home() / "bin/spark-submit", *conf, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            env={**os.environ, "SPARK_CONNECT_MODE": "0", "_PYSPARK_DRIVER_CONN_INFO_PATH": connection},
+            process_group=0,
+            preexec_fn=_bound_to_parent(),  # noqa: PLW1509 - as PySpark does; it calls the kernel and nothing else
+        )
+        before_unwinding(kill)
+        atexit.register(end)
+    return Starting(_process, folder)
+
+
+def is_started() -> bool:
+    """Whether `start` was called: there is one Java for all sessions of this process."""
+    return _process is not None
+
+
+def _spark_home() -> Path:
+    """The folder of Spark, as PySpark finds it, without importing that."""
+    if home := os.environ.get("SPARK_HOME"):
+        return Path(home)
+    found = find_spec("pyspark")
+    if found is None or found.origin is None:
+        raise PlatformError("PySpark is not installed; pip install picture-features brings it")
+    return Path(found.origin).parent
 
 
 def _bound_to_parent() -> Callable[[], None]:

@@ -17,8 +17,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pyspark.java_gateway import launch_gateway
-
 from conf.errors import PlatformError
 from conf.spark.java import find_java
 
@@ -115,6 +113,8 @@ def fetch_jars(packages: Iterable[str], excluded: Iterable[str], log: Path) -> l
 
     Spark's own resolver fetches them; `log` gets its output.
     """
+    from pyspark.java_gateway import launch_gateway  # noqa: PLC0415 - nothing else here needs PySpark
+
     os.environ["JAVA_HOME"] = str(find_java())
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     gateway = launch_gateway(popen_kwargs=quiet)  # type: ignore[no-untyped-call] # PySpark does not say

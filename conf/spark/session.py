@@ -1,4 +1,7 @@
-"""Configures and starts the Spark session of both programs, and explains a failed Spark job in one line."""
+"""Configures and starts the Spark session of both programs.
+
+PySpark is imported while Java starts, which takes as long.
+"""
 
 from __future__ import annotations
 
@@ -9,25 +12,23 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext, suppress
-from functools import partial
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pyspark
-from py4j.protocol import Py4JError, Py4JJavaError, Py4JNetworkError
-from pyspark import SparkContext
-from pyspark.errors import PySparkException
-from pyspark.sql import SparkSession
-
-import conf.errors
 from conf.aws.connection import COMMITTER_PROPERTIES
 from conf.aws.credentials import serve_credentials
-from conf.errors import AppError, PlatformError, StorageError, TransientError
+from conf.errors import PlatformError
 from conf.logs import log_folder, log_name
 from conf.settings import Settings
-from conf.spark import java_process, jvm, s3_client
+from conf.spark import java_process, jvm, s3_client, worker_daemon
+from conf.spark.failures import END_SECONDS, root_of
 from conf.spark.java import find_java, last_words
 from conf.uris import resolve
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 _ALWAYS = {
     "spark.sql.session.timeZone": "UTC",
@@ -43,43 +44,10 @@ _LOCAL = {
     "spark.driver.host": "127.0.0.1",
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.ui.enabled": "false",
+    "spark.python.daemon.module": worker_daemon.__name__,
 }
 _LOG4J = Path(__file__).with_name("log4j2.properties")
 CLASS_ARCHIVE = Path(sys.prefix, "spark-classes.jsa")
-_END_SECONDS = 2.0
-_OURS = re.compile(r"^conf\.errors\.(?P<name>\w+): (?P<message>.+)$", re.MULTILINE)  # in a worker's traceback
-# Messages of Spark, S3A and the AWS SDK once their own retries are used up; the first that is found counts.
-_MEANINGS: tuple[tuple[str, type[AppError], str], ...] = (
-    ("ExpiredToken|InvalidAccessKeyId", StorageError, "the AWS credentials are not valid, or not any more; renew them"),
-    ("NoAuthWithAWSException", StorageError, "no AWS credentials were found; set a role, a profile or keys"),
-    ("UnknownStoreException", StorageError, "no such bucket; check the name, and s3.endpoint if it is not on AWS"),
-    ("AWSRedirectException", StorageError, "the bucket is in another region; set s3.region or AWS_REGION to it"),
-    (
-        "PKIX path|SSLPeerUnverified|CertificateException|trustAnchors",
-        StorageError,
-        "the store's certificate cannot be trusted; name a PEM file with its authority in AWS_CA_BUNDLE",
-    ),
-    (
-        "AWSServiceThrottled|AWSStatus5|AWSServiceIO|Status Code: 5",
-        TransientError,
-        "the store is overloaded or failing",
-    ),
-    (
-        "AWSClientIO|ConnectException|ConnectTimeout|SocketTimeout|ApiCallTimeout|Connection reset|NoHttpResponse",
-        TransientError,
-        "the store does not answer",
-    ),
-    ("RemoteFileChangedException", TransientError, "a file was exchanged while it was read"),
-    ("No space left on device|Disk quota exceeded", StorageError, "the disk is full; free some space and start again"),
-    (
-        "Status Code: 403",  # S3A asks by HEAD, whose answer does not say which
-        StorageError,
-        "the AWS credentials have expired, or lack s3:ListBucket, s3:GetObject or s3:PutObject; renew them or grant it",
-    ),
-    ("Permission denied|AccessControlException", StorageError, "permission denied; grant this user access"),
-    ("OutOfMemoryError", PlatformError, "Java ran out of memory; raise spark.driver.memory in spark.conf"),
-)
-_TRACE_LINE = re.compile(r"^(?:[\w.$]+\.)?(?P<name>\w+(?:Error|Exception))(?:: (?P<message>.*))?$")
 
 
 def is_submitted() -> bool:
@@ -114,51 +82,66 @@ def start_session(name: str, settings: Settings, properties: Mapping[str, str]) 
     master = settings.spark.master
     local = master is not None and master.startswith("local")
     if local:
-        _check_pyspark()
-    builder = SparkSession.builder.appName(name)
-    if master is not None:
-        builder = builder.master(_with_attempts(master))
-    if local:
         # Workers must be of this very interpreter; Spark would take whatever python3 is first on the PATH.
         os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
     log, stderr = _logs(name, settings)
     uses_s3 = any(key.startswith("spark.hadoop.fs.s3a.") for key in properties)
     starts_java = not is_submitted()
-    is_first = SparkContext._gateway is None  # noqa: SLF001 - the one that PySpark keeps; its JVM serves all sessions
-    if starts_java and is_first:
+    is_first = starts_java and not java_process.is_started()
+    if is_first:
         os.environ["JAVA_HOME"] = str(find_java())
     uses_tls = uses_s3 and properties.get("spark.hadoop.fs.s3a.connection.ssl.enabled") != "false"
     where = _local(log, uses_tls=uses_tls) if local else {}
     access = {**jvm.S3_PROPERTIES, **COMMITTER_PROPERTIES} if local and uses_s3 else {}
     fetches = local and uses_s3 and not s3_client.is_installed()
-    for key, value in {
+    options = {
+        "spark.app.name": name,
+        **({} if master is None else {"spark.master": _with_attempts(master)}),
         **_ALWAYS,
         **where,
         **properties,
         **access,
         **(s3_client.PACKAGES if fetches else {}),
         **settings.spark.conf,
-    }.items():
-        builder = builder.config(key, value)
+    }
     of_s3 = serve_credentials() if uses_s3 else {}
     environment = {**jvm.environment(), **s3_client.environment(), **of_s3} if local else {}
     try:
-        start = partial(_start, builder, local=local)
-        if starts_java and is_first:
-            options = {**builder._options, **(jvm.launch_properties() if local else {})}  # noqa: SLF001 - as above
-            with (
-                s3_client.fetching() if fetches else nullcontext(),
-                jvm.in_environment(environment),
-                jvm.in_environment(java_process.start(options, stderr, log)),
-            ):
-                session = _in_a_thread(start)
-        else:
-            session = _in_a_thread(start)
-    except (PySparkException, Py4JError, RuntimeError, OSError) as error:
-        why = (_why_not(stderr, error) or java_process.how_it_ended(_END_SECONDS)) if starts_java else None
-        told = f"{why or _root(error)}; see {stderr}" if starts_java else _root(error)
+        if not is_first:
+            return _in_a_thread(lambda: _start(options, None, local=local))
+        with s3_client.fetching() if fetches else nullcontext(), jvm.in_environment(environment):
+            java = java_process.start({**options, **(jvm.launch_properties() if local else {})}, stderr, log)
+            return _in_a_thread(lambda: _start(options, java, local=local))
+    except PlatformError:
+        raise
+    except Exception as error:  # of PySpark or py4j, which are not imported here
+        why = (_why_not(stderr, error) or java_process.how_it_ended(END_SECONDS)) if starts_java else None
+        told = f"{why or root_of(error)}; see {stderr}" if starts_java else root_of(error)
         raise PlatformError(f"Spark does not start on {master or 'spark-submit'}: {told}") from error
-    return session
+
+
+def _start(options: Mapping[str, str], java: java_process.Starting | None, *, local: bool) -> SparkSession:
+    """Import PySpark, and make the session.
+
+    Args:
+        options: of Spark.
+        java: has been started for the session; None if it runs already.
+        local: whether Spark runs in this process and its children.
+    """
+    from pyspark import SparkContext  # noqa: PLC0415 - while Java starts
+    from pyspark.sql import SparkSession  # noqa: PLC0415 - as above
+
+    with suppress(ImportError):
+        import_module("pyspark.testing.utils")  # PySpark imports it, and pandas, at its first call of Java
+    if local:
+        _check_pyspark()
+    builder = SparkSession.builder.config(map=dict(options))
+    with jvm.in_environment(java.wait() if java else {}):
+        if local:
+            # The user must be logged in between the start of the JVM and that of Spark.
+            SparkContext._ensure_initialized()  # noqa: SLF001 # PySpark has no public way
+            jvm.log_in(SparkContext._jvm)  # noqa: SLF001 # as above
+        return builder.getOrCreate()
 
 
 def _check_pyspark() -> None:
@@ -167,18 +150,12 @@ def _check_pyspark() -> None:
     Raises:
         PlatformError: another PySpark was imported; the message says from where.
     """
+    import pyspark  # noqa: PLC0415 - see the module's docstring
+
     with suppress(PackageNotFoundError):  # Spark's own, on a cluster
         if (installed := version("pyspark")) != pyspark.__version__:
             found = f"PySpark {pyspark.__version__} from {Path(pyspark.__file__).parent}"
             raise PlatformError(f"{found} hides the {installed} that is installed; unset PYTHONPATH")
-
-
-def _start(builder: SparkSession.Builder, *, local: bool) -> SparkSession:
-    if local:
-        # The user must be logged in between the start of the JVM and that of Spark.
-        SparkContext._ensure_initialized()  # noqa: SLF001 # PySpark has no public way
-        jvm.log_in(SparkContext._jvm)  # noqa: SLF001 # as above
-    return builder.getOrCreate()
 
 
 def _end_session(spark: SparkSession) -> None:
@@ -220,7 +197,7 @@ def _with_attempts(master: str) -> str:
 
 def _why_not(stderr: Path, error: BaseException) -> str | None:
     """The cause of the JVM's end, with a remedy where one is known; None if it did not end."""
-    if isinstance(error, Py4JJavaError) or not stderr.exists():
+    if hasattr(error, "java_exception") or not stderr.exists():
         return None
     said = stderr.read_text(encoding="utf-8", errors="replace")
     if "unresolved dependenc" in said:
@@ -256,53 +233,3 @@ def _local(log: Path, *, uses_tls: bool) -> dict[str, str]:
     # Spark puts these before spark.driver.extraJavaOptions, so that a user's own add to them instead of replacing them.
     java = {"spark.driver.defaultJavaOptions": " ".join(options)}
     return {**_LOCAL, **jvm.session_properties(), **jvm.local_folder(), **java}
-
-
-def explain_failure(error: BaseException) -> AppError | None:
-    """A failure of Spark as an error for people, or None if it is not one of Spark's."""
-    lost = isinstance(error, (Py4JNetworkError, ConnectionError, EOFError))
-    if (ended := java_process.how_it_ended(_END_SECONDS if lost else 0)) and not isinstance(error, AppError):
-        died = PlatformError(f"{ended}; nothing is lost: start again")
-        died.__cause__ = error
-        return died
-    if not isinstance(error, (PySparkException, Py4JError)):
-        return None
-    explained = _explain(_text(error), _root(error))
-    explained.__cause__ = error
-    return explained
-
-
-def _explain(text: str, cause: str) -> AppError:
-    if ours := [*_OURS.finditer(text)]:  # raised in a worker
-        kind = getattr(conf.errors, ours[-1]["name"], AppError)
-        explained: AppError = kind(ours[-1]["message"])
-        return explained
-    for pattern, kind, meaning in _MEANINGS:
-        if re.search(pattern, text):
-            return kind(f"{meaning} ({cause})")
-    return AppError(f"a Spark job failed: {cause}")
-
-
-def _text(error: BaseException) -> str:
-    """The messages of an error of Spark and of its Java causes, whose classes the error itself leaves out."""
-    said = [str(error)]
-    cause = error.java_exception if isinstance(error, Py4JJavaError) else None
-    while cause is not None:
-        said.append(str(cause.toString()))
-        cause = cause.getCause()
-    captured = getattr(error, "_cause", None)  # PySpark has no public way
-    while captured is not None:
-        said.append(str(captured))
-        captured = getattr(captured, "_cause", None)
-    return "\n".join(said)
-
-
-def _root(error: BaseException) -> str:
-    """The innermost cause: the last line of a worker's Python traceback if there is one, else Java's root cause."""
-    text = _text(error)
-    worker = text.rfind("Traceback (most recent call last)")
-    candidates = [match for match in map(_TRACE_LINE.match, text[max(worker, 0) :].splitlines()) if match]
-    if worker >= 0 and candidates:
-        return candidates[0][0].strip()
-    lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
-    return (lines[-1] if isinstance(error, Py4JJavaError) and lines else lines[0]) if lines else type(error).__name__

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import SparkSession
@@ -30,6 +32,15 @@ class Executors:
     def cancel(self) -> None:
         """Cancel the jobs of the dedicated threads, which get an error of Spark's."""
         self._spark.sparkContext.cancelJobsWithTag(_DEDICATED)
+
+    def warm_up(self, model: ServedModel) -> None:
+        """Start a worker in each slot of the executors that are there, and load the model in it."""
+        slots, to_outcomes = self._spark.sparkContext.defaultParallelism, featurize_with(model.recipe, is_retry)
+
+        def load(_: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:
+            return to_outcomes([])
+
+        self._spark.range(0, slots, 1, slots).mapInArrow(load, from_arrow_schema(OUTCOMES)).toArrow()
 
     def featurize(self, pictures: pa.Table, model: ServedModel) -> pa.Table:
         """The outcomes of `pictures`, `schema.OUTCOMES`, in their order.

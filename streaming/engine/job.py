@@ -3,46 +3,36 @@
 from __future__ import annotations
 
 import logging
-import shlex
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
-
-from pyspark.sql import SparkSession
+from typing import TYPE_CHECKING
 
 from conf.aws.connection import S3Connection
 from conf.errors import SettingsError
-from conf.interrupts import draining
 from conf.settings import Settings
 from conf.spark.session import spark_session
+from conf.spark.worker_daemon import preloading
 from streaming.discovery.by_events import EventsDiscoverer, check_interval
 from streaming.discovery.by_listing import Discoverer, DiscoveryThread, ListingDiscoverer, Look
 from streaming.discovery.drain import Drain
 from streaming.discovery.messages import Sorter
-from streaming.engine.checkpoint import Epochs
-from streaming.engine.drift import DriftMonitor
-from streaming.engine.executors import Executors
-from streaming.engine.loop import EpochLoop, Following
-from streaming.engine.microbatch import MicroBatches
-from streaming.engine.prefetch import Prefetch
-from streaming.engine.serving import ModelSource
+from streaming.engine.opening import Opened, opening
+from streaming.features.workers import MODULES
 from streaming.lease.lease import Looked, read_holder
-from streaming.lease.tenure import Tenure
 from streaming.lease.yarn import this_attempt
-from streaming.output import lineage, manifests
+from streaming.output import manifests
 from streaming.output.batch_report import Backlog, BatchReport
-from streaming.output.format_number import begin_format
-from streaming.output.inbox import Inbox
-from streaming.output.known import check_log
-from streaming.output.lineage import Derivative
-from streaming.output.manifest_log import ManifestLog
-from streaming.output.places import StreamPlaces
-from streaming.output.recovery import recover
 from streaming.output.tables import Tables, unfinished
 from streaming.registry.registry import Registry
 from streaming.storage.locations import is_on_s3, open_folder
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    from streaming.engine.queries import Queries
 
 _logger = logging.getLogger(__name__)
 
@@ -52,29 +42,19 @@ _PICTURES_WITH_EMBEDDINGS = 20_000  # of 5 kB each, in this process and in Java'
 
 
 class StreamJob:
-    """The work of `run` and `replay` in one tenure, which `open_job` begins and ends."""
+    """The work of `run` and `replay` on an opened output."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        places: StreamPlaces,
-        tenure: Tenure,
-        log: ManifestLog,
-        epochs: Epochs,
-        on_report: Callable[[BatchReport], None],
-    ) -> None:
-        self._settings = settings
-        self._places = places
-        self._tenure = tenure
-        self._log = log
-        self._epochs = epochs
+    def __init__(self, opened: Opened, on_report: Callable[[BatchReport], None]) -> None:
+        self._opened = opened
+        self._settings = opened.settings
+        self._places = opened.places
+        self._tenure = opened.tenure
         self._on_report = on_report
-        self._registry = Registry(places.models)
-        self._tables = Tables(places.output)
-        self._inbox = Inbox(log)
+        self._tables = Tables(opened.places.output)
         self._interval: float | None = None
         self._looked = time.monotonic()
-        self._listing = ListingDiscoverer(places.input, log, self._inbox, settings.stream.settle, self._note_look)
+        settle = opened.settings.stream.settle
+        self._listing = ListingDiscoverer(opened.places.input, opened.log, opened.inbox, settle, self._note_look)
 
     def is_idle(self) -> bool:
         """Whether everything that can be found is in the tables already. It needs no Spark.
@@ -90,7 +70,7 @@ class StreamJob:
         """The reason why there is nothing to do, and how to featurize the same pictures with another model."""
         if self._tenure.should_stop():
             return "stopped as asked; what is still in the queue is for the next run"
-        current = self._registry.current()
+        current = Registry(self._places.models).current()
         used = self._tables.latest_model()
         lines = [f"nothing new: {self._discoverer.explain_none()}"]
         if used and used != current:
@@ -103,13 +83,13 @@ class StreamJob:
     def follow(self, on_look: Callable[[bool], None]) -> None:
         """Featurize what arrives until told to stop; `on_look` is told whether a micro-batch is running."""
         discoverer = self._discoverer
-        with self._session() as spark:
+        with self._session() as spark, self._queries(spark) as queries:
             interval = self._settings.stream.interval
             self._interval, self._looked = interval.total_seconds(), time.monotonic()
             _logger.info("watching %s; Ctrl-C, or python -m streaming stop, ends it", self._places.input.root)
             with DiscoveryThread(discoverer, self._max_pictures(spark), interval) as discovery:
                 try:
-                    self._run_queries(spark, Following(discovery, on_look))
+                    queries.follow(discovery, on_look)
                 finally:
                     self._tenure.stop.set()  # or discovery would wait on for a store that fails
 
@@ -120,7 +100,8 @@ class StreamJob:
             look = discoverer.catch_up(self._max_pictures(spark))
             pictures = sum(len(manifests.read_manifest(output, one)) for one in unfinished(output))
             on_backlog(Backlog(pictures, look.unsettled))
-            self._run_queries(spark, None)
+            with self._queries(spark) as queries:
+                queries.drain()
 
     @cached_property
     def _discoverer(self) -> Discoverer:
@@ -146,7 +127,7 @@ class StreamJob:
         queue = Queue(stream.queue, self._places.connection)
         check_interval(stream.interval, queue)
         drain = Drain(queue, Sorter(source), stream.interval, self._tenure.should_stop)
-        return EventsDiscoverer(source, drain, self._listing, self._log, self._inbox, self._note_look)
+        return EventsDiscoverer(source, drain, self._listing, self._opened.log, self._opened.inbox, self._note_look)
 
     def _note_look(self, look: Look) -> None:
         """Have the lease record a look, for `status`; a scan that takes longer than the interval extends the period."""
@@ -154,32 +135,10 @@ class StreamJob:
         period = None if self._interval is None else max(self._interval, self._looked - former)
         self._tenure.note_look(Looked(at=datetime.now(UTC), period=period, unsettled=look.unsettled))
 
-    def _run_queries(self, spark: SparkSession, following: Following | None) -> None:
-        """Featurize with the current model until told to stop or, if nothing is followed, until nothing is left."""
-        models = ModelSource(spark.sparkContext, self._registry, self._settings)
-        current = models.current().version  # an unusable model must end the program now, not at a picture
-        if (used := self._tables.latest_model()) and used != current:
-            _logger.warning(
-                "the output holds features of model %s, the new rows are of %s: compare rows of one model_version only",
-                used,
-                current,
-            )
-        drift = DriftMonitor(self._settings.stream.drift_threshold, self._refit())
-        with closing(Prefetch(Executors(spark), models, self._log.read_next)) as prefetch:
+    def _queries(self, spark: SparkSession) -> AbstractContextManager[Queries]:
+        from streaming.engine.queries import open_queries  # noqa: PLC0415 - imports PySpark
 
-            def new_batches() -> MicroBatches:
-                return MicroBatches(self._tenure, self._log, self._epochs, prefetch, drift, self._on_report)
-
-            limit = self._settings.stream.epoch_manifests
-            loop = EpochLoop(self._tenure, self._epochs, self._log, self._inbox, limit, new_batches)
-            with draining(self._tenure.stop.set):
-                loop.run(spark, following)
-
-    def _refit(self) -> str:
-        """The command that fits another model."""
-        kept = self._settings.stream.embeddings == "keep"
-        source = ("--embeddings", self._places.output.root) if kept else ("--input", self._places.input.root)
-        return shlex.join(("python", "-m", "batch_fit", "fit", *source, "--models", self._places.models.root))
+        return open_queries(self._opened, spark, self._on_report)
 
     def _max_pictures(self, spark: SparkSession) -> int:
         stream, slots = self._settings.stream, spark.sparkContext.defaultParallelism
@@ -187,7 +146,7 @@ class StreamJob:
         return stream.max_pictures or min(_PICTURES_PER_SLOT * slots, most)
 
     def _session(self) -> AbstractContextManager[SparkSession]:
-        return spark_session("picture-features", self._settings, self._places.spark_properties())
+        return spark_session("picture-features", self._settings, self._places.spark_properties() | preloading(*MODULES))
 
 
 def end_without_work(settings: Settings) -> None:
@@ -207,27 +166,10 @@ def skip(settings: Settings) -> str:
 
 @contextmanager
 def open_job(settings: Settings, on_report: Callable[[BatchReport], None]) -> Iterator[StreamJob]:
-    """Check everything that can be checked without Spark, take the lease, and release it at the end.
+    """Open the output for this context.
 
     Raises:
         AppError: a check failed, so that Spark need not be started.
     """
-    places = StreamPlaces.of(settings)
-    Registry(places.models).current()
-    next(places.input.pictures(lambda path, why: None), None)  # whether it can be listed
-    begin_format(places.output)
-    with Tenure(places.output, settings.stream.lease) as tenure:
-        _prepare(places, keeps_embeddings=settings.stream.embeddings == "keep")
-        epochs = Epochs(tenure, places.checkpoint)
-        epochs.open()
-        check_log(places.output)
-        log = ManifestLog(tenure, recover(tenure))
-        yield StreamJob(settings, places, tenure, log, epochs, on_report)
-
-
-def _prepare(places: StreamPlaces, *, keeps_embeddings: bool) -> None:
-    """Create what an output needs: tables, manifest log, and the record of its registry; and delete leftovers."""
-    places.output.remove_leftovers()
-    Tables(places.output, with_embeddings=keeps_embeddings).prepare()
-    lineage.record(places.output, Derivative("models", places.models.root))
-    manifests.prepare_log(places.output)
+    with opening(settings) as opened:
+        yield StreamJob(opened, on_report)

@@ -16,7 +16,7 @@ from pyspark.sql import SparkSession
 
 from conf.backoff import pauses
 from conf.errors import AppError, TransientError
-from conf.spark.session import explain_failure
+from conf.spark.failures import explain_failure
 from streaming.discovery.by_listing import DiscoveryThread
 from streaming.engine.checkpoint import Epochs
 from streaming.engine.microbatch import MicroBatches
@@ -32,7 +32,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Following:
-    """The companions of the queries in a stream that runs until it is stopped.
+    """The companions of the queries.
 
     Attributes:
         discovery: appends manifests.

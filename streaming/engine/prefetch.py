@@ -1,15 +1,15 @@
 """Prefetches the features of one manifest ahead.
 
 The executors work on the next manifest while Spark records that a micro-batch is done and plans the next one, which on
-S3 takes some fifty requests one after the other. Only the query decides what is committed: a prefetched result that is
-not asked for is dropped, and one that does not match the request (pictures or model) is recomputed.
+S3 takes some fifty requests one after the other; and on the first one while Spark starts the query. Only the query
+decides what is committed: a prefetched result that is not asked for is dropped, and one that does not match the request
+(pictures or model) is recomputed.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 
@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from streaming.engine.executors import Executors
 from streaming.engine.serving import ModelSource, ServedModel
+from streaming.output.manifest_log import ManifestLog
 
 _CANCEL_SECONDS = 0.2
 
@@ -43,19 +44,24 @@ class FeaturizedManifest:
 
 
 class Prefetch:
-    """Featurizes the requested manifest with the current model, and then prefetches the one that follows.
+    """Featurizes the requested manifest with the current model, and then prefetches the one that follows."""
 
-    `read_next` gives the id and the pictures (`schema.PICTURES`) of the manifest that follows one, or None.
-    """
-
-    def __init__(
-        self, executors: Executors, models: ModelSource, read_next: Callable[[str], tuple[str, pa.Table] | None]
-    ) -> None:
+    def __init__(self, executors: Executors, models: ModelSource, log: ManifestLog) -> None:
         self._executors = executors
         self._models = models
-        self._read_next = read_next
+        self._log = log
         self._thread = ThreadPoolExecutor(1, "featurize", executors.dedicate_thread)
         self._under_way: Future[tuple[str, FeaturizedManifest] | None] | None = None
+
+    def begin(self, manifest: str | None) -> None:
+        """Begin with a manifest before it is requested; with None, start the workers and load the model there."""
+        model = self._models.current()
+        self._under_way = self._thread.submit(self._work_on, manifest, model)
+
+    def wait(self) -> None:
+        """Wait for what has begun, whatever becomes of it."""
+        if self._under_way:
+            wait([self._under_way])
 
     def featurize(self, manifest: str, pictures: pa.Table) -> FeaturizedManifest:
         """The outcomes of a manifest; the prefetch of the one that follows has begun when this returns."""
@@ -83,8 +89,14 @@ class Prefetch:
         return found[1] if found and found[0] == manifest else None
 
     def _work_on_next(self, manifest: str, model: ServedModel) -> tuple[str, FeaturizedManifest] | None:
-        following = self._read_next(manifest)
-        return following and (following[0], self._work(following[1], model))
+        following = self._log.next_after(manifest)
+        return self._work_on(following, model) if following else None
+
+    def _work_on(self, manifest: str | None, model: ServedModel) -> tuple[str, FeaturizedManifest] | None:
+        if manifest is None:
+            self._executors.warm_up(model)
+            return None
+        return manifest, self._work(self._log.read(manifest), model)
 
     def _work(self, pictures: pa.Table, model: ServedModel) -> FeaturizedManifest:
         started = time.monotonic()

@@ -16,6 +16,9 @@ import pyarrow.compute as pc
 from streaming.features.expendable import ExpendableFeaturizer
 from streaming.features.featurizer import Featurizer, Recipe
 
+MODULES = (__name__, "ai_edge_litert.interpreter")
+"""What a worker imports when it featurizes."""
+
 
 @lru_cache(maxsize=1)
 def load_featurizer(recipe: Recipe) -> Featurizer:

@@ -121,14 +121,15 @@ class ManifestLog:
         with self._lock, self._tenure.writing() as denylist:
             return _allowed(self._known.unknown(pictures), denylist)
 
-    def read_next(self, manifest: str) -> tuple[str, pa.Table] | None:
-        """The manifest appended after this one, and its pictures without forgotten ones, as `schema.PICTURES`."""
+    def next_after(self, manifest: str) -> str | None:
+        """The manifest that was appended after this one."""
         with self._lock:
-            following = min((other for other in self._expected if other > manifest), default=None)
-        if following is None:
-            return None
+            return min((other for other in self._expected if other > manifest), default=None)
+
+    def read(self, manifest: str) -> pa.Table:
+        """The pictures of a manifest without forgotten ones, as `schema.PICTURES`."""
         with self._tenure.writing() as denylist:
-            return following, denylist.without(as_table(read_manifest(self.output, following)))
+            return denylist.without(as_table(read_manifest(self.output, manifest)))
 
     def forget_folded(self) -> None:
         """Drop manifests from memory that are no longer in the log."""

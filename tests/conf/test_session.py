@@ -9,7 +9,7 @@ from pyspark.errors.exceptions.captured import StreamingQueryException
 from pyspark.sql import SparkSession
 
 from conf.errors import AppError, StorageError, TransientError
-from conf.spark.session import explain_failure
+from conf.spark.failures import explain_failure
 
 
 @pytest.mark.parametrize(

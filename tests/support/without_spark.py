@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -35,16 +35,20 @@ def replace_spark(monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], objec
     def session(_job: StreamJob) -> Iterator[Any]:
         yield SimpleNamespace(sparkContext=SimpleNamespace(defaultParallelism=1))
 
-    def run_queries(job: StreamJob, _spark: object, _following: object) -> None:
-        meanwhile()
-        output = job._places.output
-        for manifest in unfinished(output):
-            with job._tenure.writing():
-                report = _commit(Tables(output), manifest, [one.path for one in read_manifest(output, manifest)])
-            job._on_report(report)
+    class Queries:
+        def __init__(self, job: StreamJob) -> None:
+            self._job = job
+
+        def drain(self) -> None:
+            meanwhile()
+            output = self._job._places.output
+            for manifest in unfinished(output):
+                with self._job._tenure.writing():
+                    report = _commit(Tables(output), manifest, [one.path for one in read_manifest(output, manifest)])
+                self._job._on_report(report)
 
     monkeypatch.setattr(StreamJob, "_session", session)
-    monkeypatch.setattr(StreamJob, "_run_queries", run_queries)
+    monkeypatch.setattr(StreamJob, "_queries", lambda job, _spark: nullcontext(Queries(job)))
 
 
 def _commit(tables: Tables, manifest: str, paths: list[str]) -> BatchReport:

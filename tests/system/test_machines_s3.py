@@ -20,8 +20,8 @@ from conf.aws.connection import credentials, forget_clients
 from conf.aws.credentials import serve_credentials
 from conf.aws.trust import write_trust_store
 from conf.errors import SettingsError, StorageError
+from conf.spark.failures import explain_failure
 from conf.spark.java import find_java
-from conf.spark.session import explain_failure
 from streaming.__main__ import main
 from tests.support.buckets import new_bucket
 from tests.support.servers import moto_over_tls, write_certificates

@@ -17,7 +17,7 @@ import pytest
 from conf import interrupts
 from conf.errors import AppError, LeaseHeldError, PlatformError, TransientError
 from conf.spark import java_process
-from conf.spark.session import explain_failure
+from conf.spark.failures import explain_failure
 from streaming.lease import lease
 from streaming.lease.lease import Lease, read_holder
 from streaming.storage.folder import Folder

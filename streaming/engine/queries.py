@@ -1,0 +1,108 @@
+"""Runs the queries of a job: wires the session, the models, the executors and the micro-batches together.
+
+Only this half of the engine imports PySpark: a replay that finds nothing new ends without it, and others import it
+while Java starts.
+"""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+
+from pyspark.sql import SparkSession
+
+from conf.interrupts import draining
+from streaming.discovery.by_listing import DiscoveryThread
+from streaming.engine.drift import DriftMonitor
+from streaming.engine.executors import Executors
+from streaming.engine.loop import EpochLoop, Following
+from streaming.engine.microbatch import MicroBatches
+from streaming.engine.opening import Opened
+from streaming.engine.prefetch import Prefetch
+from streaming.engine.serving import ModelSource
+from streaming.output.batch_report import BatchReport
+from streaming.output.places import StreamPlaces
+from streaming.output.tables import Tables, unfinished
+from streaming.registry.registry import Registry
+
+_logger = logging.getLogger(__name__)
+
+
+class Queries:
+    """The queries of a job, one after another, on one session."""
+
+    def __init__(
+        self, opened: Opened, spark: SparkSession, prefetch: Prefetch, on_report: Callable[[BatchReport], None]
+    ) -> None:
+        self._opened = opened
+        self._spark = spark
+        self._prefetch = prefetch
+        self._on_report = on_report
+        self._drift = DriftMonitor(opened.settings.stream.drift_threshold, _refit(opened))
+
+    def drain(self) -> None:
+        """Featurize all manifests, unless told to stop."""
+        self._run(None)
+
+    def follow(self, discovery: DiscoveryThread, on_look: Callable[[bool], None]) -> None:
+        """Featurize what the discovery appends until told to stop.
+
+        Args:
+            discovery: appends manifests.
+            on_look: told several times a second whether a micro-batch is running.
+        """
+        self._run(Following(discovery, on_look))
+
+    def warm_up(self) -> None:
+        """Begin with the first manifest or, if there is none yet, wait until the workers have loaded the model."""
+        first = min(unfinished(self._opened.places.output), default=None)
+        self._prefetch.begin(first)
+        if first is None:
+            self._prefetch.wait()
+
+    def _run(self, following: Following | None) -> None:
+        """Featurize, each micro-batch with the current model."""
+        opened = self._opened
+        limit = opened.settings.stream.epoch_manifests
+        loop = EpochLoop(opened.tenure, opened.epochs, opened.log, opened.inbox, limit, self._new_batches)
+        with draining(opened.tenure.stop.set):
+            loop.run(self._spark, following)
+
+    def _new_batches(self) -> MicroBatches:
+        opened = self._opened
+        return MicroBatches(opened.tenure, opened.log, opened.epochs, self._prefetch, self._drift, self._on_report)
+
+
+@contextmanager
+def open_queries(opened: Opened, spark: SparkSession, on_report: Callable[[BatchReport], None]) -> Iterator[Queries]:
+    """The queries on a session, whose workers begin in this context.
+
+    Raises:
+        ModelError: the current model cannot be used; this must end the program now, not at a picture.
+    """
+    models = ModelSource(spark.sparkContext, Registry(opened.places.models), opened.settings)
+    with closing(Prefetch(Executors(spark), models, opened.log)) as prefetch:
+        _warn_of_change(opened.places, models.current().version)
+        queries = Queries(opened, spark, prefetch, on_report)
+        queries.warm_up()
+        yield queries
+
+
+def _warn_of_change(places: StreamPlaces, version: str) -> None:
+    """Warn if the rows that are there already are of another model."""
+    if (used := Tables(places.output).latest_model()) and used != version:
+        _logger.warning(
+            "the output holds features of model %s, the new rows are of %s: compare rows of one model_version only",
+            used,
+            version,
+        )
+
+
+def _refit(opened: Opened) -> str:
+    """The command that fits another model."""
+    places = opened.places
+    kept = opened.settings.stream.embeddings == "keep"
+    source = ("--embeddings", places.output.root) if kept else ("--input", places.input.root)
+    return shlex.join(("python", "-m", "batch_fit", "fit", *source, "--models", places.models.root))
