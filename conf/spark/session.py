@@ -26,6 +26,7 @@ from conf.spark import java_process, jvm, s3_client, worker_daemon
 from conf.spark.failures import END_SECONDS, root_of
 from conf.spark.java import find_java, last_words
 from conf.uris import resolve
+from conf.without_pandas import admit_pandas
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -128,6 +129,7 @@ def _start(options: Mapping[str, str], java: java_process.Starting | None, *, lo
         java: has been started for the session; None if it runs already.
         local: whether Spark runs in this process and its children.
     """
+    admit_pandas()
     from pyspark import SparkContext  # noqa: PLC0415 - while Java starts
     from pyspark.sql import SparkSession  # noqa: PLC0415 - as above
 

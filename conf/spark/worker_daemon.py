@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 from importlib import import_module
 
+from conf.without_pandas import keep_out_pandas
+
 _MODULES = "PRELOADED_MODULES"
 
 
@@ -17,6 +19,7 @@ def preloading(*modules: str) -> dict[str, str]:
 
 
 if __name__ == "__main__":
+    keep_out_pandas()
     from pyspark.daemon import manager
 
     for name in os.environ.get(_MODULES, "").split():
