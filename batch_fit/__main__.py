@@ -14,67 +14,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from batch_fit.backbone import CONVERTED, load_backbone
-from batch_fit.classes import FEWEST
+from batch_fit.fitted import Converted, Fitted
 from batch_fit.job import fit
-from batch_fit.listing import list_models
-from conf.aws.connection import S3Connection
+from batch_fit.versions import change_current, list_models, show_model
+from conf.answers import Answer
 from conf.cli import Flag, Verb, make_parser, run_program
 from conf.errors import SettingsError
 from conf.settings import Settings
 from conf.spark.failures import explain_failure
 from conf.spark.progress import bar
-from streaming.registry.bundle import ENOUGH_HELD_BACK, ClassifierFigures, HeldBackFigures
-from streaming.registry.registry import Registry
-from streaming.storage.locations import open_folder
-
-_NAMED = 10
+from conf.spark.session import explain_failure
 
 
-def _fit(settings: Settings, _arguments: argparse.Namespace) -> str:
-    fitted = fit(settings, bar)
-    manifest = fitted.manifest
-    reasons = ", ".join(f"{reason} {count}" for reason, count in fitted.rejected.most_common())
-    return "\n".join(
-        (
-            f"model        {manifest.version} ({'current' if fitted.promoted else 'not promoted'})",
-            *([f"compared     {manifest.comparison.reason}"] if manifest.comparison else []),
-            f"components   {manifest.k}, which keep {manifest.variance_kept:.1%} of the variance",
-            f"weights      {manifest.weights}",
-            f"pictures     {manifest.pictures:,}",
-            f"held out     {describe_held_out(manifest.held_back)}",
-            *_describe_classes(manifest.classifier),
-            f"quarantined  {manifest.quarantined:,}{f' ({reasons})' if reasons else ''}",
-            f"report       {fitted.report}",
-        )
-    )
+def _fit(settings: Settings, _arguments: argparse.Namespace) -> Fitted:
+    return fit(settings, bar)
 
 
-def describe_held_out(figures: HeldBackFigures | None) -> str:
-    """A line on the held-out pictures of a model: how many they are, and what it keeps of their variance."""
-    if figures is None:
-        return f"too few to tell drift ({ENOUGH_HELD_BACK} are needed)"
-    if figures.pictures < ENOUGH_HELD_BACK:
-        return f"{figures.pictures} of them, too few to tell drift ({ENOUGH_HELD_BACK} are needed)"
-    return f"{figures.pictures:,} of them; a fit without them keeps {figures.variance_kept:.1%} of their variance"
-
-
-def _describe_classes(figures: ClassifierFigures | None) -> list[str]:
-    if figures is None:
-        return []
-    if figures.accuracy is None:
-        measured = "too few pictures were held out to tell their accuracy"
-    else:
-        measured = f"accuracy {figures.accuracy:.1%} on {figures.pictures:,} held-out pictures"
-    lines = [f"classes      {figures.classes:,}, {measured} (--holdout {figures.holdout})"]
-    if figures.left_out:
-        named, more = figures.left_out[:_NAMED], len(figures.left_out) - _NAMED
-        names = ", ".join(named) + (f" and {more:,} more; the report has all" if more > 0 else "")
-        lines.append(f"left out     {len(figures.left_out):,} with fewer than {FEWEST} pictures: {names}")
-    return lines
-
-
-def _models(settings: Settings, arguments: argparse.Namespace) -> str:
-    registry = Registry(open_folder(settings.models or "", S3Connection.of(settings.s3)))
+def _models(settings: Settings, arguments: argparse.Namespace) -> Answer:
     action, version = arguments.action, arguments.version
     if version is None and action == "promote":
         raise SettingsError("models promote: say which VERSION; models list shows them")
@@ -82,12 +38,7 @@ def _models(settings: Settings, arguments: argparse.Namespace) -> str:
         raise SettingsError(f"models {action}: takes no VERSION, but was given {version!r}")
     if action == "list":
         return list_models(settings)
-    if action == "show":
-        return registry.open(version or registry.current()).manifest.model_dump_json(indent=2)
-    if action == "promote":
-        registry.promote(version)
-        return f"current: {version}"
-    return f"current: {registry.rollback()}"
+    return show_model(settings, version) if action == "show" else change_current(settings, version)
 
 
 def _action(parser: argparse.ArgumentParser) -> None:
@@ -95,7 +46,7 @@ def _action(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("version", nargs="?", metavar="VERSION", help="For show (default: the current) and promote.")
 
 
-def _convert(settings: Settings, arguments: argparse.Namespace) -> str:
+def _convert(settings: Settings, arguments: argparse.Namespace) -> Converted:
     to = arguments.to
     if to.suffix != CONVERTED:
         raise SettingsError(f"--to: {str(to)!r} is not allowed: the name has to end with {CONVERTED}")
@@ -105,7 +56,7 @@ def _convert(settings: Settings, arguments: argparse.Namespace) -> str:
         to.write_bytes(backbone.flatbuffer)
     except OSError as error:
         raise SettingsError(f"--to: cannot write {to}: {error.strerror}") from error
-    return f"{backbone.weights} converted: {to} ({len(backbone.flatbuffer):,} bytes)"
+    return Converted(backbone.weights, str(to), len(backbone.flatbuffer))
 
 
 def _to(parser: argparse.ArgumentParser) -> None:
@@ -144,6 +95,7 @@ VERBS = (
         ),
         ("models",),
         _fit,
+        json=True,
         waits=True,
     ),
     Verb(
@@ -155,12 +107,14 @@ VERBS = (
         (),
         _convert,
         _to,
-        "--to FILE",
+        positional="--to FILE",
+        json=True,
     ),
     Verb(
         "models",
         "List, show, promote or roll back the models of a registry.",
-        "list      all versions, the current one marked; with --output, how many of its pictures are in which model\n"
+        "list      all versions with their dates, the current one marked; with --output, also how many of its\n"
+        "          pictures are in which model\n"
         "show      the manifest of a version, after checking that nothing in it was changed\n"
         "promote   make a version the current one; running streams use it from their next micro-batch on\n"
         "rollback  go back to the version that was current before, step by step through history",
@@ -168,7 +122,8 @@ VERBS = (
         ("models",),
         _models,
         _action,
-        "{list,show,promote,rollback} [VERSION]",
+        positional="{list,show,promote,rollback} [VERSION]",
+        json=True,
     ),
 )
 

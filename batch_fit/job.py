@@ -11,7 +11,8 @@ from pyspark.sql import SparkSession
 
 from batch_fit.classes import Classes, shared_folder
 from batch_fit.classification import Classification, classify
-from batch_fit.comparison import Contender, compare_with_current, promote_if_asked
+from batch_fit.comparison import Contender
+from batch_fit.fitted import Fitted
 from batch_fit.folding import paths_of
 from batch_fit.forgotten import Draft, delete_if_forgotten
 from batch_fit.gather import Gathered, prepare_gathering
@@ -43,23 +44,6 @@ _OF_CLASSIFIER = {
     # conf.spark.session leaves that out, as nothing else needs it.
     "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=4",
 }
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """The result of a fit.
-
-    Attributes:
-        manifest: of the new bundle.
-        report: canonical path of the HTML page.
-        promoted: whether it is the current model now.
-        rejected: pictures that could not be used, by reason.
-    """
-
-    manifest: bundle.BundleManifest
-    report: str
-    promoted: bool
-    rejected: Counter[str]
 
 
 @dataclass(frozen=True)
@@ -186,7 +170,14 @@ def _publish(settings: Settings, plan: FitPlan, learned: _Learned, saved: _Saved
     sealed = _seal(models, manifest)
     delete_if_forgotten(saved.draft, paths_of(read), plan.base)
     promoted = promote_if_asked(registry, sealed, settings.fit.promote)
-    return Fitted(sealed, models.path(f"{version}/{bundle.REPORT}"), promoted, rejected)
+    return Fitted(
+        models=models.root,
+        manifest=sealed,
+        report=models.path(f"{version}/{bundle.REPORT}"),
+        promoted=promoted,
+        rejected=dict(rejected.most_common()),
+        on_embeddings=settings.fit.embeddings is not None,
+    )
 
 
 def _seal(models: Folder, manifest: bundle.BundleManifest) -> bundle.BundleManifest:

@@ -1,19 +1,60 @@
-"""The form of an answer for programs; its text for people, lines of a label and a value, is each answer's own."""
+"""The one form of answers: what a verb did or found, as lines of a label and a value for people, or as JSON."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
-from datetime import datetime
-from typing import TYPE_CHECKING
+import shlex
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+from pydantic import BaseModel
+
+_WIDTH = 12
+
+Row = tuple[str, object] | str
+"""A label and its value; without a label it belongs to the row above. Text alone is a line of its own."""
 
 
-class JsonAnswer:
-    """The base of dataclasses that are answers."""
+@dataclass(frozen=True)
+class Answer(ABC):
+    """The base of frozen dataclasses that are answers. `conf.cli` prints them, as JSON where `--json` is given."""
 
-    def as_json(self: DataclassInstance) -> str:
-        """One object with the attributes as keys; times are ISO 8601 in UTC."""
-        return json.dumps(asdict(self), default=datetime.isoformat)
+    @abstractmethod
+    def rows(self) -> Iterable[Row]:
+        """The answer for people."""
+
+    def next_step(self) -> str | None:
+        """What to type next, in one line; None if nothing suggests itself."""
+        return None
+
+    def document(self) -> object:
+        """The answer for programs: by default, an object with the attributes as keys."""
+        return asdict(self)
+
+    def as_text(self, *, guided: bool = False) -> str:
+        """The rows, aligned; if `guided`, with what to type next at the end."""
+        rows = [*self.rows()]
+        if guided and (step := self.next_step()):
+            rows.append(("next", step))
+        return "\n".join(row if isinstance(row, str) else f"{row[0]:<{_WIDTH}} {row[1]}" for row in rows)
+
+    def as_json(self) -> str:
+        """The document in one line; times are ISO 8601 in UTC."""
+        return json.dumps(self.document(), default=_plain)
+
+
+def command(*words: str) -> str:
+    """A command to type, as a shell takes it: `command("streaming", "run")` is `python -m streaming run`."""
+    return f"python -m {shlex.join(words)}"
+
+
+def reading(path: str, how: str = "read_parquet") -> str:
+    """A command that prints the table at a canonical path."""
+    return f"python -c {shlex.quote(f'import pandas; print(pandas.{how}({json.dumps(path, ensure_ascii=False)}))')}"
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    return value.isoformat()  # type: ignore[attr-defined] # a date or time; all else is an error

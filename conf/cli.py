@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from conf import __version__, interrupts
+from conf.answers import Answer
 from conf.backoff import pauses
 from conf.errors import AppError, SettingsError, TransientError
 from conf.loading import load_settings, variable_of
@@ -92,9 +93,11 @@ class Verb:
         description: what it does, for its own help.
         flags: the settings that it uses.
         required: dotted keys of settings that must have a value.
-        run: called with the settings and the positional arguments; returns what to print on stdout, if anything.
-        arguments: declares positional arguments.
-        positional: how help shows them.
+        run: called with the settings and what `options` returns; returns what to print on stdout, if anything.
+        arguments: declares the arguments that are not settings.
+        options: makes of these what `run` gets. It is called once, also where the verb is retried.
+        positional: how help shows the positional arguments.
+        json: whether --json prints the answer for programs, which must not be a str then.
         waits: whether the verb is retried while the store fails, which must harm nothing.
         drains: whether a signal asks it to end in order, which is exit code 0.
     """
@@ -104,9 +107,11 @@ class Verb:
     description: str
     flags: Sequence[Flag]
     required: Sequence[str]
-    run: Callable[[Settings, argparse.Namespace], str | None]
+    run: Callable[[Settings, Any], Answer | str | None]
     arguments: Callable[[argparse.ArgumentParser], None] = lambda parser: None
+    options: Callable[[argparse.Namespace], Any] = lambda arguments: arguments
     positional: str = ""
+    json: bool = False
     waits: bool = False
     drains: bool = False
 
@@ -160,6 +165,8 @@ def make_parser(
         general.add_argument(
             "--debug", action="store_true", help="Show every detail and the full traceback of an error."
         )
+        if verb.json:
+            general.add_argument("--json", action="store_true", help="Print the answer as JSON, for programs.")
         if verb.waits:
             general.add_argument(
                 "--no-wait", action="store_true", help="Fail at once where the store does not answer, for scripts."
@@ -218,10 +225,17 @@ def _run(
                 _logger.debug("failed while it was interrupted", exc_info=error)
                 return _report_end(verb, log)
             return _report(error, explain(error), log, debug=arguments.debug)
-    if answer:
-        sys.stdout.write(f"{answer}\n")
+    if answer is not None:
+        as_json = verb.json and arguments.json
+        sys.stdout.write(f"{_printed(answer, as_json=as_json, guided=log.as_text)}\n")
         sys.stdout.flush()
     return 0
+
+
+def _printed(answer: Answer | str, *, as_json: bool, guided: bool) -> str:
+    if isinstance(answer, str):
+        return answer
+    return answer.as_json() if as_json else answer.as_text(guided=guided)
 
 
 def _wants_json(words: Sequence[str]) -> bool:
@@ -232,12 +246,13 @@ def _wants_json(words: Sequence[str]) -> bool:
 
 def _try(
     verb: Verb, settings: Settings, arguments: argparse.Namespace, explain: Callable[[BaseException], AppError | None]
-) -> str | None:
+) -> Answer | str | None:
     """Run a verb, and run it again while the store fails."""
+    options = verb.options(arguments)
     rests = pauses()
     while True:
         try:
-            return verb.run(settings, arguments)
+            return verb.run(settings, options)
         except Exception as error:
             failure = explain(error) or error
             hopeless = not isinstance(failure, TransientError) or interrupts.interrupted_by()

@@ -7,8 +7,11 @@ import sys
 from collections.abc import Sequence
 
 from conf.cli import EXIT_CODES, LOG_KEYS, Flag, Verb, make_parser, run_program
-from conf.emr.cost import add_cost_arguments, cost
+from conf.emr.cost import CostOptions, add_cost_arguments, cost
 from conf.emr.deployment import (
+    DeployOptions,
+    DestroyOptions,
+    PackageOptions,
     add_deploy_arguments,
     add_destroy_arguments,
     add_package_arguments,
@@ -17,6 +20,9 @@ from conf.emr.deployment import (
     package,
 )
 from conf.emr.operation import (
+    LogsOptions,
+    SubmitOptions,
+    UiOptions,
     add_logs_arguments,
     add_status_arguments,
     add_submit_arguments,
@@ -27,10 +33,10 @@ from conf.emr.operation import (
     submit,
     ui,
 )
-from conf.emr.options import add_consent, add_stack, options
+from conf.emr.options import OfStack, OfStackWithConsent, add_consent, add_stack, all_of, read_as
 from conf.emr.permissions import explain
 from conf.emr.spark_submit import PROGRAMS
-from conf.emr.trial import add_try_arguments, try_
+from conf.emr.trial import TryOptions, add_try_arguments, try_
 
 _REGION = (Flag("s3.region", "REGION"),)
 
@@ -43,6 +49,7 @@ _VERBS = (
         (),
         package,
         add_package_arguments,
+        read_as(PackageOptions),
     ),
     Verb(
         "deploy",
@@ -54,6 +61,7 @@ _VERBS = (
         (),
         deploy,
         add_deploy_arguments,
+        read_as(DeployOptions),
     ),
     Verb(
         "try",
@@ -64,6 +72,7 @@ _VERBS = (
         (),
         try_,
         add_try_arguments,
+        read_as(TryOptions),
     ),
     Verb(
         "submit",
@@ -74,6 +83,7 @@ _VERBS = (
         (),
         submit,
         add_submit_arguments,
+        read_as(SubmitOptions),
         "{" + ",".join(PROGRAMS) + "}",
     ),
     Verb(
@@ -85,6 +95,7 @@ _VERBS = (
         (),
         status,
         add_status_arguments,
+        read_as(OfStack),
     ),
     Verb(
         "logs",
@@ -95,6 +106,7 @@ _VERBS = (
         (),
         logs,
         add_logs_arguments,
+        read_as(LogsOptions),
     ),
     Verb(
         "ui",
@@ -105,6 +117,7 @@ _VERBS = (
         (),
         ui,
         add_ui_arguments,
+        read_as(UiOptions),
     ),
     Verb(
         "stop",
@@ -113,7 +126,8 @@ _VERBS = (
         _REGION,
         (),
         stop,
-        options(add_stack, add_consent),
+        all_of(add_stack, add_consent),
+        read_as(OfStackWithConsent),
     ),
     Verb(
         "destroy",
@@ -124,6 +138,7 @@ _VERBS = (
         (),
         destroy,
         add_destroy_arguments,
+        read_as(DestroyOptions),
     ),
     Verb(
         "cost",
@@ -133,6 +148,7 @@ _VERBS = (
         (),
         cost,
         add_cost_arguments,
+        read_as(CostOptions),
         "--pictures N",
     ),
 )

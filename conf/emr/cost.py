@@ -186,6 +186,18 @@ def _count(number: float) -> str:
     return f"{number / 1e6:,.2f} M"
 
 
+@dataclass(frozen=True)
+class CostOptions:
+    """The options of cost: those of a `Month`, and a file with prices."""
+
+    pictures: float
+    rate: float
+    megabytes: float
+    idle_minutes: float
+    core_nodes: int
+    prices: Path
+
+
 def add_cost_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of cost."""
     parser.add_argument(
@@ -210,10 +222,10 @@ def add_cost_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prices", metavar="FILE", type=Path, default=PRICES, help="Default: conf/emr/prices.yaml.")
 
 
-def cost(_settings: Settings, arguments: argparse.Namespace) -> str:
+def cost(_settings: Settings, options: CostOptions) -> str:
     """A table for each form."""
-    prices = read_prices(arguments.prices)
-    month = Month(arguments.pictures, arguments.rate, arguments.core_nodes, arguments.megabytes, arguments.idle_minutes)
+    prices = read_prices(options.prices)
+    month = Month(options.pictures, options.rate, options.core_nodes, options.megabytes, options.idle_minutes)
     if month.pictures < 0 or month.rate <= 0 or month.core_nodes < 1 or month.idle_minutes < 0:
         raise SettingsError(
             "--pictures and --idle-minutes must be at least 0, --core-nodes at least 1, --rate more than 0"
@@ -226,8 +238,8 @@ def cost(_settings: Settings, arguments: argparse.Namespace) -> str:
             _table(f"{title}, cluster", list(cluster(month, prices))),
         ]
     except (KeyError, TypeError) as error:
-        raise SettingsError(f"--prices {arguments.prices}: {error} is missing; see conf/emr/prices.yaml") from error
-    source = f"USD without tax in {prices['region']}, prices of {prices['as_of']} from {arguments.prices}"
+        raise SettingsError(f"--prices {options.prices}: {error} is missing; see conf/emr/prices.yaml") from error
+    source = f"USD without tax in {prices['region']}, prices of {prices['as_of']} from {options.prices}"
     return "\n\n".join((*tables, source))
 
 

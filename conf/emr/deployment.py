@@ -7,8 +7,9 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import cast
 
 from botocore.exceptions import ClientError
@@ -17,8 +18,17 @@ from conf.emr import buckets, serverless
 from conf.emr.application import build_folder, check_built, locations_of, on_cluster, upload
 from conf.emr.cluster import Cluster
 from conf.emr.cost import PRICES, read_prices
-from conf.emr.options import COMPUTES, add_consent, add_platform, add_settings, add_stack, agreed, stack_of
-from conf.emr.package import build
+from conf.emr.options import (
+    COMPUTES,
+    OfStackWithConsent,
+    add_consent,
+    add_platform,
+    add_settings,
+    add_stack,
+    agreed,
+    stack_of,
+)
+from conf.emr.package import Platform, build
 from conf.emr.preflight import check
 from conf.emr.spark_submit import Locations, scheduled, spark_submit_arguments
 from conf.emr.stack import Compute, Part, Stack, parameters_of, template_of
@@ -34,18 +44,63 @@ _OURS = re.compile("Name|KeyArn|Platform|AllowNonEu|QueueIsTaken|Generation|.+Jo
 _NOBODY_IS_TOLD = "  (nobody is told of failures and of the budget; --set AlarmEmail=me@example.org tells you)"
 
 
+@dataclass(frozen=True)
+class PackageOptions:
+    """The options of package.
+
+    Attributes:
+        platform: the processors of the nodes.
+        dry_run: whether to only say what would be done.
+    """
+
+    platform: Platform
+    dry_run: bool
+
+
+@dataclass(frozen=True)
+class DeployOptions(OfStackWithConsent):
+    """The options of deploy.
+
+    Attributes:
+        compute: EMR Serverless or a cluster.
+        platform: the processors of the nodes; None for those that are there, or else the default.
+        settings: a file with the settings of the programs on EMR.
+        set: parameters of the templates, as NAME=VALUE.
+        no_check: whether not to look beforehand whether all is there.
+    """
+
+    compute: Compute
+    platform: Platform | None
+    settings: Path
+    set: Sequence[str]
+    no_check: bool
+
+
+@dataclass(frozen=True)
+class DestroyOptions(OfStackWithConsent):
+    """The options of destroy.
+
+    Attributes:
+        compute: EMR Serverless or a cluster; None for both.
+        data: whether to delete the data as well.
+    """
+
+    compute: Compute | None
+    data: bool
+
+
 def add_package_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of package."""
     add_platform(parser, default=_DEFAULT_PLATFORM)
     parser.add_argument("--dry-run", action="store_true", help="Say what would be done, and do nothing.")
 
 
-def package(_settings: Settings, arguments: argparse.Namespace) -> str | None:
+def package(_settings: Settings, options: PackageOptions) -> str | None:
     """Build what EMR runs; returns where it is. It costs nothing, so it does not ask."""
-    folder = build_folder(arguments.platform)
-    if arguments.dry_run:
-        return f"would build {folder} from the lock file, for {arguments.platform}"
-    built = build(arguments.platform, folder)
+    folder = build_folder(options.platform)
+    if options.dry_run:
+        return f"would build {folder} from the lock file, for {options.platform}"
+    built = build(options.platform, folder)
     return "\n".join(f"{file}  {file.stat().st_size / 1e6:,.1f} MB" for file in built.files())
 
 
@@ -69,21 +124,21 @@ def add_deploy_arguments(parser: argparse.ArgumentParser) -> None:
     add_consent(parser)
 
 
-def deploy(settings: Settings, arguments: argparse.Namespace) -> str | None:
+def deploy(settings: Settings, options: DeployOptions) -> str | None:
     """Make both stacks or change them, and upload the application; returns where everything is.
 
     Raises:
         PlatformError: the account or the region lacks something that is needed.
     """
-    data = stack_of(settings, arguments)
-    compute = data.sibling(arguments.compute)
+    data = stack_of(settings, options)
+    compute = data.sibling(options.compute)
     former = {stack.part: parameters_of(stack.describe() or {}) for stack in (data, compute)}
-    platform = arguments.platform or former[compute.part].get("Platform", _DEFAULT_PLATFORM)
+    platform = options.platform or former[compute.part].get("Platform", _DEFAULT_PLATFORM)
     folder = build_folder(platform)
     check_built(folder)
-    for_emr = on_cluster(arguments.settings)
-    given = _by_template(_pairs(arguments.set), compute.part)
-    common = {"Name": data.name, "AllowNonEu": _yes(given=arguments.allow_non_eu)}
+    for_emr = on_cluster(options.settings)
+    given = _by_template(_pairs(options.set), compute.part)
+    common = {"Name": data.name, "AllowNonEu": _yes(given=options.allow_non_eu)}
     of_compute = {
         **common,
         "Platform": platform,
@@ -92,22 +147,23 @@ def deploy(settings: Settings, arguments: argparse.Namespace) -> str | None:
     }
     reaches_queue = compute.part == "cluster" or serverless.reaches_queue({**former[compute.part], **of_compute})
     of_data = {**common, "QueueIsTaken": _yes(given=reaches_queue or _cluster_is_there(data)), **given["data"]}
-    _check(compute, {**former[compute.part], **of_compute}, arguments)
+    if not options.no_check:
+        _check(compute, {**former[compute.part], **of_compute})
     plan = [
         *_changes(data, former["data"], of_data),
         *([] if {**former["data"], **of_data}.get("AlarmEmail") else [_NOBODY_IS_TOLD]),
-        f"upload {folder} and {arguments.settings}",
+        f"upload {folder} and {options.settings}",
         *_changes(compute, former[compute.part], of_compute),
         "python -m conf.emr cost tells what that costs",
     ]
-    if not agreed("\n".join(plan), arguments):
+    if not agreed("\n".join(plan), options):
         return None
     for stack in (data, compute):
         stack.settle()
     data.apply(of_data)
     outputs = data.outputs()
     locations = locations_of(data, outputs, platform)
-    upload(data, folder, arguments.settings, locations.application)
+    upload(data, folder, options.settings, locations.application)
     _settle(compute)
     jobs = _jobs(compute.part, for_emr, locations if reaches_queue else replace(locations, queue=None))
     compute.apply({"KeyArn": outputs["KeyArn"], **of_compute, **jobs, **_generation(compute)})
@@ -132,9 +188,9 @@ def _next(data: Stack, outputs: Mapping[str, str]) -> Iterator[str]:
         yield "nothing runs by itself yet; once submit fit has made a model, deploy --set Schedules=yes"
 
 
-def _check(compute: Stack, parameters: Mapping[str, str], arguments: argparse.Namespace) -> None:
+def _check(compute: Stack, parameters: Mapping[str, str]) -> None:
     defaults = {name: str(one.get("Default", "")) for name, one in template_of(compute.part)["Parameters"].items()}
-    if missing := [] if arguments.no_check else check(compute, {**defaults, **parameters}):
+    if missing := check(compute, {**defaults, **parameters}):
         for one in missing:
             _logger.error("%s", one)
         raise PlatformError(f"deploy: {len(missing)} checks failed; mend that, or deploy all the same with --no-check")
@@ -216,14 +272,14 @@ def add_destroy_arguments(parser: argparse.ArgumentParser) -> None:
     add_consent(parser)
 
 
-def destroy(settings: Settings, arguments: argparse.Namespace) -> str | None:
+def destroy(settings: Settings, options: DestroyOptions) -> str | None:
     """Take down what runs programs, and with --data everything; returns what stays, and what it costs."""
-    data = stack_of(settings, arguments)
-    wanted: Sequence[Compute] = (arguments.compute,) if arguments.compute else COMPUTES
+    data = stack_of(settings, options)
+    wanted: Sequence[Compute] = (options.compute,) if options.compute else COMPUTES
     there = [data.sibling(compute) for compute in wanted if data.sibling(compute).describe() is not None]
     plan = [f"delete stack {stack.full_name} in {data.region}" for stack in there]
-    if arguments.data:
-        if arguments.compute:
+    if options.data:
+        if options.compute:
             raise SettingsError("destroy: --data deletes everything, and goes without --compute")
         plan += [
             f"delete stack {data.full_name}, and for ever all that is in",
@@ -231,14 +287,14 @@ def destroy(settings: Settings, arguments: argparse.Namespace) -> str | None:
         ]
     if not plan:
         return f"there is nothing of {data.name} that runs programs\n{_what_stays(data)}"
-    if not agreed("\n".join(plan), arguments):
+    if not agreed("\n".join(plan), options):
         return None
     for stack in there:
         stack.settle()
         if stack.describe() is not None:
             _stop(stack)
             stack.delete()
-    if not arguments.data:
+    if not options.data:
         return _what_stays(data)
     data.settle()
     deleted = buckets.empty(data)

@@ -7,15 +7,18 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 from conf.emr import serverless
 from conf.emr.application import check_backbone, locations_of, on_cluster, upload_settings
 from conf.emr.cluster import Cluster
 from conf.emr.options import (
     COMPUTES,
+    OfStack,
+    OfStackWithConsent,
     add_compute,
     add_consent,
     add_settings,
@@ -26,10 +29,57 @@ from conf.emr.options import (
 )
 from conf.emr.serverless import Application
 from conf.emr.spark_submit import CONFIG, PROGRAMS, Locations, spark_submit_arguments
-from conf.emr.stack import Stack, parameters_of
+from conf.emr.stack import Compute, Stack, parameters_of
 from conf.emr.watching import Follower, driver_logs, last_hour
 from conf.errors import SettingsError
 from conf.settings import Settings, parse_duration
+
+
+@dataclass(frozen=True)
+class SubmitOptions(OfStackWithConsent):
+    """The options of submit.
+
+    Attributes:
+        program: what to run.
+        more: words for the program.
+        compute: EMR Serverless or a cluster; None for the one that is there.
+        settings: a file with the settings of the programs on EMR.
+        wait: whether to follow it to its end.
+    """
+
+    program: str
+    more: Sequence[str]
+    compute: Compute | None
+    settings: Path
+    wait: bool
+
+
+@dataclass(frozen=True)
+class LogsOptions(OfStack):
+    """The options of logs.
+
+    Attributes:
+        since: how far to look back.
+        job: only what this job printed; None for all.
+        step: what this step printed; None for the drivers.
+    """
+
+    since: str
+    job: str | None
+    step: str | None
+
+
+@dataclass(frozen=True)
+class UiOptions(OfStack):
+    """The options of ui.
+
+    Attributes:
+        job: on Serverless.
+        application: on the cluster; without either, the History Server is meant.
+    """
+
+    job: str | None
+    application: str | None
 
 
 def add_submit_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,29 +109,29 @@ class _Submission:
     logs: str
 
 
-def submit(settings: Settings, arguments: argparse.Namespace) -> str | None:
+def submit(settings: Settings, options: SubmitOptions) -> str | None:
     """Start a program with its settings, and with --wait follow it to its end; returns its id.
 
     Raises:
         AppError: with --wait, it failed.
     """
-    data = stack_of(settings, arguments)
-    compute = compute_of(data, arguments)
+    data = stack_of(settings, options)
+    compute = compute_of(data, options.compute)
     there = compute.outputs()
     outputs = data.outputs()
     locations = locations_of(data, outputs, there["Platform"])
-    if arguments.program == "fit":
+    if options.program == "fit":
         check_backbone(data, locations)
-    for_emr = on_cluster(arguments.settings)
+    for_emr = on_cluster(options.settings)
     of = _on_serverless if compute.part == "serverless" else _on_cluster
-    submission = of(compute, there, arguments, for_emr, locations)
-    uploads = f"upload {arguments.settings} as {locations.application}/{CONFIG}"
-    if not agreed(f"{uploads}\n{submission.shown}", arguments):
+    submission = of(compute, there, options, for_emr, locations)
+    uploads = f"upload {options.settings} as {locations.application}/{CONFIG}"
+    if not agreed(f"{uploads}\n{submission.shown}", options):
         return None
-    upload_settings(data, arguments.settings, locations)
+    upload_settings(data, options.settings, locations)
     follower = Follower(data, outputs["LogGroupName"])
     started = submission.start()
-    if not arguments.wait:
+    if not options.wait:
         return f"{started}; python -m conf.emr status shows its state, logs {submission.logs} {started} what it prints"
     sys.stderr.write(f"{started} has started; Ctrl-C ends only the waiting\n")
     submission.wait(started, follower)
@@ -89,15 +139,15 @@ def submit(settings: Settings, arguments: argparse.Namespace) -> str | None:
 
 
 def _on_serverless(
-    compute: Stack, there: dict[str, str], arguments: argparse.Namespace, settings: Settings, locations: Locations
+    compute: Stack, there: dict[str, str], options: SubmitOptions, settings: Settings, locations: Locations
 ) -> _Submission:
-    if PROGRAMS[arguments.program].streams and not serverless.reaches_queue(parameters_of(compute.describe() or {})):
+    if PROGRAMS[options.program].streams and not serverless.reaches_queue(parameters_of(compute.describe() or {})):
         raise SettingsError(
-            f"submit {arguments.program}: EMR Serverless reaches the queue from a network only; python -m conf.emr "
+            f"submit {options.program}: EMR Serverless reaches the queue from a network only; python -m conf.emr "
             "deploy --set Network=yes makes one, and cost tells its price"
         )
     application = Application(compute, there["ApplicationId"])
-    request = serverless.job(arguments.program, settings, locations, there["JobRoleArn"], arguments.more)
+    request = serverless.job(options.program, settings, locations, there["JobRoleArn"], options.more)
     return _Submission(
         f"start on EMR Serverless application {application.id}\n{serverless.shown(request)}",
         lambda: application.start(request),
@@ -107,13 +157,13 @@ def _on_serverless(
 
 
 def _on_cluster(
-    compute: Stack, there: dict[str, str], arguments: argparse.Namespace, settings: Settings, locations: Locations
+    compute: Stack, there: dict[str, str], options: SubmitOptions, settings: Settings, locations: Locations
 ) -> _Submission:
     cluster = Cluster(compute, there["ClusterId"])
-    words = spark_submit_arguments(arguments.program, settings, locations, arguments.more)
+    words = spark_submit_arguments(options.program, settings, locations, options.more)
     return _Submission(
         f"run on cluster {cluster.id}\nspark-submit {shlex.join(words)}",
-        lambda: cluster.submit(f"picture-features {arguments.program}", words),
+        lambda: cluster.submit(f"picture-features {options.program}", words),
         cluster.wait,
         "--step",
     )
@@ -124,9 +174,9 @@ def add_status_arguments(parser: argparse.ArgumentParser) -> None:
     add_stack(parser)
 
 
-def status(settings: Settings, arguments: argparse.Namespace) -> str:
+def status(settings: Settings, options: OfStack) -> str:
     """The programs that run, and their state."""
-    data = stack_of(settings, arguments)
+    data = stack_of(settings, options)
     output = data.outputs()["Output"]
     lines = []
     for compute in COMPUTES:
@@ -150,14 +200,14 @@ def add_logs_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--step", metavar="ID", help="What this step printed, on the cluster, from the log archive.")
 
 
-def logs(settings: Settings, arguments: argparse.Namespace) -> str | None:
+def logs(settings: Settings, options: LogsOptions) -> str | None:
     """The output of the drivers."""
-    data = stack_of(settings, arguments)
+    data = stack_of(settings, options)
     outputs = data.outputs()
-    if arguments.step:
+    if options.step:
         there = data.sibling("cluster").outputs()
-        return Cluster(data, there["ClusterId"]).step_log(outputs["Logs"], arguments.step)
-    for line in driver_logs(data, outputs["LogGroupName"], _since(arguments.since), arguments.job or ""):
+        return Cluster(data, there["ClusterId"]).step_log(outputs["Logs"], options.step)
+    for line in driver_logs(data, outputs["LogGroupName"], _since(options.since), options.job or ""):
         sys.stdout.write(f"{line}\n")
     return None
 
@@ -180,21 +230,21 @@ def add_ui_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def ui(settings: Settings, arguments: argparse.Namespace) -> str:
+def ui(settings: Settings, options: UiOptions) -> str:
     """The address of Spark's UI, which AWS signs for whoever has the permission."""
-    data = stack_of(settings, arguments)
-    if arguments.job:
+    data = stack_of(settings, options)
+    if options.job:
         stack = data.sibling("serverless")
-        return Application(stack, stack.outputs()["ApplicationId"]).dashboard(arguments.job)
+        return Application(stack, stack.outputs()["ApplicationId"]).dashboard(options.job)
     stack = data.sibling("cluster")
-    return Cluster(stack, stack.outputs()["ClusterId"]).ui(arguments.application)
+    return Cluster(stack, stack.outputs()["ClusterId"]).ui(options.application)
 
 
-def stop(settings: Settings, arguments: argparse.Namespace) -> str | None:
+def stop(settings: Settings, options: OfStackWithConsent) -> str | None:
     """Drain the stream and wait: from here, because a step would wait for room on a cluster that the stream fills."""
-    stack = stack_of(settings, arguments)
+    stack = stack_of(settings, options)
     output = stack.outputs()["Output"]
-    if not agreed(f"ask the stream that writes to {output} to finish its micro-batch and stop", arguments):
+    if not agreed(f"ask the stream that writes to {output} to finish its micro-batch and stop", options):
         return None
     command = [sys.executable, "-m", "streaming", "stop", "--output", output]
     asked = subprocess.run(

@@ -6,7 +6,9 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from conf.aws.connection import S3Connection
 from conf.emr.application import PLATFORMS, SETTINGS
@@ -14,10 +16,52 @@ from conf.emr.stack import DEFAULT_REGION, Compute, Stack, check_region
 from conf.errors import NotFoundError, SettingsError
 from conf.settings import Settings
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 COMPUTES: tuple[Compute, ...] = ("serverless", "cluster")
 
+_Options = TypeVar("_Options", bound="DataclassInstance")
 
-def options(*adders: Callable[[argparse.ArgumentParser], None]) -> Callable[[argparse.ArgumentParser], None]:
+
+@dataclass(frozen=True)
+class OfStack:
+    """Which stacks are meant.
+
+    Attributes:
+        stack: their name.
+        allow_non_eu: whether their region may be outside the European Union.
+    """
+
+    stack: str
+    allow_non_eu: bool
+
+
+@dataclass(frozen=True)
+class Consent:
+    """What the user has agreed to beforehand.
+
+    Attributes:
+        yes: everything.
+        dry_run: nothing; the plan is only shown.
+    """
+
+    yes: bool
+    dry_run: bool
+
+
+@dataclass(frozen=True)
+class OfStackWithConsent(Consent, OfStack):
+    """The options of a verb that changes stacks, or what runs on them."""
+
+
+def read_as(options: type[_Options]) -> Callable[[argparse.Namespace], _Options]:
+    """A function that makes a dataclass of the arguments that have the names of its fields."""
+    names = [field.name for field in fields(options)]
+    return lambda arguments: options(**{name: getattr(arguments, name) for name in names})
+
+
+def all_of(*adders: Callable[[argparse.ArgumentParser], None]) -> Callable[[argparse.ArgumentParser], None]:
     """A function that declares the options of all of these, for a verb that has no others."""
 
     def add(parser: argparse.ArgumentParser) -> None:
@@ -33,15 +77,15 @@ def add_stack(parser: argparse.ArgumentParser, default: str = "picture-features"
     parser.add_argument("--allow-non-eu", action="store_true", help="Accept a region outside the European Union.")
 
 
-def stack_of(settings: Settings, arguments: argparse.Namespace) -> Stack:
+def stack_of(settings: Settings, options: OfStack) -> Stack:
     """The data stack that is meant.
 
     Raises:
         SettingsError: its region is outside the European Union, or its name cannot be.
     """
     region = settings.s3.region or os.environ.get("AWS_REGION") or DEFAULT_REGION
-    check_region(region, allow_non_eu=arguments.allow_non_eu)
-    return Stack.of(arguments.stack, region, S3Connection.of(settings.s3))
+    check_region(region, allow_non_eu=options.allow_non_eu)
+    return Stack.of(options.stack, region, S3Connection.of(settings.s3))
 
 
 def add_platform(parser: argparse.ArgumentParser, default: str | None) -> None:
@@ -58,13 +102,13 @@ def add_compute(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def compute_of(stack: Stack, arguments: argparse.Namespace) -> Stack:
-    """The stack on which a program is to run.
+def compute_of(stack: Stack, asked: Compute | None) -> Stack:
+    """The stack on which a program is to run: the one that is asked for, or else the first that is there.
 
     Raises:
         NotFoundError: there is none.
     """
-    wanted = (arguments.compute,) if arguments.compute else COMPUTES
+    wanted = (asked,) if asked else COMPUTES
     for compute in wanted:
         if stack.sibling(compute).describe() is not None:
             return stack.sibling(compute)
@@ -91,20 +135,20 @@ def add_consent(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="Say what would be done, and do nothing.")
 
 
-def agreed(plan: str, arguments: argparse.Namespace) -> bool:
+def agreed(plan: str, consent: Consent) -> bool:
     """Show a plan on stderr; whether to go on with it.
 
     Raises:
         SettingsError: there is nobody to ask.
     """
     sys.stderr.write(f"{plan}\n")
-    if arguments.dry_run:
+    if consent.dry_run:
         sys.stderr.write("dry run: nothing was done\n")
         return False
-    if arguments.yes:
+    if consent.yes:
         return True
     if not sys.stdin.isatty():
-        raise SettingsError(f"{arguments.verb}: nobody is there to be asked; give --yes, or --dry-run to only look")
+        raise SettingsError("nobody is there to be asked; give --yes, or --dry-run to only look")
     sys.stderr.write("Go on? [y/N] ")
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")

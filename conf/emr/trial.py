@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 from conf.emr import deployment, serverless
 from conf.emr.application import SETTINGS, bucket_and_key, build_folder, check_built, locations_of, on_cluster
 from conf.emr.cost import PRICES, read_prices, serverless_usd
-from conf.emr.options import add_consent, add_platform, add_stack, agreed, stack_of
+from conf.emr.options import OfStackWithConsent, add_consent, add_platform, add_stack, agreed, stack_of
+from conf.emr.package import Platform
 from conf.emr.serverless import Application
 from conf.emr.spark_submit import BACKBONE, Locations
 from conf.emr.stack import Stack
@@ -31,6 +32,21 @@ _PICTURES = 100
 _VCPUS, _GIGABYTES = 10, 24  # a driver and two executors
 _LEAST_MINUTES = 5  # that a job may be limited to
 _UPLOADS = 16
+
+
+@dataclass(frozen=True)
+class TryOptions(OfStackWithConsent):
+    """The options of try.
+
+    Attributes:
+        platform: the processors of the nodes.
+        pictures: a folder; None generates some.
+        max_usd: no job is started that could exceed this.
+    """
+
+    platform: Platform
+    pictures: Path | None
+    max_usd: float
 
 
 def add_try_arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,16 +100,16 @@ class _Bill:
         self.spent += serverless_usd(billed.get("vCPUHour", 0.0), billed.get("memoryGBHour", 0.0), self.prices)
 
 
-def try_(settings: Settings, arguments: argparse.Namespace) -> str | None:
+def try_(settings: Settings, options: TryOptions) -> str | None:
     """Deploy under a name of its own, fit, replay, count the rows, and delete everything; returns what it cost.
 
     Raises:
         AppError: a step failed; everything was deleted all the same.
     """
-    data = stack_of(settings, arguments)
-    folder = build_folder(arguments.platform)
+    data = stack_of(settings, options)
+    folder = build_folder(options.platform)
     check_built(folder)
-    bill = _Bill(arguments.max_usd, read_prices(PRICES))
+    bill = _Bill(options.max_usd, read_prices(PRICES))
     bill.minutes()
     if not (folder / BACKBONE).is_file():
         raise SettingsError(f"{folder / BACKBONE} is missing; python -m batch_fit convert --to {folder / BACKBONE}")
@@ -103,32 +119,48 @@ def try_(settings: Settings, arguments: argparse.Namespace) -> str | None:
         f"make {data.full_name} and {data.name}-serverless in {data.region}, fit a model on pictures, replay them, and "
         f"delete both stacks for ever; the jobs cost at most {bill.most:g} USD"
     )
-    if not agreed(plan, arguments):
+    if not agreed(plan, options):
         return None
     began = time.monotonic()
     try:
-        rows = _run(settings, data, arguments, bill)
+        rows = _run(settings, data, options, bill)
     finally:
         sys.stderr.write(
             f"the jobs cost {bill.spent:.2f} USD by {PRICES.name}; everything is taken down now, and if that is "
             f"interrupted, python -m conf.emr destroy --data --stack {data.name} goes on\n"
         )
-        deployment.destroy(settings, _words(arguments, compute=None, data=True))
+        everything = deployment.DestroyOptions(
+            stack=options.stack, allow_non_eu=options.allow_non_eu, yes=True, dry_run=False, compute=None, data=True
+        )
+        deployment.destroy(settings, everything)
     return (
         f"{rows} rows in {(time.monotonic() - began) / 60:.0f} min; the jobs were billed {bill.spent:.2f} USD by "
         f"{PRICES.name}, S3 and KMS some cents besides; everything is deleted"
     )
 
 
-def _run(settings: Settings, data: Stack, arguments: argparse.Namespace, bill: _Bill) -> int:
+def _run(settings: Settings, data: Stack, options: TryOptions, bill: _Bill) -> int:
     size = [f"MaximumVcpus={_VCPUS}", f"MaximumGigabytes={_GIGABYTES}"]
-    deployment.deploy(settings, _words(arguments, compute="serverless", settings=SETTINGS, set=size, no_check=False))
+    deployment.deploy(
+        settings,
+        deployment.DeployOptions(
+            stack=options.stack,
+            allow_non_eu=options.allow_non_eu,
+            yes=True,
+            dry_run=False,
+            compute="serverless",
+            platform=options.platform,
+            settings=SETTINGS,
+            set=size,
+            no_check=False,
+        ),
+    )
     outputs, compute = data.outputs(), data.sibling("serverless")
     with tempfile.TemporaryDirectory() as folder:
-        _upload(data, arguments.pictures or _generated(Path(folder)), outputs["Input"])
+        _upload(data, options.pictures or _generated(Path(folder)), outputs["Input"])
     there = compute.outputs()
     application = Application(compute, there["ApplicationId"])
-    locations = locations_of(data, outputs, arguments.platform)
+    locations = locations_of(data, outputs, options.platform)
     look = Follower(data, outputs["LogGroupName"])
     for verb, more in (("fit", ["--k", "16"]), ("replay", [])):
         _step(application, verb, _request(verb, locations, there["JobRoleArn"], more, bill), look, bill)
@@ -148,11 +180,6 @@ def _step(application: Application, verb: str, request: Mapping[str, Any], look:
         application.wait(job, look)
     finally:
         bill.add(application.run(job), time.monotonic() - began)
-
-
-def _words(arguments: argparse.Namespace, **more: Any) -> argparse.Namespace:
-    """The words of another verb, which need not ask again."""
-    return argparse.Namespace(**{**vars(arguments), "yes": True, "dry_run": False, **more})
 
 
 def _generated(folder: Path) -> Path:

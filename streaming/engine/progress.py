@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from tqdm import tqdm
 
+from conf.answers import Answer, Row, reading
 from streaming.output.batch_report import Backlog, BatchReport
 
 _logger = logging.getLogger(__name__)
@@ -43,6 +45,66 @@ def log_batch(report: BatchReport, more: Mapping[str, object]) -> None:
 
 def _counted(reasons: Counter[str]) -> str:
     return ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
+
+
+@dataclass(frozen=True)
+class Idle(Answer):
+    """A replay that found nothing to do.
+
+    Attributes:
+        output: canonical path.
+        reason: for people.
+        pictures: that were featurized or quarantined.
+    """
+
+    output: str
+    reason: str
+    pictures: int = 0
+
+    def rows(self) -> Iterator[Row]:
+        """The reason."""
+        yield self.reason
+
+
+@dataclass(frozen=True)
+class Replayed(Answer):
+    """The result of a replay.
+
+    Attributes:
+        output: canonical path.
+        pictures: that were featurized or quarantined.
+        seconds: the duration.
+        quarantined: of the pictures, by reason, the most frequent first.
+        models: the versions that were used.
+        left: pictures that were found and not done, because the replay was stopped.
+        unsettled: pictures that may still be being written.
+    """
+
+    output: str
+    pictures: int
+    seconds: float
+    quarantined: dict[str, int]
+    models: Sequence[str]
+    left: int
+    unsettled: int
+
+    def rows(self) -> Iterator[Row]:
+        """The pictures that were featurized, quarantined and left."""
+        yield "pictures", f"{self.pictures:,} in {self.seconds:.1f}s ({self.pictures / self.seconds:,.0f} pictures/s)"
+        quarantined = sum(self.quarantined.values())
+        yield "features", f"{self.pictures - quarantined:,} rows in {self.output}/features"
+        reasons = _counted(Counter(self.quarantined))
+        where = f" ({reasons}), rows in {self.output}/quarantine" if reasons else ""
+        yield "quarantined", f"{quarantined:,}{where}"
+        yield "model", ", ".join(self.models)
+        if self.left:
+            yield "stopped", f"with {self.left:,} pictures left; replay again to go on"
+        if self.unsettled:
+            yield "left out", f"{self.unsettled:,} still being written; replay again to add them"
+
+    def next_step(self) -> str:
+        """To read the table."""
+        return reading(f"{self.output}/features")
 
 
 class ReplayProgress:
@@ -84,18 +146,14 @@ class ReplayProgress:
                 _counted(self._quarantined),
             )
 
-    def summary(self, output: str) -> str:
-        """The pictures that were featurized, quarantined and left, a line each."""
-        seconds = time.monotonic() - self._started
-        lines = [
-            f"pictures     {self._pictures:,} in {seconds:.1f}s ({self._pictures / seconds:,.0f} pictures/s)",
-            f"features     {self._pictures - self._quarantined.total():,} rows in {output}/features",
-            f"quarantined  {self._quarantined.total():,}"
-            + (f" ({_counted(self._quarantined)}), rows in {output}/quarantine" if self._quarantined else ""),
-            f"model        {', '.join(self._models)}",
-        ]
-        if left := self._total - self._pictures:
-            lines.append(f"stopped      with {left:,} pictures left; replay again to go on")
-        if self._unsettled:
-            lines.append(f"left out     {self._unsettled:,} still being written; replay again to add them")
-        return "\n".join(lines)
+    def summary(self, output: str) -> Replayed:
+        """The result."""
+        return Replayed(
+            output=output,
+            pictures=self._pictures,
+            seconds=time.monotonic() - self._started,
+            quarantined=dict(self._quarantined.most_common()),
+            models=list(self._models),
+            left=self._total - self._pictures,
+            unsettled=self._unsettled,
+        )

@@ -14,13 +14,11 @@ from datetime import date
 from itertools import groupby
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from conf.aws.connection import S3Connection
 from conf.errors import OutputError, SettingsError
 from conf.settings import ExportSettings, Settings
-from streaming.export.models import AS_INGESTED
-from streaming.export.record import Snapshot, SnapshotDay, read_snapshot
+from streaming.export.record import Snapshot, SnapshotDay
 from streaming.export.reprojection import SnapshotModel
 from streaming.export.rows import SOURCES
 from streaming.export.snapshots import snapshots
@@ -114,49 +112,6 @@ class ExportPlan:
     def up_to_date(self) -> Snapshot | None:
         """`base`, if the new snapshot would be the same; else None."""
         return self.base if self.base and not self.write and len(self.keep) == len(self.base.days) else None
-
-    def as_text(self) -> str:
-        """The plan as text for people."""
-        if self.up_to_date:
-            return nothing_new(self.places, self.up_to_date)
-        files = self.sources
-        size = pc.sum(files.column("length")).as_py() or 0
-        embeddings = pc.sum(files.column("embeddings_length")).as_py() or 0
-        beside = f", and at most {embeddings:,} bytes of embeddings" if embeddings else ""
-        kept = len(self.kept)
-        of = f" of {self.base.snapshot}" if self.base and kept else ""
-        return "\n".join(
-            (
-                f"would write  {_days(len(self.write))}: {len(files):,} files of the table, {size:,} bytes{beside}",
-                f"would keep   {_days(len(self.keep))}: {kept:,} files{of}",
-                f"model        {self.model.version if self.model else AS_INGESTED}",
-                f"into         a new folder in {self.places.to.root}",
-            )
-        )
-
-
-def nothing_new(places: ExportPlaces, snapshot: Snapshot) -> str:
-    """The message that explains why no snapshot is made."""
-    held = (
-        f"nothing new: {places.to.path(snapshot.snapshot)} holds {'' if snapshot.left_out else 'all '}"
-        f"{snapshot.rows:,} rows of {places.output.path(FEATURES_TABLE)}"
-        f"{f' since {snapshot.since}' if snapshot.since else ''}"
-        f"{f' in model {snapshot.model}' if snapshot.model else ''} already"
-    )
-    return "\n".join((held, *explain_left_out(snapshot)))
-
-
-def explain_left_out(snapshot: Snapshot) -> list[str]:
-    """The line that says how many rows a snapshot lacks, and how to have them; none if it lacks none."""
-    line = (
-        f"left out     {snapshot.left_out:,} rows of other models without an embedding of this model's backbone; "
-        f"replay their pictures into a new output to have them in this model, or export with --model {AS_INGESTED}"
-    )
-    return [line] if snapshot.left_out else []
-
-
-def _days(count: int) -> str:
-    return "1 day" if count == 1 else f"{count:,} days"
 
 
 def plan_export(places: ExportPlaces, options: ExportSettings, model: SnapshotModel | None) -> ExportPlan:

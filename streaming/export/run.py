@@ -12,17 +12,17 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from conf.errors import AppError, LeaseLostError, NotFoundError, OutputError, StorageError
 from conf.settings import Settings
 from conf.spark.progress import Progress
+from streaming.export.answer import Exported, Planned
 from streaming.export.compaction import Compacted, compact
 from streaming.export.glue import check_table, point_table
 from streaming.export.models import AS_INGESTED, choose_model
-from streaming.export.plan import ExportPlaces, ExportPlan, explain_left_out, nothing_new, plan_export
-from streaming.export.record import Snapshot, SnapshotDay, find_given_up_snapshot, promote
+from streaming.export.plan import ExportPlaces, Plan, make_plan
+from streaming.export.record import Snapshot, SnapshotDay
 from streaming.export.rows import Target
 from streaming.export.snapshots import (
     begin,
@@ -38,45 +38,6 @@ from streaming.output.lineage import Derivative, record
 
 _COPIES_AT_ONCE = 16
 _MIB = 2**20
-
-
-@dataclass(frozen=True)
-class Exported:
-    """The outcome of an export.
-
-    Attributes:
-        snapshot: the latest snapshot now.
-        plan: the plan that was carried out.
-        seconds: the duration.
-        table: the table of the Glue catalog that shows the snapshot; None if none was asked for.
-    """
-
-    snapshot: Snapshot
-    plan: ExportPlan
-    seconds: float
-    table: str | None = None
-
-    def as_text(self) -> str:
-        """A line for each figure."""
-        snapshot, plan = self.snapshot, self.plan
-        table = [f"table        {self.table} in the Glue catalog"] if self.table else []
-        if plan.up_to_date:
-            return "\n".join((nothing_new(plan.places, snapshot), *table))
-        kept = len(plan.kept)
-        over = f", {kept:,} of them taken over from {plan.base.snapshot}" if plan.base and kept else ""
-        return "\n".join(
-            (
-                f"snapshot     {plan.places.to.path(snapshot.snapshot)}",
-                *table,
-                f"model        {snapshot.model or AS_INGESTED}",
-                f"rows         {snapshot.rows:,} of {snapshot.manifests:,} manifests",
-                *explain_left_out(snapshot),
-                f"up to        manifest {snapshot.latest_manifest}",
-                f"files        {len(snapshot.files):,}{over}",
-                f"bytes        {snapshot.bytes:,}",
-                f"seconds      {self.seconds:.1f}",
-            )
-        )
 
 
 def export(settings: Settings, progress: Progress) -> Exported:
@@ -153,10 +114,12 @@ def _clear_away(places: ExportPlaces, snapshot: str) -> None:
         places.to.delete_tree(snapshot)
 
 
-def dry_run(settings: Settings) -> ExportPlan:
-    """The plan of `export`; changes nothing, and needs no Spark."""
+def dry_run(settings: Settings) -> Planned | Exported:
+    """The plan of `export`, or its answer if there is nothing new; changes nothing, and needs no Spark."""
+    started = time.monotonic()
     places = ExportPlaces.of(settings)
-    return plan_export(places, settings.export, choose_model(settings, places.output, places.connection))
+    plan = make_plan(places, settings.export, choose_model(settings, places.output, places.connection))
+    return Exported(plan.up_to_date, plan, time.monotonic() - started) if plan.up_to_date else Planned.of(plan)
 
 
 def _compact(settings: Settings, plan: ExportPlan, snapshot: str, progress: Progress) -> Compacted:

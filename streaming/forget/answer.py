@@ -6,15 +6,20 @@ spelling that does: other spellings are looked for by their salted hashes, in th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
-from streaming.forget.receipts import Receipt, Unmatched
+from conf.answers import Answer, Row
+from streaming.forget.receipts import Receipt, Unmatched, receipt_name
 from streaming.forget.wanted import Asked, Wanted
 from streaming.lease.denylist import Denylist, Entry, hash_path, hash_prefix
 
 _NOT_KNOWN = Wanted()
+_HOW_TO_REFIT = (
+    "fit a new model without --from, promote it, and delete these: the statistics of a model cannot lose single "
+    "pictures"
+)
 _Hash = Callable[[str, bytes], str]
 
 
@@ -46,20 +51,65 @@ class Missed:
 
 
 @dataclass(frozen=True)
-class Answer:
+class ExplainedReceipt:
     """The receipt, and the explanations for the person who asked."""
 
     receipt: Receipt
     missed: tuple[Missed, ...]
 
-    def as_text(self, *, dry_run: bool) -> str:
-        """The answer as text for people."""
-        return self.receipt.as_text(map(str, self.missed), dry_run=dry_run)
+    def rows(self, *, dry_run: bool) -> Iterator[Row]:
+        """The receipt for people, with a row for each path or prefix that matches nothing."""
+        receipt = self.receipt
+        yield "would remove" if dry_run else "removed", f"{sum(receipt.removed.values()):,} rows"
+        for place, count in receipt.removed.items():
+            yield "", f"{count:,} from {place}"
+        for model in receipt.refit:
+            yield "refit", f"{model.version} in {model.models}: {model.pictures:,} of its pictures"
+        if receipt.refit:
+            yield "", _HOW_TO_REFIT
+        if self.missed:
+            asked, listed = len(receipt.paths) + len(receipt.prefixes), "would be" if dry_run else "are"
+            of_all = f"{len(self.missed):,} of {asked:,}"
+            yield "unmatched", f"{of_all}: nothing has these; they {listed} on the denylist anyway"
+            yield from (("", one) for one in self.missed)
+        if not dry_run:
+            yield "receipt", f"{receipt.output}/{receipt_name(receipt.id)}"
 
-    def as_dict(self) -> dict[str, object]:
-        """The answer for programs: the receipt, with `unmatched` in full."""
+    def document(self) -> dict[str, object]:
+        """The receipt for programs, with `unmatched` in full."""
         unmatched = None if self.receipt.unmatched is None else [asdict(one) for one in self.missed]
         return self.receipt.model_dump(mode="json") | {"unmatched": unmatched}
+
+
+@dataclass(frozen=True)
+class Forgotten(Answer):
+    """The outcome of a run.
+
+    Attributes:
+        output: canonical path.
+        dry_run: whether nothing was changed.
+        receipts: of the runs that were killed, and of this one.
+    """
+
+    output: str
+    dry_run: bool
+    receipts: tuple[ExplainedReceipt, ...]
+
+    def rows(self) -> Iterator[Row]:
+        """The receipts, with an empty line in between."""
+        if not self.receipts:
+            yield f"nothing was asked for, and nothing is left to finish in {self.output}"
+        for number, receipt in enumerate(self.receipts):
+            yield from [""] * bool(number)
+            yield from receipt.rows(dry_run=self.dry_run)
+
+    def next_step(self) -> str | None:
+        """To do what was only tried."""
+        return "the same command without --dry-run" if self.dry_run else None
+
+    def document(self) -> list[dict[str, object]]:
+        """The receipts for programs."""
+        return [receipt.document() for receipt in self.receipts]
 
 
 class Search:
@@ -99,9 +149,9 @@ class Search:
         self._found |= found
         return found & self._hashes
 
-    def answer(self, receipt: Receipt) -> Answer:
-        """The answer for a receipt."""
-        return Answer(receipt, tuple(map(self._explained, receipt.unmatched or ())))
+    def explain(self, receipt: Receipt) -> ExplainedReceipt:
+        """A receipt with its explanations."""
+        return ExplainedReceipt(receipt, tuple(map(self._explained, receipt.unmatched or ())))
 
     def _explained(self, unmatched: Unmatched) -> Missed:
         missed = Missed(unmatched.hash, unmatched.where)

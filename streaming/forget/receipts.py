@@ -99,29 +99,6 @@ class Receipt(BaseModel):
         models = tuple(refit[key] for key in sorted(refit))
         return self.model_copy(update={"removed": removed, "refit": models, "unmatched": left})
 
-    def as_text(self, unmatched: Iterable[str], *, dry_run: bool) -> str:
-        """The receipt as text for people, with a line for each path or prefix that matches nothing."""
-        lines = [
-            f"{'would remove' if dry_run else 'removed':<13}{sum(self.removed.values()):,} rows",
-            *(f"{'':13}{count:,} from {place}" for place, count in self.removed.items()),
-        ]
-        lines += [
-            f"{'refit':<13}{model.version} in {model.models}: {model.pictures:,} of its pictures"
-            for model in self.refit
-        ]
-        if self.refit:
-            lines.append(
-                f"{'':13}fit a new model without --from, promote it, and delete these: the statistics of a model "
-                "cannot lose single pictures"
-            )
-        if self.unmatched:
-            asked, listed = len(self.paths) + len(self.prefixes), "would be" if dry_run else "are"
-            head = f"{len(self.unmatched):,} of {asked:,}: nothing has these; they {listed} on the denylist anyway"
-            lines += [f"{'unmatched':<13}{head}", *(f"{'':13}{line}" for line in unmatched)]
-        if not dry_run:
-            lines.append(f"{'receipt':<13}{self.output}/{_name(_RECEIPTS, self.id)}")
-        return "\n".join(lines)
-
 
 class Ledger(BaseModel):
     """The findings for an entry, of this run and of killed ones before.
@@ -295,6 +272,11 @@ def _update(
         else:
             return document
     raise AssertionError
+
+
+def receipt_name(entry: str) -> str:
+    """The name of the receipt for an entry, in its output."""
+    return _name(_RECEIPTS, entry)
 
 
 def _name(folder: str, entry: str) -> str:

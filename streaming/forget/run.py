@@ -14,7 +14,7 @@ from functools import partial
 from conf.settings import Settings
 from conf.spark.progress import Progress
 from streaming.export.snapshots import drop_incomplete
-from streaming.forget.answer import Answer, Search
+from streaming.forget.answer import ExplainedReceipt, Forgotten, Search
 from streaming.forget.exports import PLACE as EXPORTS
 from streaming.forget.exports import correct_records, export_files, record_tags, working_alone
 from streaming.forget.files import File, Found
@@ -40,10 +40,10 @@ _IN_LOG = {MANIFESTS: erase_in_manifest, REQUESTS: erase_in_request}
 _logger = logging.getLogger(__name__)
 
 
-def forget(settings: Settings, wanted: Wanted, progress: Progress, *, dry_run: bool) -> list[Answer]:
-    """Finish the runs that were killed, then erase the wanted pictures; returns an answer for each.
+def forget(settings: Settings, wanted: Wanted, progress: Progress, *, dry_run: bool) -> Forgotten:
+    """Finish the runs that were killed, then erase the wanted pictures; returns a receipt for each.
 
-    With `dry_run` nothing is changed, and the answer tells what would be removed.
+    With `dry_run` nothing is changed, and the receipt tells what would be removed.
 
     Raises:
         OutputError: the output is not an output, or something in it cannot be read.
@@ -68,10 +68,11 @@ def forget(settings: Settings, wanted: Wanted, progress: Progress, *, dry_run: b
         complete_manifests(output, finished(output))
         publish_staged(output)
     if not searches:
-        return []
+        return Forgotten(output.root, dry_run, ())
     with Sweeper(settings, places.connection, progress) as sweeper:
         erasures = [_Erasure(sweeper, places, search, settings.stream.lease) for search in searches]
-        return [erasure.look() if dry_run else erasure.run() for erasure in erasures]
+        receipts = tuple(erasure.look() if dry_run else erasure.run() for erasure in erasures)
+    return Forgotten(output.root, dry_run, receipts)
 
 
 def _entry_of(wanted: Wanted, salt: bytes) -> Entry:
@@ -116,17 +117,17 @@ class _Erasure:
         self._lease = lease
         self._ledger = Ledger()
 
-    def look(self) -> Answer:
-        """The answer of a dry run."""
+    def look(self) -> ExplainedReceipt:
+        """The receipt of a dry run, which is not kept."""
         self._ledger.asked = self._search.places()
         self._find(self._places.files())
         for to in self._places.exports():
             self._find(export_files(to))
         for models in self._places.registries():
             self._find_models(models)
-        return self._search.answer(self._ledger.receipt(self._output, self._entry, datetime.now(UTC)))
+        return self._search.explain(self._ledger.receipt(self._output, self._entry, datetime.now(UTC)))
 
-    def run(self) -> Answer:
+    def run(self) -> ExplainedReceipt:
         """Erase everything, and leave a receipt."""
         self._ledger = Ledger.load(self._output, self._entry)
         found = self._find(self._places.files())
@@ -148,7 +149,7 @@ class _Erasure:
                 for one in affected:
                     erase_in_model(models, one)
         receipt = self._ledger.receipt(self._output, self._entry, datetime.now(UTC))
-        return self._search.answer(write_receipt(self._output, receipt, self._ledger.earlier))
+        return self._search.explain(finish(self._output, receipt, self._ledger.earlier))
 
     def _find(self, files: Sequence[File]) -> list[Found]:
         looked = find(self._sweeper, files, self._denylist, self._search.watched)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from conf.answers import JsonAnswer
+from conf.answers import Answer, Row, command
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Changed:
 
 
 @dataclass(frozen=True)
-class Findings(JsonAnswer):
+class Findings(Answer):
     """The findings. All counts are of pictures, except as stated.
 
     Attributes:
@@ -67,12 +66,12 @@ class Findings(JsonAnswer):
     changed_examples: Sequence[Changed]
     requests: Sequence[str] | None = None
 
-    def as_text(self) -> str:
-        """A line per count with its examples, and the next steps."""
-        lines = [f"listed       {self.listed:,} pictures in {self.input}"]
-        lines += _counted("missed", self.missed, "in no manifest", self.missed_examples)
-        lines += _counted("changed", self.changed, "overwritten since they were seen", self.changed_examples)
-        lines += _counted("gone", self.gone, "seen, and no longer in the input")
+    def rows(self) -> Iterator[Row]:
+        """A row per count, with its examples."""
+        yield "listed", f"{self.listed:,} pictures in {self.input}"
+        yield from _counted("missed", self.missed, "in no manifest", self.missed_examples)
+        yield from _counted("changed", self.changed, "overwritten since they were seen", self.changed_examples)
+        yield from _counted("gone", self.gone, "seen, and no longer in the input")
         for word, count, meaning in (
             ("requested", self.requested, "wait for the stream to take them in"),
             ("unsettled", self.unsettled, "changed within the last minute and may still be being written"),
@@ -80,36 +79,27 @@ class Findings(JsonAnswer):
             ("ignored", self.ignored, "files and folders by name (stream.ignore, stream.include)"),
         ):
             if count:
-                lines += _counted(word, count, meaning)
-        return "\n".join(lines + self._next_steps())
-
-    def _next_steps(self) -> list[str]:
-        steps = []
+                yield from _counted(word, count, meaning)
         if self.requests:
             requests = "1 request" if len(self.requests) == 1 else f"{len(self.requests):,} requests"
-            steps.append(
-                f"enqueued     {self.missed:,} in {requests}; the running stream takes them in, "
-                "or the next run or replay"
-            )
+            taken = f"{self.missed:,} in {requests}; the running stream takes them in, or the next run or replay"
+            yield "enqueued", taken
         elif self.missed:
-            again = shlex.join(("--input", self.input, "--output", self.output))
-            steps += [
-                "next         a running stream may take the latest of the missed by itself; to request all:",
-                f"             python -m streaming reconcile {again} --enqueue",
-            ]
+            yield "", "a running stream may take the latest of the missed by itself; --enqueue requests all"
         if self.changed:
-            steps.append(
-                "next         a changed picture is not read again: give it a new name, or replay into a new output"
-            )
+            yield "", "a changed picture is not read again: give it a new name, or replay into a new output"
         if not (self.missed or self.changed or self.requested or self.unsettled):
-            steps.append("all well     every picture in the input is in a manifest as it is now")
-        return steps
+            yield "all well", "every picture in the input is in a manifest as it is now"
+
+    def next_step(self) -> str | None:
+        """To request what was missed."""
+        if self.missed and not self.requests:
+            return command("streaming", "reconcile", "--input", self.input, "--output", self.output, "--enqueue")
+        return None
 
 
-def _counted(word: str, count: int, meaning: str, examples: Sequence[object] = ()) -> list[str]:
-    more = [f"             and {count - len(examples):,} more"] if examples and count > len(examples) else []
-    return [
-        f"{word:<12} {count:,}{f' {meaning}' if count else ''}",
-        *(f"             {example}" for example in examples),
-        *more,
-    ]
+def _counted(word: str, count: int, meaning: str, examples: Sequence[object] = ()) -> Iterator[Row]:
+    yield word, f"{count:,}{f' {meaning}' if count else ''}"
+    yield from (("", example) for example in examples)
+    if examples and count > len(examples):
+        yield "", f"and {count - len(examples):,} more"

@@ -5,9 +5,12 @@ A check takes a handful of requests on S3, whatever the size of the table.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
+from conf.answers import Answer, Row
 from conf.errors import UnhealthyError
 from streaming.lease.lease import Holder, read_holder
 from streaming.output.manifests import written_at
@@ -49,8 +52,32 @@ def _patience(period: float) -> timedelta:
     return _LOOKS_MISSED * timedelta(seconds=period) + _GRACE
 
 
-def check_health(output: Folder, now: datetime, longest: timedelta) -> str:
-    """Make sure that the stream on an output is healthy, or was stopped as asked; returns one line about it.
+@dataclass(frozen=True)
+class Health(Answer):
+    """A stream that is healthy, or was stopped as asked.
+
+    Attributes:
+        state: of the stream.
+        holder: the present or last holder of the lease.
+        last_look: when it last looked for new pictures, in words; None if it was stopped.
+        seconds_behind: since the oldest picture that is not done was found; None if it was stopped.
+    """
+
+    state: State
+    holder: str
+    last_look: str | None = None
+    seconds_behind: float | None = None
+
+    def rows(self) -> Iterator[Row]:
+        """One line."""
+        if self.state == "stopped":
+            yield f"stopped as asked: {self.holder}"
+        else:
+            yield f"healthy: {self.holder}, {self.last_look}, {self.seconds_behind:.1f}s behind"
+
+
+def check_health(output: Folder, now: datetime, longest: timedelta) -> Health:
+    """Make sure that the stream on an output is healthy, or was stopped as asked.
 
     Args:
         output: of a stream that has begun.
@@ -64,7 +91,7 @@ def check_health(output: Folder, now: datetime, longest: timedelta) -> str:
     if holder is None:
         raise UnhealthyError(f"{output.root}: no stream runs")
     if state == "stopped":
-        return f"stopped as asked: {holder}"
+        return Health(state, str(holder))
     waiting = unfinished(output)
     behind = now - written_at(waiting[0]) if waiting else timedelta(0)
     wrong = [_ended(state, holder, now) if state != "running" else _idle(holder, now, longest)]
@@ -73,7 +100,7 @@ def check_health(output: Folder, now: datetime, longest: timedelta) -> str:
     if reasons := "; ".join(filter(None, wrong)):
         raise UnhealthyError(f"{output.root}: {reasons}")
     looked = f"last look {ago(now, holder.looked.at)}" if holder.looked else "no look yet"
-    return f"healthy: {holder}, {looked}, {max(behind.total_seconds(), 0):.1f}s behind"
+    return Health(state, str(holder), looked, max(behind.total_seconds(), 0))
 
 
 def _ended(state: State, holder: Holder, now: datetime) -> str:

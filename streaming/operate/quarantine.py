@@ -5,7 +5,6 @@ It reads beside a running stream and takes no lease: a file that is deleted mean
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -17,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
-from conf.answers import JsonAnswer
+from conf.answers import Answer, Row, command
 from conf.aws.connection import S3Connection
 from conf.errors import NotFoundError, StorageError
 from conf.settings import Settings
@@ -54,7 +53,7 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Listed(JsonAnswer):
+class Listed(Answer):
     """The pictures in quarantine.
 
     Attributes:
@@ -69,24 +68,25 @@ class Listed(JsonAnswer):
     newest: Sequence[Example]
     retries: int
 
-    def as_text(self) -> str:
-        """A line per reason, the newest rows, and what to do next."""
-        lines = [f"quarantined  {sum(self.reasons.values()):,} pictures in {self.output}"]
-        lines += [f"             {count:,} {reason}" for reason, count in self.reasons.items()]
+    def rows(self) -> Iterator[Row]:
+        """A row per reason, and the newest rows."""
+        yield "quarantined", f"{sum(self.reasons.values()):,} pictures in {self.output}"
+        for reason, count in self.reasons.items():
+            yield "", f"{count:,} {reason}"
         for word, row in zip(["newest", *[""] * _EXAMPLES], self.newest, strict=False):
-            lines.append(f"{word:<12} {row.when:%Y-%m-%d %H:%M:%S} {row.reason} {row.path}: {row.detail}")
+            yield word, f"{row.when:%Y-%m-%d %H:%M:%S} {row.reason} {row.path}: {row.detail}"
         if self.retries:
-            lines.append(
-                f"waiting      {_requests(self.retries)}; a running stream, or the next run or replay, sees to it"
-            )
-        elif self.reasons:
-            again = shlex.join(("--output", self.output))
-            lines.append(f"next         python -m streaming quarantine retry {again} --reason REASON")
-        return "\n".join(lines)
+            yield "waiting", f"{_requests(self.retries)}; a running stream, or the next run or replay, sees to it"
+
+    def next_step(self) -> str | None:
+        """To retry those of a reason whose cause is fixed."""
+        if self.retries or not self.reasons:
+            return None
+        return command("streaming", "quarantine", "retry", "--output", self.output, "--reason", "REASON")
 
 
 @dataclass(frozen=True)
-class RetryRequested(JsonAnswer):
+class RetryRequested(Answer):
     """The pictures that a retry asks for.
 
     Attributes:
@@ -97,16 +97,16 @@ class RetryRequested(JsonAnswer):
     pictures: int
     requests: Sequence[str] | None
 
-    def as_text(self) -> str:
-        """One line."""
+    def rows(self) -> Iterator[Row]:
+        """One row."""
         if self.requests is None:
-            return f"would retry  {self.pictures:,} pictures"
-        if not self.requests:
-            return "nothing to retry"
-        return (
-            f"requested    {self.pictures:,} pictures in {_requests(len(self.requests))}; the running stream takes "
-            "them in, or the next run or replay"
-        )
+            yield "would retry", f"{self.pictures:,} pictures"
+        elif not self.requests:
+            yield "nothing to retry"
+        else:
+            requests = _requests(len(self.requests))
+            taken = "the running stream takes them in, or the next run or replay"
+            yield "requested", f"{self.pictures:,} pictures in {requests}; {taken}"
 
 
 def _requests(count: int) -> str:

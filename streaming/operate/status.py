@@ -7,13 +7,13 @@ observed are unknown rather than 0, and no figure changes only because time pass
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
 
-from conf.answers import JsonAnswer
+from conf.answers import Answer, Row, command
 from conf.errors import NotFoundError
 from streaming.discovery.left_out import read_left_out
 from streaming.operate.health import State, ago, has_looked, read_state
@@ -58,11 +58,12 @@ class Counted:
 
 
 @dataclass(frozen=True)
-class Status(JsonAnswer):
+class Status(Answer):
     """The status of a stream.
 
     Attributes:
         output: canonical path.
+        asked_at: when this was so.
         state: of the stream.
         holder: the present or last holder of the lease; None if nobody ever held it.
         failure: the error that ended the stream.
@@ -92,6 +93,7 @@ class Status(JsonAnswer):
     """
 
     output: str
+    asked_at: datetime
     state: State
     holder: str | None
     failure: str | None
@@ -119,35 +121,32 @@ class Status(JsonAnswer):
     embeddings: Counted
     quarantine: Counted
 
-    def as_text(self, now: datetime) -> str:
-        """The status as text for people."""
-        last = f"{self.last_batch_at:%Y-%m-%d %H:%M:%S} UTC" if self.last_batch_at else "none yet"
-        lines = [
-            f"stream       {self._stream()}",
-            f"last batch   {last}",
-            f"outstanding  {self._outstanding(now)}",
-            f"behind       {self._unknown(now) if self.seconds_behind is None else f'{self.seconds_behind:.1f}s'}",
-            f"rows         {self.features} in features, {self.quarantine} in quarantine",
-        ]
+    def rows(self) -> Iterator[Row]:
+        """The status for people."""
+        yield "stream", self._stream()
+        yield "last batch", f"{self.last_batch_at:%Y-%m-%d %H:%M:%S} UTC" if self.last_batch_at else "none yet"
+        yield "outstanding", self._outstanding()
+        yield "behind", self._unknown() if self.seconds_behind is None else f"{self.seconds_behind:.1f}s"
+        yield "rows", f"{self.features} in features, {self.quarantine} in quarantine"
         if self.embeddings.rows:
-            lines.append(f"embeddings   {self.embeddings}; stored in {self.embeddings.bytes / 2**20:,.1f} MiB")
+            yield "embeddings", f"{self.embeddings}; stored in {self.embeddings.bytes / 2**20:,.1f} MiB"
         if self.recent:
-            drift = "unavailable (too few held-out pictures)" if self.drift is None else f"{self.drift:.2f}"
             reasons = ", ".join(f"{reason} {count}" for reason, count in self.quarantined.items())
-            lines += [
-                f"recently     {self.pictures:,} pictures in {self._recently(now)}",
-                f"rate         {_rate(self.arrived_per_second)} arrived, {_rate(self.featurized_per_second)} at work",
-                f"quarantined  {sum(self.quarantined.values()):,} of them{f' ({reasons})' if reasons else ''}",
-                f"model        {self.model_version}{self._refusal()}",
-                f"drift        {drift}",
-            ]
+            yield "recently", f"{self.pictures:,} pictures in {self._recently()}"
+            yield "rate", f"{_rate(self.arrived_per_second)} arrived, {_rate(self.featurized_per_second)} at work"
+            yield "quarantined", f"{sum(self.quarantined.values()):,} of them{f' ({reasons})' if reasons else ''}"
+            yield "model", f"{self.model_version}{self._refusal()}"
+            yield "drift", "unavailable (too few held-out pictures)" if self.drift is None else f"{self.drift:.2f}"
         if self.requests:
-            lines.append(f"requests     {self.requests:,} not yet taken in")
+            yield "requests", f"{self.requests:,} not yet taken in"
         if self.ignored:
-            lines.append(f"ignored      {self.ignored:,} by name (stream.ignore, stream.include)")
+            yield "ignored", f"{self.ignored:,} by name (stream.ignore, stream.include)"
         if self.left_out:
-            lines.append(f"left out     {self.left_out:,} that cannot be read or are not files; the log names them")
-        return "\n".join(lines)
+            yield "left out", f"{self.left_out:,} that cannot be read or are not files; the log names them"
+
+    def next_step(self) -> str | None:
+        """To see what is in quarantine, if something came there recently."""
+        return command("streaming", "quarantine", "list", "--output", self.output) if self.quarantined else None
 
     def _stream(self) -> str:
         words = {
@@ -160,20 +159,21 @@ class Status(JsonAnswer):
         }
         return words[self.state].format(holder=self.holder, failure=self.failure)
 
-    def _unknown(self, now: datetime) -> str:
-        return f"unknown: last look {ago(now, self.looked_at)}" if self.looked_at else "unknown: no look yet"
+    def _unknown(self) -> str:
+        return f"unknown: last look {ago(self.asked_at, self.looked_at)}" if self.looked_at else "unknown: no look yet"
 
-    def _outstanding(self, now: datetime) -> str:
+    def _outstanding(self) -> str:
         found = f"{self.unfinished_pictures:,} pictures, {self.unfinished_bytes / 2**20:,.1f} MiB"
         if self.outstanding_pictures is None:
-            return f"{self._unknown(now)}; {found} were found before and are not done"
+            return f"{self._unknown()}; {found} were found before and are not done"
         return f"{found}; {self.unsettled:,} more are still being written" if self.unsettled else found
 
-    def _recently(self, now: datetime) -> str:
+    def _recently(self) -> str:
         batches = "1 micro-batch" if self.recent == 1 else f"{self.recent} micro-batches"
         if self.recent_since is None or self.last_batch_at is None:
             return batches
-        return f"{batches} from {self.recent_since:%Y-%m-%d %H:%M:%S} UTC on, the last {ago(now, self.last_batch_at)}"
+        last = ago(self.asked_at, self.last_batch_at)
+        return f"{batches} from {self.recent_since:%Y-%m-%d %H:%M:%S} UTC on, the last {last}"
 
     def _refusal(self) -> str:
         if not self.model_refused:
@@ -200,6 +200,7 @@ def read_status(output: Folder, now: datetime) -> Status:
     behind = max((now - written_at(outstanding[0])).total_seconds(), 0) if outstanding else 0
     return Status(
         output=output.root,
+        asked_at=now,
         state=state,
         holder=str(holder) if holder else None,
         failure=holder.failure if holder else None,

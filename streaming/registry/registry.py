@@ -58,8 +58,16 @@ class Registry:
 
     def current_or_none(self) -> str | None:
         """The version to serve, if one was ever promoted."""
-        state, _ = self._state()
+        state = self.history()
         return state.version if state else None
+
+    def history(self) -> Current | None:
+        """The version to serve, with those before it; None if nothing was ever promoted.
+
+        Raises:
+            ModelError: CURRENT cannot be read.
+        """
+        return self._state()[0]
 
     def versions(self) -> list[BundleManifest]:
         """The manifests of all bundles, oldest first; their files are not checked.

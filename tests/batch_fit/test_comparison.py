@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from batch_fit import held_back
-from batch_fit.__main__ import describe_held_out
 from batch_fit.comparison import Contender, compare
+from batch_fit.fitted import describe_held_out
 from batch_fit.held_back import Evidence, HeldBack, is_held_back
 from batch_fit.statistics import Statistics
 from streaming.features.schema import FEATURE_COUNT

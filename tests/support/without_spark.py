@@ -25,7 +25,7 @@ from streaming.output.tables import Result, Tables, unfinished
 
 def replay_here(settings: Settings, *, skip_if_running: bool = True) -> str:
     """What the verb does, and what it says; for several threads at once."""
-    return _replay(settings, Namespace(skip_if_running=skip_if_running))
+    return _replay(settings, Namespace(skip_if_running=skip_if_running)).as_text()
 
 
 def replace_spark(monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], object] = lambda: None) -> None:

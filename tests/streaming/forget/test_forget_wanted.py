@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from conf.errors import SettingsError
-from streaming.forget.answer import Answer, Search
-from streaming.forget.receipts import Ledger, write_receipt
+from streaming.forget.answer import ExplainedReceipt, Forgotten, Search
+from streaming.forget.receipts import Ledger, finish
 from streaming.forget.wanted import Wanted, read_wanted
 from streaming.lease.denylist import Entry
 from streaming.storage.folder import Folder
@@ -110,7 +110,7 @@ _SPELLINGS = [
 ]
 
 
-def _answer(output: Folder, wanted: Wanted, *there: str) -> Answer:
+def _answer(output: Folder, wanted: Wanted, *there: str) -> ExplainedReceipt:
     """What a run says if the output holds these paths."""
     paths, prefixes = ((one.key for one in group) for group in (wanted.paths, wanted.prefixes))
     entry = Entry.of(paths, prefixes, bytes(32), NOW)
@@ -118,7 +118,7 @@ def _answer(output: Folder, wanted: Wanted, *there: str) -> Answer:
     ledger.asked = search.places()
     for path in there:
         ledger.matched.update(search.note(search.watched.hits(path)))
-    return search.answer(ledger.receipt(output, entry, NOW))
+    return search.explain(ledger.receipt(output, entry, NOW))
 
 
 @pytest.mark.parametrize(("typed", "there", "how"), _SPELLINGS)
@@ -155,7 +155,7 @@ def test_the_answer_names_what_nothing_has_and_the_receipt_no_path(output: Folde
     file.write_text(f"/in/1.jpg\n{NFC}\n/in/never seen.jpg\n/in/1.jpg \n", encoding="utf-8")
     wanted = read_wanted(["/in/2.jpg"], ["/in/nobody/"], str(file))
     answer = _answer(output, wanted, "/in/1.jpg", NFD)
-    text = answer.as_text(dry_run=False).splitlines()
+    text = Forgotten(output.root, dry_run=False, receipts=(answer,)).as_text().splitlines()
     head = text.index("unmatched    5 of 6: nothing has these; they are on the denylist anyway")
     assert text[head + 1 : head + 6] == [
         "             PATH 1: '/in/2.jpg'",
@@ -164,8 +164,8 @@ def test_the_answer_names_what_nothing_has_and_the_receipt_no_path(output: Folde
         "             line 4: '/in/1.jpg '; nearest: '/in/1.jpg' (without blanks), forgotten, too",
         "             --prefix 1: '/in/nobody/'",
     ]
-    assert "they would be on the denylist anyway" in answer.as_text(dry_run=True)
-    unmatched = json.loads(json.dumps(answer.as_dict()))["unmatched"]
+    assert "they would be on the denylist anyway" in Forgotten(output.root, dry_run=True, receipts=(answer,)).as_text()
+    unmatched = json.loads(json.dumps(answer.document()))["unmatched"]
     assert [(one["asked"], one["nearest"]) for one in unmatched][:2] == [("/in/2.jpg", None), (NFC, NFD)]
     written = answer.receipt.model_dump_json()
     assert "/in/" not in written
@@ -187,7 +187,7 @@ def test_what_an_earlier_run_has_erased_was_not_missed(output: Folder) -> None:
     write_receipt(
         output, second.receipt.model_copy(update={"unmatched": None}), first.receipt
     )  # as an earlier release leaves it
-    assert _answer(output, wanted).as_dict()["unmatched"] is None
+    assert _answer(output, wanted).document()["unmatched"] is None
 
 
 def test_two_runs_for_the_same_at_once_lose_no_count(output: Folder) -> None:

@@ -78,7 +78,7 @@ def test_status_tells_what_is_outstanding_and_what_happened_of_late(output: Fold
     assert status.quarantined == {"corrupt": 3, "empty": 1}
     assert (status.model_version, status.drift, status.state) == ("v1", 0.07, "running")
     assert json.loads(status.as_json())["seconds_behind"] == 90
-    text = status.as_text(NOW)
+    text = status.as_text()
     assert "corrupt 3, empty 1" in text
     assert "10 pictures, 0.0 MiB; 4 more are still being written" in text
     assert "100 pictures in 2 micro-batches from 2026-01-31 11:30:00 UTC on, the last 20 min ago" in text
@@ -91,7 +91,7 @@ def test_status_tells_how_large_the_embeddings_are(output: Folder) -> None:
     commit(output, 0, [f"/in/{number}.jpg" for number in range(300)], backbone="0123456789abcdef")
     status = read_status(output, NOW)
     assert status.embeddings.rows == 300
-    [line] = [line for line in status.as_text(NOW).splitlines() if line.startswith("embeddings   300")]
+    [line] = [line for line in status.as_text().splitlines() if line.startswith("embeddings   300")]
     assert line.endswith(f"; stored in {status.embeddings.bytes / 2**20:.1f} MiB")
     assert 300 * 1280 * 2 < status.embeddings.bytes < 300 * 1280 * 5
 
@@ -130,7 +130,7 @@ def test_what_nobody_has_looked_at_is_unknown(
     _lease(output, **changes)
     status = read_status(output, NOW)
     assert (status.outstanding_pictures, status.seconds_behind) == ((0, 0) if known else (None, None))
-    assert said in status.as_text(NOW)
+    assert said in status.as_text()
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_monitors_are_told_in_one_line_whether_a_stream_is_healthy(
         _append(output, 1, timedelta(minutes=waiting))
     _lease(output, **changes)
     if wrong is None:
-        assert "\n" not in check_health(output, NOW, timedelta(minutes=10))
+        assert "\n" not in check_health(output, NOW, timedelta(minutes=10)).as_text()
     else:
         with pytest.raises(UnhealthyError, match=wrong):
             check_health(output, NOW, timedelta(minutes=10))

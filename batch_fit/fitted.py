@@ -1,0 +1,102 @@
+"""The answers of `fit` and `convert`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from batch_fit.classes import FEWEST
+from conf.answers import Answer, Row, command
+from streaming.registry.bundle import ENOUGH_HELD_BACK, BundleManifest, ClassifierFigures, HeldBackFigures
+
+_NAMED = 10
+
+
+@dataclass(frozen=True)
+class Fitted(Answer):
+    """The result of a fit.
+
+    Attributes:
+        models: canonical path of the registry.
+        manifest: of the new bundle.
+        report: canonical path of the HTML page.
+        promoted: whether it is the current model now.
+        rejected: pictures that could not be used, by reason, the most frequent first.
+        on_embeddings: whether the input of the manifest is an output whose embeddings were read.
+    """
+
+    models: str
+    manifest: BundleManifest
+    report: str
+    promoted: bool
+    rejected: dict[str, int]
+    on_embeddings: bool
+
+    def rows(self) -> Iterator[Row]:
+        """The model, and how good it is."""
+        manifest = self.manifest
+        reasons = ", ".join(f"{reason} {count}" for reason, count in self.rejected.items())
+        yield "model", f"{manifest.version} ({'current' if self.promoted else 'not promoted'})"
+        if manifest.comparison:
+            yield "compared", manifest.comparison.reason
+        yield "components", f"{manifest.k}, which keep {manifest.variance_kept:.1%} of the variance"
+        yield "weights", manifest.weights
+        yield "pictures", f"{manifest.pictures:,}"
+        yield "held out", describe_held_out(manifest.held_back)
+        if manifest.classifier:
+            yield from _describe_classes(manifest.classifier)
+        yield "quarantined", f"{manifest.quarantined:,}{f' ({reasons})' if reasons else ''}"
+        yield "report", self.report
+
+    def next_step(self) -> str:
+        """To use the model: on the pictures, or on the rows that are there; or to make it the current one."""
+        models = ("--models", self.models)
+        if not self.promoted:
+            return command("batch_fit", "models", "promote", self.manifest.version, *models)
+        if self.on_embeddings:
+            return command("streaming", "export", "--output", self.manifest.input, *models, "--to", "EXPORTS")
+        return command("streaming", "replay", "--input", self.manifest.input, *models, "--output", "OUTPUT")
+
+
+@dataclass(frozen=True)
+class Converted(Answer):
+    """A backbone that was converted.
+
+    Attributes:
+        weights: its id.
+        file: where it was written.
+        bytes: its size.
+    """
+
+    weights: str
+    file: str
+    bytes: int
+
+    def rows(self) -> Iterator[Row]:
+        """One line."""
+        yield f"{self.weights} converted: {self.file} ({self.bytes:,} bytes)"
+
+    def next_step(self) -> str:
+        """To fit with it."""
+        return command("batch_fit", "fit", "--weights", self.file, "--input", "PICTURES", "--models", "MODELS")
+
+
+def describe_held_out(figures: HeldBackFigures | None) -> str:
+    """A line on the held-out pictures of a model: how many they are, and what it keeps of their variance."""
+    if figures is None:
+        return f"too few to tell drift ({ENOUGH_HELD_BACK} are needed)"
+    if figures.pictures < ENOUGH_HELD_BACK:
+        return f"{figures.pictures} of them, too few to tell drift ({ENOUGH_HELD_BACK} are needed)"
+    return f"{figures.pictures:,} of them; a fit without them keeps {figures.variance_kept:.1%} of their variance"
+
+
+def _describe_classes(figures: ClassifierFigures) -> Iterator[Row]:
+    if figures.accuracy is None:
+        measured = "too few pictures were held out to tell their accuracy"
+    else:
+        measured = f"accuracy {figures.accuracy:.1%} on {figures.pictures:,} held-out pictures"
+    yield "classes", f"{figures.classes:,}, {measured} (--holdout {figures.holdout})"
+    if figures.left_out:
+        named, more = figures.left_out[:_NAMED], len(figures.left_out) - _NAMED
+        names = ", ".join(named) + (f" and {more:,} more; the report has all" if more > 0 else "")
+        yield "left out", f"{len(figures.left_out):,} with fewer than {FEWEST} pictures: {names}"

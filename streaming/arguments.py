@@ -1,0 +1,112 @@
+"""The arguments of the verbs of the stream: flags that several share, and those that are not settings."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import timedelta
+
+from conf.cli import Flag
+from conf.settings import parse_duration
+from streaming.features.schema import Reason
+
+NAMES = (Flag("stream.ignore", "NAMES"), Flag("stream.include", "NAMES"))
+STREAM = (
+    Flag("input", "URI"),
+    Flag("models", "URI"),
+    Flag("output", "URI"),
+    Flag("checkpoint", "URI"),
+    Flag("stream.discovery", "HOW"),
+    Flag("stream.queue", "URL"),
+    Flag("stream.interval", "TIME"),
+    Flag("stream.max_pictures", "N"),
+    Flag("stream.settle", "TIME"),
+    *NAMES,
+    Flag("stream.embeddings", "keep|drop"),
+    Flag("stream.lease", "TIME"),
+    Flag("stream.epoch_manifests", "N"),
+    Flag("stream.drift_threshold", "F"),
+    Flag("imaging.max_bytes", "SIZE"),
+    Flag("imaging.max_pixels", "N"),
+    Flag("imaging.timeout", "TIME"),
+    Flag("imaging.fetch_ahead", "N"),
+)
+"""Of run and replay."""
+EXPORT = (
+    Flag("output", "URI"),
+    Flag("export.to", "URI"),
+    Flag("export.format", "FORMAT"),
+    Flag("export.model", "MODEL"),
+    Flag("models", "URI"),
+    Flag("export.since", "DATE"),
+    Flag("export.target_mb", "N"),
+    Flag("export.keep", "N"),
+    Flag("export.glue_table", "DATABASE.TABLE"),
+)
+_MAX_BEHIND = timedelta(minutes=10)
+
+
+def add_replay_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of replay."""
+    parser.add_argument(
+        "--skip-if-running",
+        action="store_true",
+        help="For schedules: if another stream writes to the output, do nothing and end with exit code 0, where it "
+        "would be 5.",
+    )
+
+
+def add_reconcile_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of reconcile."""
+    parser.add_argument("--enqueue", action="store_true", help="Request the missed pictures from the stream.")
+
+
+def add_quarantine_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of quarantine."""
+    parser.add_argument("action", choices=("list", "retry"), help="What to do.")
+    parser.add_argument("--reason", choices=[*map(str, Reason)], help="Only pictures that are there for this reason.")
+    parser.add_argument("--dry-run", action="store_true", help="With retry: only count them.")
+
+
+def add_status_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of status."""
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="Only say in one line whether the stream is healthy, for monitors. The exit code is 8 if it is not: it "
+        "failed, died, cannot reach the output, does not look for new pictures, or is behind.",
+    )
+    parser.add_argument(
+        "--max-behind",
+        metavar="TIME",
+        type=_duration,
+        default=_MAX_BEHIND,
+        help="With --check: how long a picture may wait after it was found. Default: 10min.",
+    )
+
+
+def add_export_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of export."""
+    parser.add_argument("--dry-run", action="store_true", help="Say what would be written, and change nothing.")
+
+
+def add_forget_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of forget."""
+    parser.add_argument("paths", nargs="*", metavar="PATH", help="A picture, as the column path has it.")
+    parser.add_argument(
+        "--prefix",
+        metavar="P",
+        action="append",
+        default=[],
+        help="All pictures, present and to come, whose path begins with P. End the name of a folder with a slash.",
+    )
+    parser.add_argument(
+        "--from-file", metavar="F", help="A text file with one path a line; - reads it from standard input."
+    )
+    parser.add_argument("--dry-run", action="store_true", help="Only show the rows that would be removed.")
+
+
+def _duration(value: str) -> timedelta:
+    try:
+        return parse_duration(value)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
