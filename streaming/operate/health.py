@@ -57,15 +57,17 @@ class Health(Answer):
     """A stream that is healthy, or was stopped as asked.
 
     Attributes:
+        asked_at: when it was asked for, UTC.
         state: of the stream.
         holder: the present or last holder of the lease.
-        last_look: when it last looked for new pictures, in words; None if it was stopped.
+        looked_at: when it last looked for new pictures; None before the first time, and if it was stopped.
         seconds_behind: since the oldest picture that is not done was found; None if it was stopped.
     """
 
+    asked_at: datetime
     state: State
     holder: str
-    last_look: str | None = None
+    looked_at: datetime | None = None
     seconds_behind: float | None = None
 
     def rows(self) -> Iterator[Row]:
@@ -73,7 +75,8 @@ class Health(Answer):
         if self.state == "stopped":
             yield f"stopped as asked: {self.holder}"
         else:
-            yield f"healthy: {self.holder}, {self.last_look}, {self.seconds_behind:.1f}s behind"
+            looked = f"last look {ago(self.asked_at, self.looked_at)}" if self.looked_at else "no look yet"
+            yield f"healthy: {self.holder}, {looked}, {self.seconds_behind:.1f}s behind"
 
 
 def check_health(output: Folder, now: datetime, longest: timedelta) -> Health:
@@ -91,7 +94,7 @@ def check_health(output: Folder, now: datetime, longest: timedelta) -> Health:
     if holder is None:
         raise UnhealthyError(f"{output.root}: no stream runs")
     if state == "stopped":
-        return Health(state, str(holder))
+        return Health(now, state, str(holder))
     waiting = unfinished(output)
     behind = now - written_at(waiting[0]) if waiting else timedelta(0)
     wrong = [_ended(state, holder, now) if state != "running" else _idle(holder, now, longest)]
@@ -99,8 +102,8 @@ def check_health(output: Folder, now: datetime, longest: timedelta) -> Health:
         wrong.append(f"pictures that were found {ago(now, written_at(waiting[0]))} are not done")
     if reasons := "; ".join(filter(None, wrong)):
         raise UnhealthyError(f"{output.root}: {reasons}")
-    looked = f"last look {ago(now, holder.looked.at)}" if holder.looked else "no look yet"
-    return Health(state, str(holder), looked, max(behind.total_seconds(), 0))
+    looked_at = holder.looked.at if holder.looked else None
+    return Health(now, state, str(holder), looked_at, max(behind.total_seconds(), 0))
 
 
 def _ended(state: State, holder: Holder, now: datetime) -> str:

@@ -63,7 +63,7 @@ class Status(Answer):
 
     Attributes:
         output: canonical path.
-        asked_at: when this was so.
+        asked_at: when it was asked for, UTC.
         state: of the stream.
         holder: the present or last holder of the lease; None if nobody ever held it.
         failure: the error that ended the stream.

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import json
 import os
+import re
+import shlex
 import shutil
 import signal
 from collections.abc import Callable
@@ -37,7 +40,7 @@ from streaming.storage.parquet import as_parquet
 from tests.support.buckets import Bucket
 from tests.support.exports import Asked, Both, export_arguments, files, named, table
 from tests.support.small_table import DAY, LONG, commit, fill
-from tests.support.streams import begin, run, start
+from tests.support.streams import PROJECT, begin, run, start
 
 
 @pytest.fixture
@@ -79,6 +82,31 @@ _KILLS = (
 def _inodes(snapshot: Path, day: int) -> set[int]:
     folder = snapshot / f"date={DAY + timedelta(days=day):%Y-%m-%d}"
     return {file.stat().st_ino for file in folder.iterdir()}
+
+
+def test_programs_get_the_figures_of_an_export_and_of_its_plan(output: Folder, to: Folder, ask: Asked) -> None:
+    """The keys are those of docs/formats.md; nothing new is the same answer, with the snapshot that is there."""
+    plan = json.loads(ask("--dry-run", "--json"))
+    assert (plan["to"], plan["write_days"], plan["write_files"], plan["keep_days"]) == (to.root, 3, 6, 0)
+    made = json.loads(ask("--json"))
+    assert (made["output"], made["to"], made["snapshot"]) == (output.root, to.root, named(to).name)
+    assert (made["new"], made["rows"], made["manifests"], made["files"], made["model"]) == (True, 8, 6, 3, None)
+    page = (PROJECT / "docs" / "formats.md").read_text(encoding="utf-8")
+    [row] = [line for line in page.splitlines() if line.startswith("| `export` |")]
+    assert re.findall(r"`(\w+)`", row)[1:] == [*made]
+    for words in (("--json",), ("--json", "--dry-run")):
+        again = json.loads(ask(*words))
+        assert {**again, "new": True, "seconds": 0, "taken_over": 0} == {**made, "seconds": 0}
+        assert not again["new"]
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv"])
+def test_what_an_export_says_to_type_next_reads_it(form: str, ask: Asked, capsys: pytest.CaptureFixture[str]) -> None:
+    said = ask("--format", form, "--log-format", "text").splitlines()[-1]
+    label, python, flag, code = shlex.split(said)
+    assert (label, python, flag) == ("next", "python", "-c")
+    exec(code)
+    assert "/p/a.jpg" in capsys.readouterr().out
 
 
 def test_a_snapshot_is_the_table_and_the_next_one_writes_only_what_changed(
