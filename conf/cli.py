@@ -225,7 +225,7 @@ def _run(
                 _logger.debug("failed while it was interrupted", exc_info=error)
                 return _report_end(verb, log)
             return _report(error, explain(error), log, debug=arguments.debug)
-    if answer is not None:
+    if answer:
         as_json = verb.json and arguments.json
         sys.stdout.write(f"{_printed(answer, as_json=as_json, guided=log.as_text)}\n")
         sys.stdout.flush()

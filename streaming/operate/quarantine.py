@@ -108,6 +108,10 @@ class RetryRequested(Answer):
             taken = "the running stream takes them in, or the next run or replay"
             yield "requested", f"{self.pictures:,} pictures in {requests}; {taken}"
 
+    def next_step(self) -> str | None:
+        """To do what was only tried."""
+        return "the same command without --dry-run" if self.requests is None and self.pictures else None
+
 
 def _requests(count: int) -> str:
     return "1 request" if count == 1 else f"{count:,} requests"

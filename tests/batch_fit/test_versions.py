@@ -38,7 +38,7 @@ def test_pictures_of_an_output_are_counted_by_model(tmp_path: Path, capsys: pyte
     capsys.readouterr()
     assert main(["models", "list", *models, "--output", output.root, "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
-    assert [one["rows"] for one in listed["versions"]] == [3, 0]
+    assert {one["version"]: one["rows"] for one in listed["versions"]} == {first: 3, second: 0}
     assert listed["deleted"] == {"20250101T000000Z-00000000": 1}
     Path(output.path(table_file("features", manifest))).write_bytes(b"PAR1")
     assert main(["models", "list", *models, "--output", output.root, "--log-format", "text"]) == 5
@@ -54,21 +54,18 @@ def test_the_list_tells_when_models_were_fitted_and_promoted(
     first, second = (promote_model(tmp_path, b"a backbone", k=k, seed=k) for k in (2, 3))
     assert main(["models", "list", *models, "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
-    assert [(one["version"], one["current"], one["was_current"]) for one in listed["versions"]] == [
-        (first, False, True),
-        (second, True, False),
-    ]
-    before, current = listed["versions"]
+    by_version = {one["version"]: one for one in listed["versions"]}
+    before, current = by_version[first], by_version[second]
+    assert (before["current"], before["was_current"]) == (False, True)
+    assert (current["current"], current["was_current"]) == (True, False)
     assert (before["promoted_at"], before["rows"], listed["deleted"]) == (None, None, None)
     for time in (before["fitted_at"], current["promoted_at"]):
         assert timedelta(0) <= datetime.now(UTC) - datetime.fromisoformat(time) < timedelta(minutes=10)
     assert main(["models", "list", *models]) == 0
     head, *lines = capsys.readouterr().out.splitlines()
     promoted = datetime.fromisoformat(current["promoted_at"])
-    assert [line[head.index("promoted") :][:16].split("  ")[0] for line in lines] == [
-        "before",
-        f"{promoted:%Y-%m-%d %H:%M}",
-    ]
+    told = {line.lstrip("* ").split()[0]: line[head.index("promoted") :][:16].split("  ")[0] for line in lines}
+    assert told == {first: "before", second: f"{promoted:%Y-%m-%d %H:%M}"}
 
 
 def test_a_wrong_path_is_not_an_empty_registry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
