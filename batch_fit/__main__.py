@@ -23,7 +23,6 @@ from conf.errors import SettingsError
 from conf.settings import Settings
 from conf.spark.failures import explain_failure
 from conf.spark.progress import bar
-from conf.spark.session import explain_failure
 
 
 def _fit(settings: Settings, _arguments: argparse.Namespace) -> Fitted:

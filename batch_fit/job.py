@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 
 from batch_fit.classes import Classes, shared_folder
 from batch_fit.classification import Classification, classify
-from batch_fit.comparison import Contender
+from batch_fit.comparison import Contender, compare_with_current, promote_if_asked
 from batch_fit.fitted import Fitted
 from batch_fit.folding import paths_of
 from batch_fit.forgotten import Draft, delete_if_forgotten

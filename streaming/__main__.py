@@ -23,6 +23,7 @@ from conf.aws.connection import S3Connection
 from conf.cli import Flag, Verb, make_parser, run_program
 from conf.errors import LeaseHeldError, SettingsError
 from conf.settings import Settings
+from conf.spark.failures import explain_failure
 from conf.spark.progress import bar
 from conf.uris import resolve
 from streaming.arguments import (

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from conf.answers import Answer, Row, reading
 from streaming.export.models import AS_INGESTED
-from streaming.export.plan import Plan
+from streaming.export.plan import ExportPlan
 from streaming.export.record import Snapshot
 from streaming.output.decision import FEATURES_TABLE
 from streaming.storage.locations import is_on_s3
@@ -27,7 +27,7 @@ class Exported(Answer):
     """
 
     snapshot: Snapshot
-    plan: Plan
+    plan: ExportPlan
     seconds: float
     table: str | None = None
 
@@ -132,7 +132,7 @@ class Planned(Answer):
     keep_files: int
 
     @classmethod
-    def of(cls, plan: Plan) -> Planned:
+    def of(cls, plan: ExportPlan) -> Planned:
         """The figures of a plan."""
         files = plan.sources
         return cls(

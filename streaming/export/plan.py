@@ -18,7 +18,7 @@ import pyarrow as pa
 from conf.aws.connection import S3Connection
 from conf.errors import OutputError, SettingsError
 from conf.settings import ExportSettings, Settings
-from streaming.export.record import Snapshot, SnapshotDay
+from streaming.export.record import Snapshot, SnapshotDay, read_snapshot
 from streaming.export.reprojection import SnapshotModel
 from streaming.export.rows import SOURCES
 from streaming.export.snapshots import snapshots

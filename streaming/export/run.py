@@ -21,8 +21,8 @@ from streaming.export.answer import Exported, Planned
 from streaming.export.compaction import Compacted, compact
 from streaming.export.glue import check_table, point_table
 from streaming.export.models import AS_INGESTED, choose_model
-from streaming.export.plan import ExportPlaces, Plan, make_plan
-from streaming.export.record import Snapshot, SnapshotDay
+from streaming.export.plan import ExportPlaces, ExportPlan, plan_export
+from streaming.export.record import Snapshot, SnapshotDay, find_given_up_snapshot, promote
 from streaming.export.rows import Target
 from streaming.export.snapshots import (
     begin,

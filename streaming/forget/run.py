@@ -149,7 +149,7 @@ class _Erasure:
                 for one in affected:
                     erase_in_model(models, one)
         receipt = self._ledger.receipt(self._output, self._entry, datetime.now(UTC))
-        return self._search.explain(finish(self._output, receipt, self._ledger.earlier))
+        return self._search.explain(write_receipt(self._output, receipt, self._ledger.earlier))
 
     def _find(self, files: Sequence[File]) -> list[Found]:
         looked = find(self._sweeper, files, self._denylist, self._search.watched)

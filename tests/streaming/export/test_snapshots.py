@@ -19,8 +19,8 @@ from conf.errors import AlreadyExistsError, AppError, ConflictError, LeaseLostEr
 from conf.loading import load_settings
 from conf.spark.progress import bar
 from streaming.export.answer import Exported
-from streaming.export.plan import ExportPlaces, make_plan
-from streaming.export.record import Snapshot, SnapshotDay, SnapshotFile
+from streaming.export.plan import ExportPlaces, plan_export
+from streaming.export.record import Snapshot, SnapshotDay, SnapshotFile, latest, read_snapshot, revise
 from streaming.export.run import export
 from streaming.export.snapshots import (
     begin,

@@ -12,7 +12,7 @@ import pytest
 
 from conf.errors import SettingsError
 from streaming.forget.answer import ExplainedReceipt, Forgotten, Search
-from streaming.forget.receipts import Ledger, finish
+from streaming.forget.receipts import Ledger, write_receipt
 from streaming.forget.wanted import Wanted, read_wanted
 from streaming.lease.denylist import Entry
 from streaming.storage.folder import Folder
