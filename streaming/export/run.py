@@ -118,7 +118,7 @@ def dry_run(settings: Settings) -> Planned | Exported:
     """The plan of `export`, or its answer if there is nothing new; changes nothing, and needs no Spark."""
     started = time.monotonic()
     places = ExportPlaces.of(settings)
-    plan = make_plan(places, settings.export, choose_model(settings, places.output, places.connection))
+    plan = plan_export(places, settings.export, choose_model(settings, places.output, places.connection))
     return Exported(plan.up_to_date, plan, time.monotonic() - started) if plan.up_to_date else Planned.of(plan)
 
 
