@@ -5,31 +5,38 @@ from __future__ import annotations
 import sys
 
 from conf import interrupts
+from conf.without_pandas import keep_out_pandas
 
-if __name__ == "__main__":  # the imports below take seconds, in which a signal has nothing to end
+if __name__ == "__main__":  # until a verb begins, a signal has nothing to end
     interrupts.exit_at_once(interrupts.EXIT_CODE)
+    keep_out_pandas()
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from batch_fit.backbone import CONVERTED, load_backbone
-from batch_fit.fitted import Converted, Fitted
-from batch_fit.job import fit
-from batch_fit.versions import change_current, list_models, show_model
+from batch_fit.converted import CONVERTED
 from conf.answers import Answer
 from conf.cli import Flag, Verb, make_parser, run_program
 from conf.errors import SettingsError
 from conf.settings import Settings
 from conf.spark.failures import explain_failure
-from conf.spark.progress import bar
+
+if TYPE_CHECKING:  # each verb imports what it needs when it runs
+    from batch_fit.fitted import Converted, Fitted
 
 
 def _fit(settings: Settings, _arguments: argparse.Namespace) -> Fitted:
+    from batch_fit.job import fit
+    from conf.spark.progress import bar
+
     return fit(settings, bar)
 
 
 def _models(settings: Settings, arguments: argparse.Namespace) -> Answer:
+    from batch_fit.versions import change_current, list_models, show_model
+
     action, version = arguments.action, arguments.version
     if version is None and action == "promote":
         raise SettingsError("models promote: say which VERSION; models list shows them")
@@ -46,6 +53,9 @@ def _action(parser: argparse.ArgumentParser) -> None:
 
 
 def _convert(settings: Settings, arguments: argparse.Namespace) -> Converted:
+    from batch_fit.backbone import load_backbone
+    from batch_fit.fitted import Converted
+
     to = arguments.to
     if to.suffix != CONVERTED:
         raise SettingsError(f"--to: {str(to)!r} is not allowed: the name has to end with {CONVERTED}")

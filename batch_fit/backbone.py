@@ -25,9 +25,6 @@ from streaming.features.imaging import SIDE
 if TYPE_CHECKING:
     import keras
 
-CONVERTED = ".tflite"
-"""The ending of the name of a converted backbone."""
-
 _ARCHITECTURE = f"MobileNetV2 1.0 {SIDE} avg"
 _IMAGENET = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"  # as Keras names it
 _MAX_SEED = 2**32 - 1  # NumPy's, one of the generators that Keras seeds
@@ -65,7 +62,7 @@ def load_backbone(weights: str) -> Backbone:
         PlatformError: TensorFlow is needed, and is not installed or does not run.
     """
     described = _describe(weights)
-    if weights.endswith(CONVERTED):
+    if weights.endswith(converted.CONVERTED):
         return Backbone(_read(weights), described)
     identity = _identity(weights)
     kept_as = identity and converted.name_of(identity)
@@ -109,10 +106,10 @@ def _describe(weights: str) -> str:
         return weights
     if weights.startswith("random:"):
         return f"random:{_seed(weights)}"
-    if not weights.endswith((".h5", ".keras", CONVERTED)):
+    if not weights.endswith((".h5", ".keras", converted.CONVERTED)):
         raise SettingsError(
             f"fit.weights: {weights!r} is not allowed: give imagenet, random:SEED, or the path of a Keras weights file "
-            f"(.h5 or .keras) or of a converted backbone ({CONVERTED})"
+            f"(.h5 or .keras) or of a converted backbone ({converted.CONVERTED})"
         )
     digest = hashlib.sha256(_read(weights)).hexdigest()
     return f"{os.path.basename(weights)} sha256:{digest[:12]}"

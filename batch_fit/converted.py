@@ -14,6 +14,9 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+CONVERTED = ".tflite"
+"""The ending of the name of a converted backbone."""
+
 _logger = logging.getLogger(__name__)
 
 
@@ -27,7 +30,7 @@ def name_of(model: str) -> str | None:
         converter = f"tensorflow {version('tensorflow')} keras {version('keras')}"
     except PackageNotFoundError:
         return None
-    return f"{hashlib.sha256(f'{model} {converter}'.encode()).hexdigest()[:32]}.tflite"
+    return f"{hashlib.sha256(f'{model} {converter}'.encode()).hexdigest()[:32]}{CONVERTED}"
 
 
 def read(name: str) -> bytes | None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from conf import __version__, interrupts
+from conf.without_pandas import keep_out_pandas
 
 COMMAND = "picture-features"
 PROGRAMS = {
@@ -46,6 +47,7 @@ def _help(words: Sequence[str]) -> int:
 def start() -> int:
     """The console script: `main`, but a signal counts from the first import on, in which nothing is begun."""
     interrupts.exit_at_once(0 if sys.argv[1:2] in (["run"], ["replay"]) else interrupts.EXIT_CODE)
+    keep_out_pandas()
     return main()
 
 

@@ -5,26 +5,25 @@ from __future__ import annotations
 import sys
 
 from conf import interrupts
+from conf.without_pandas import keep_out_pandas
 
-if __name__ == "__main__":  # the imports below take seconds, in which a signal has nothing to end
+if __name__ == "__main__":  # until a verb begins, a signal has nothing to end
     interrupts.exit_at_once(0 if sys.argv[1:2] in (["run"], ["replay"]) else interrupts.EXIT_CODE)
+    keep_out_pandas()
 
 import argparse
 import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
-from tqdm.contrib.logging import logging_redirect_tqdm
-
-# NumPy reads it as it is imported, below. With more threads, the last bit of a projection may not be that of a worker.
+# NumPy reads it as it is imported. With more threads, the last bit of a projection may not be that of a worker.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
-from conf.aws.connection import S3Connection
 from conf.cli import Flag, Verb, make_parser, run_program
 from conf.errors import LeaseHeldError, SettingsError
 from conf.settings import Settings
 from conf.spark.failures import explain_failure
-from conf.spark.progress import bar
 from conf.uris import resolve
 from streaming.arguments import (
     EXPORT,
@@ -37,29 +36,29 @@ from streaming.arguments import (
     add_replay_arguments,
     add_status_arguments,
 )
-from streaming.engine.job import end_without_work, open_job, skip
-from streaming.engine.metrics import open_metrics
-from streaming.engine.progress import Idle, Replayed, ReplayProgress, log_batch
-from streaming.export.answer import Exported, Planned
-from streaming.export.run import dry_run, export
-from streaming.features.schema import Reason
-from streaming.forget.answer import Forgotten
-from streaming.forget.run import forget
-from streaming.forget.wanted import Wanted, read_wanted
-from streaming.operate.findings import Findings
-from streaming.operate.health import Health, check_health
-from streaming.operate.quarantine import Listed, RetryRequested, list_quarantine, retry_quarantine
-from streaming.operate.reconcile import reconcile
-from streaming.operate.status import Status, read_status
-from streaming.operate.stop import Stopped, stop
-from streaming.output.batch_report import BatchReport
-from streaming.output.places import open_output
+from streaming.features.reasons import Reason
+
+if TYPE_CHECKING:  # each verb imports what it needs when it runs
+    from streaming.engine.progress import Idle, Replayed
+    from streaming.export.answer import Exported, Planned
+    from streaming.forget.answer import Forgotten
+    from streaming.forget.wanted import Wanted
+    from streaming.operate.findings import Findings
+    from streaming.operate.health import Health
+    from streaming.operate.quarantine import Listed, RetryRequested
+    from streaming.operate.status import Status
+    from streaming.operate.stop import Stopped
+    from streaming.output.batch_report import BatchReport
 
 _REQUIRED = ("input", "models", "output")
 _STATUS_SECONDS = 5.0  # for the only attempt: in an outage, status should say so soon
 
 
 def _run(settings: Settings, _arguments: argparse.Namespace) -> None:
+    from streaming.engine.job import open_job
+    from streaming.engine.metrics import open_metrics
+    from streaming.engine.progress import log_batch
+
     with open_metrics(settings) as metrics, open_job(settings, lambda one: log_batch(one, metrics.tell(one))) as job:
         job.follow(metrics.look)
 
@@ -70,10 +69,19 @@ def _replay(settings: Settings, arguments: argparse.Namespace) -> Replayed | Idl
     except LeaseHeldError:
         if not arguments.skip_if_running:
             raise
+        from streaming.engine.job import skip
+        from streaming.engine.progress import Idle
+
         return Idle(resolve(settings.output or ""), skip(settings))
 
 
 def _replay_now(settings: Settings) -> Replayed | Idle:
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    from streaming.engine.job import end_without_work, open_job
+    from streaming.engine.metrics import open_metrics
+    from streaming.engine.progress import Idle, ReplayProgress
+
     output, progress = resolve(settings.output or ""), ReplayProgress()
 
     def advance(report: BatchReport) -> None:
@@ -93,10 +101,14 @@ def _replay_now(settings: Settings) -> Replayed | Idle:
 
 
 def _reconcile(settings: Settings, arguments: argparse.Namespace) -> Findings:
+    from streaming.operate.reconcile import reconcile
+
     return reconcile(settings, enqueue=arguments.enqueue)
 
 
 def _quarantine(settings: Settings, arguments: argparse.Namespace) -> Listed | RetryRequested:
+    from streaming.operate.quarantine import list_quarantine, retry_quarantine
+
     reason = Reason(arguments.reason) if arguments.reason else None
     if arguments.action == "retry":
         return retry_quarantine(settings, reason, dry_run=arguments.dry_run)
@@ -106,17 +118,27 @@ def _quarantine(settings: Settings, arguments: argparse.Namespace) -> Listed | R
 
 
 def _status(settings: Settings, arguments: argparse.Namespace) -> Status | Health:
+    from conf.aws.connection import S3Connection
+    from streaming.operate.health import check_health
+    from streaming.operate.status import read_status
+    from streaming.output.places import open_output
+
     output = open_output(settings, S3Connection.of(settings.s3).hasty(_STATUS_SECONDS))
     now = datetime.now(UTC)
     return check_health(output, now, arguments.max_behind) if arguments.check else read_status(output, now)
 
 
 def _export(settings: Settings, arguments: argparse.Namespace) -> Exported | Planned:
+    from conf.spark.progress import bar
+    from streaming.export.run import dry_run, export
+
     return dry_run(settings) if arguments.dry_run else export(settings, bar)
 
 
 def _to_forget(arguments: argparse.Namespace) -> tuple[Wanted, bool]:
     """What to forget, and whether this only shows the rows; standard input can be read only once."""
+    from streaming.forget.wanted import read_wanted
+
     wanted = read_wanted(arguments.paths, arguments.prefix, arguments.from_file)
     if arguments.dry_run and not wanted:
         raise SettingsError("forget --dry-run: say what to forget: PATH..., --prefix P or --from-file F")
@@ -124,11 +146,16 @@ def _to_forget(arguments: argparse.Namespace) -> tuple[Wanted, bool]:
 
 
 def _forget(settings: Settings, asked: tuple[Wanted, bool]) -> Forgotten:
+    from conf.spark.progress import bar
+    from streaming.forget.run import forget
+
     wanted, only_look = asked
     return forget(settings, wanted, bar, dry_run=only_look)
 
 
 def _stop(settings: Settings, _arguments: argparse.Namespace) -> Stopped:
+    from streaming.operate.stop import stop
+
     return stop(settings)
 
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from conf.cli import Flag
 from conf.settings import parse_duration
-from streaming.features.schema import Reason
+from streaming.features.reasons import Reason
 
 NAMES = (Flag("stream.ignore", "NAMES"), Flag("stream.include", "NAMES"))
 STREAM = (

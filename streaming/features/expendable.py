@@ -19,7 +19,7 @@ from typing import Self
 import pyarrow as pa
 
 from streaming.features.featurizer import Featurizer, Recipe, rejected
-from streaming.features.schema import Reason
+from streaming.features.reasons import Reason
 
 _ATTEMPTS = 2
 _READY = "ready"

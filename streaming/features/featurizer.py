@@ -26,7 +26,8 @@ from streaming.features.fetching import Fetcher
 from streaming.features.imaging import Limits, Rejected, decode
 from streaming.features.projection import Projection
 from streaming.features.reading import PictureReader
-from streaming.features.schema import OUTCOMES, Reason
+from streaming.features.reasons import Reason
+from streaming.features.schema import OUTCOMES
 from streaming.storage.folder import StoredPicture
 from streaming.storage.locations import is_on_s3, look_up
 

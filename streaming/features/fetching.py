@@ -9,7 +9,7 @@ from functools import partial
 
 from streaming.features.imaging import Rejected
 from streaming.features.reading import PictureReader
-from streaming.features.schema import Reason
+from streaming.features.reasons import Reason
 
 _MAX_BYTES_AHEAD = 64 * 2**20
 _LONGEST_READ = 600.0

@@ -19,7 +19,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from streaming.features import gif, jpeg, png, tiff, webp
-from streaming.features.schema import Reason
+from streaming.features.reasons import Reason
 
 # There are as many workers as processors, so a codec gets one thread.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1

@@ -34,7 +34,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from streaming.features import jpeg, tiff
 from streaming.features.exif import Exif, read_exif
 from streaming.features.formats import Format, Rejected, recognise, unsupported, without_bad_metadata
-from streaming.features.schema import Reason
+from streaming.features.reasons import Reason
 
 __all__ = ["SIDE", "Limits", "Picture", "Rejected", "decode"]
 

@@ -20,7 +20,7 @@ from conf.backoff import pauses
 from conf.errors import AppError, InputError, StorageError, TransientError
 from conf.failures import Meaning, meaning_of, said_of
 from streaming.features.imaging import Rejected
-from streaming.features.schema import Reason
+from streaming.features.reasons import Reason
 from streaming.storage.locations import drop_from_cache, is_inside, is_on_s3, list_folder, read_picture, subfolders
 
 _TRIES = {Meaning.DENIED: 1, Meaning.DOUBTFUL: 2, Meaning.PASSING: 3}

@@ -20,7 +20,8 @@ from conf.answers import Answer, Row, command
 from conf.aws.connection import S3Connection
 from conf.errors import NotFoundError, StorageError
 from conf.settings import Settings
-from streaming.features.schema import QUARANTINE, Reason
+from streaming.features.reasons import Reason
+from streaming.features.schema import QUARANTINE
 from streaming.lease.denylist import Denylist
 from streaming.output.decision import QUARANTINE_TABLE, complete_manifests
 from streaming.output.places import open_output

@@ -65,7 +65,7 @@ def test_an_unexpected_failure_is_json_too(
         raise ZeroDivisionError("a defect")
 
     monkeypatch.setenv("PICTURE_FEATURES_LOG__FORMAT", "json")
-    monkeypatch.setattr("streaming.__main__.open_output", fail)
+    monkeypatch.setattr("streaming.output.places.open_output", fail)
     assert stream(["status", "--output", str(tmp_path)]) == 1
     line = _last_line(capsys)
     assert (line["exit_code"], line["error"], line["output"]) == (1, "ZeroDivisionError", str(tmp_path))

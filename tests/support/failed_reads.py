@@ -9,7 +9,7 @@ import pytest
 
 from conf.errors import AppError, StorageError, TransientError
 from streaming.features.imaging import Rejected
-from streaming.features.schema import Reason
+from streaming.features.reasons import Reason
 
 Outcome = Reason | type[AppError]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from streaming.features.schema import Reason
+from streaming.features.reasons import Reason
 
 ODDITIES: dict[str, tuple[int, int] | Reason] = {
     "bombs/decompression_bomb.gif": Reason.TOO_MANY_PIXELS,

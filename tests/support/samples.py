@@ -19,7 +19,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image
 
-from streaming.features.schema import Reason
+from streaming.features.reasons import Reason
 
 Plane = NDArray[np.floating]
 Colour = tuple[float, float, float]

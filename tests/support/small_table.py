@@ -10,7 +10,8 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pyarrow as pa
 
-from streaming.features.schema import FEATURE_COUNT, OUTCOMES, Reason
+from streaming.features.reasons import Reason
+from streaming.features.schema import FEATURE_COUNT, OUTCOMES
 from streaming.output.batch_report import BatchReport
 from streaming.output.tables import Result, Tables
 from streaming.storage.folder import Folder

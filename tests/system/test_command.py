@@ -7,6 +7,7 @@ import sys
 import tomllib
 from collections import Counter
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -87,3 +88,32 @@ def test_the_command_handles_signals_before_it_imports_what_takes_seconds() -> N
     script = "import sys, conf.command; print({'pyspark', 'pyarrow', 'boto3', 'pydantic'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", script], cwd=PROJECT, stdout=subprocess.PIPE, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+@pytest.mark.parametrize(
+    ("program", "words", "needless"),
+    [
+        ("streaming", "--help", "numpy pyarrow"),
+        ("streaming", "status --wrong", "numpy pyarrow"),
+        ("streaming", "status --output {place}", ""),
+        ("streaming", "status --check --output {place}", ""),
+        ("streaming", "stop --output {place}", ""),
+        ("streaming", "quarantine list --output {place}", ""),
+        ("batch_fit", "--help", "numpy pyarrow"),
+        ("batch_fit", "models list --models {place}", ""),
+    ],
+)
+def test_a_verb_without_spark_imports_nothing_that_takes_long(
+    program: str, words: str, needless: str, tmp_path: Path
+) -> None:
+    """The answer is there within a second; what these modules take would be more than all the rest."""
+    script = (
+        "import runpy, sys\n"
+        f"try: runpy.run_module('{program}', run_name='__main__', alter_sys=True)\n"
+        "except SystemExit: pass\n"
+        f"loaded = {{'pyspark', 'pandas', 'tensorflow', 'ai_edge_litert', 'boto3', *'{needless}'.split()}}\n"
+        "print('loaded', sorted(loaded & {*sys.modules}))"
+    )
+    command = [sys.executable, "-c", script, *words.format(place=tmp_path).split()]
+    done = subprocess.run(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "loaded []"

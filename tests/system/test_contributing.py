@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from streaming.features.schema import Reason
+from streaming.features.reasons import Reason
 from tests.support.streams import PROJECT
 
 PAGE = (PROJECT / "CONTRIBUTING.md").read_text(encoding="utf-8")

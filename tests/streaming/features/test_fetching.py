@@ -13,7 +13,7 @@ from streaming.features import fetching, reading
 from streaming.features.fetching import Fetcher
 from streaming.features.imaging import Rejected
 from streaming.features.reading import PictureReader
-from streaming.features.schema import Reason
+from streaming.features.reasons import Reason
 from streaming.storage.locations import read_picture
 
 _AT_ONCE = 4

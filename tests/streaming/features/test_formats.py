@@ -17,7 +17,7 @@ from PIL import Image
 from pillow_heif import from_pillow
 
 from streaming.features.imaging import Limits, decode
-from streaming.features.schema import Reason
+from streaming.features.reasons import Reason
 from tests.support.pictures import (
     FORMATS,
     LIMITS,

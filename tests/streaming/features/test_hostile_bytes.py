@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from streaming.features.imaging import Limits, Picture, Rejected, decode
-from streaming.features.schema import Reason
+from streaming.features.reasons import Reason
 from tests.support.pictures import FORMATS, LIMITS, encoded, outcome, rejection
 
 

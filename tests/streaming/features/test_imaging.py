@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from streaming.features.imaging import Limits, Picture, Rejected, decode
-from streaming.features.schema import Reason
+from streaming.features.reasons import Reason
 from tests.support.data import shared_data
 from tests.support.pictures import (
     FORMATS,

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from streaming.features.imaging import Rejected
-from streaming.features.schema import Reason
+from streaming.features.reasons import Reason
 from tests.support.pictures import encoded, fruit, outcome
 
 _TURNED = 6

@@ -18,7 +18,7 @@ from conf.errors import InputError, StorageError
 from conf.failures import BY_CODE, BY_ERRNO, meaning_of
 from streaming.features import reading
 from streaming.features.reading import PictureReader
-from streaming.features.schema import Reason
+from streaming.features.reasons import Reason
 from streaming.storage import local
 from tests.support.failed_reads import CODES, ERRNOS, outcome_of
 

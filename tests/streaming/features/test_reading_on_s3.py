@@ -11,7 +11,7 @@ from conf.aws.connection import S3Connection, forget_clients
 from conf.errors import StorageError, TransientError
 from streaming.features import reading
 from streaming.features.reading import PictureReader
-from streaming.features.schema import Reason
+from streaming.features.reasons import Reason
 from streaming.storage.locations import look_up
 from tests.support.buckets import Bucket, new_bucket
 from tests.support.failed_reads import CODES, outcome_of

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from streaming.features.imaging import Picture, decode
-from streaming.features.schema import Reason
+from streaming.features.reasons import Reason
 from tests.support.pictures import LIMITS, encoded, fruit, outcome, plain, rejection, tiff
 
 Samples = NDArray[np.integer]
