@@ -32,10 +32,10 @@ class Answer(ABC):
         """The answer for programs: by default, an object with the attributes as keys."""
         return asdict(self)
 
-    def as_text(self, *, guided: bool = False) -> str:
-        """The rows, aligned; if `guided`, with what to type next at the end."""
+    def as_text(self) -> str:
+        """The rows, aligned, with what to type next at the end."""
         rows = [*self.rows()]
-        if guided and (step := self.next_step()):
+        if step := self.next_step():
             rows.append(("next", step))
         return "\n".join(row if isinstance(row, str) else f"{row[0]:<{_WIDTH}} {row[1]}" for row in rows)
 

@@ -227,15 +227,15 @@ def _run(
             return _report(error, explain(error), log, debug=arguments.debug)
     if answer:
         as_json = verb.json and arguments.json
-        sys.stdout.write(f"{_printed(answer, as_json=as_json, guided=log.as_text)}\n")
+        sys.stdout.write(f"{_printed(answer, as_json=as_json)}\n")
         sys.stdout.flush()
     return 0
 
 
-def _printed(answer: Answer | str, *, as_json: bool, guided: bool) -> str:
+def _printed(answer: Answer | str, *, as_json: bool) -> str:
     if isinstance(answer, str):
         return answer
-    return answer.as_json() if as_json else answer.as_text(guided=guided)
+    return answer.as_json() if as_json else answer.as_text()
 
 
 def _wants_json(words: Sequence[str]) -> bool:

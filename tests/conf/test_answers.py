@@ -66,11 +66,9 @@ def bake(*words: str, attempts: Sequence[Exception] = ()) -> list[object]:
     return given
 
 
-@pytest.mark.parametrize(("log", "said"), [("text", TEXT + NEXT), ("json", TEXT)])
-def test_people_are_told_what_to_type_next(log: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Where the log is for people, too."""
-    bake("--log-format", log)
-    assert capsys.readouterr().out == said
+def test_people_are_told_what_to_type_next(capsys: pytest.CaptureFixture[str]) -> None:
+    bake()
+    assert capsys.readouterr().out == TEXT + NEXT
 
 
 def test_programs_get_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -165,6 +165,7 @@ def test_a_jvm_that_does_not_start_is_answered_with_its_own_words(tmp_path: Path
     assert f"Spark does not start on local[*,4]: Too small maximum heap; see {log}" in last
 
 
+@pytest.mark.usefixtures("jvm")
 def test_a_stale_pyspark_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """PYTHONPATH often holds that of another Spark."""
     monkeypatch.setattr("pyspark.__version__", "3.5.0")

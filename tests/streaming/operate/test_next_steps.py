@@ -43,4 +43,4 @@ _LISTED = Listed("/out", {"corrupt": 2}, [], retries=0)
 def test_it_is_a_command_with_the_paths_just_used(answer: Answer, step: str | None) -> None:
     """A monitor, and who has nothing left to do, gets none."""
     assert answer.next_step() == step
-    assert answer.as_text(guided=True).endswith(f"\nnext         {step}") == bool(step)
+    assert answer.as_text().endswith(f"\nnext         {step}") == bool(step)
