@@ -6,7 +6,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Tests share the cores, and threads of OpenBLAS that wait for one another spin: a fit would take several times as long.
 test-fast test test-yarn: export OPENBLAS_NUM_THREADS = 1
 
-.PHONY: help setup demo test-fast test test-yarn soak check bench clean
+.PHONY: help setup demo test-fast test test-yarn soak check bench bench-peers clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -39,5 +39,13 @@ check: setup ## check style, formatting, types, the direction of imports and spe
 bench: setup ## measure what the README states about speed
 	.venv/bin/python -m benchmarks
 
+bench-peers: setup .venv-peers/installed.txt ## measure a replay beside Daft and Ray Data, installed into .venv-peers
+	.venv/bin/python -m benchmarks.peers
+
+.venv-peers/installed.txt: requirements/peers.txt
+	.venv/bin/python -m venv --clear .venv-peers
+	.venv-peers/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements/peers.txt
+	cp requirements/peers.txt $@
+
 clean: ## remove all that these targets made
-	rm -rf .venv .java demo build *.egg-info .hypothesis .*_cache
+	rm -rf .venv .venv-peers .java demo build *.egg-info .hypothesis .*_cache

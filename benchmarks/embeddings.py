@@ -2,9 +2,9 @@
 
     python -m benchmarks.embeddings [ROWS [FILES [PICTURES]]]
 
-A replay that keeps them and one that drops them run at the same time, each on a core of its own, and change cores from
-round to round: a machine that is never twice as fast is the same for both. A fit and a refit run in turn, as whole
-programs. The large table is synthetic: half of its numbers are 0, as of the backbone, and the others are random.
+A replay that keeps them and one that drops them run side by side, as `benchmarks.support.pairs` has it. A fit and a
+refit run in turn, as whole programs. The large table is synthetic: half of its numbers are 0, as of the backbone, and
+the others are random.
 """
 
 from __future__ import annotations
@@ -14,10 +14,8 @@ import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from statistics import median
 
 import numpy as np
-import psutil
 import pyarrow as pa
 
 from benchmarks.support.common import (
@@ -30,8 +28,8 @@ from benchmarks.support.common import (
     print_figures,
     run_measured,
     run_program,
-    steady_rate,
 )
+from benchmarks.support.pairs import compare, enough_pictures, stream
 from streaming.features.backbone import backbone_id
 from streaming.features.schema import EMBEDDINGS, FEATURE_COUNT
 from streaming.output.embeddings import embeddings_files
@@ -39,11 +37,9 @@ from streaming.storage.locations import open_folder
 from streaming.storage.parquet import as_parquet, read_size
 from tests.support.samples import write_samples
 from tests.support.scratch import new_place, read_backbone
-from tests.support.streams import Place, begin, end, start
+from tests.support.streams import Place, begin
 
-_ROUNDS = 6
 _PICTURES = 20_000
-_SOME = 3_000
 _ROWS = 1_000_000
 _FILES = 10_000
 
@@ -52,25 +48,18 @@ def measure(rows: int = _ROWS, files: int = _FILES, pictures: int = _PICTURES) -
     """The stream with and without, a refit beside a fit, and a refit on a large table."""
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         samples = write_samples(Path(folder), 2000, broken=0).pictures
-        ratios = [_kept_over_dropped(samples, number % 2) for number in range(_ROUNDS)]
-        spread = f"replay, embeddings kept over dropped ({min(ratios):.2f} to {max(ratios):.2f})"
-        yield at_least(spread, median(ratios), 0.97)
+        yield from _kept_beside_dropped(samples)
         yield from _refit_beside_fit(samples, pictures)
     yield from _refit_of_many(rows, files)
 
 
-def _kept_over_dropped(samples: list[Path], first_core: int) -> float:
-    """The pictures per second of one replay over those of the other, beside each other."""
+def _kept_beside_dropped(samples: list[Path]) -> Iterator[Figure]:
     with new_place() as kept, new_place() as dropped:
-        replays = []
-        for place, what, core in ((kept, "keep", first_core), (dropped, "drop", 1 - first_core)):
-            link_pictures(place.source, samples, _SOME)
-            more = ("--embeddings", what, "--master", "local[1,4]", "--max-pictures", "500")
-            replays.append(start("streaming", arguments(place, "replay", *more)))
-            psutil.Process(replays[-1].pid).cpu_affinity([core])
-        for replay in replays:
-            end(replay)
-        return steady_rate(kept) / steady_rate(dropped)
+        for place in (kept, dropped):
+            link_pictures(place.source, samples, enough_pictures())
+        keeping = stream("replay that keeps embeddings", kept, "--embeddings", "keep")
+        dropping = stream("one that drops them", dropped, "--embeddings", "drop")
+        yield from compare(keeping, dropping).figures("100x100", target=0.97)
 
 
 def _refit_beside_fit(samples: list[Path], pictures: int) -> Iterator[Figure]:

@@ -16,3 +16,6 @@ lock dev.txt pyproject.toml --all-extras
 lock fit.txt pyproject.toml --extra fit -c requirements/dev.txt
 lock run.txt pyproject.toml -c requirements/dev.txt
 lock java.txt --group java
+# The peers run the same versions of what featurizes; the rest is theirs, as they have bounds of their own.
+grep -E '^(ai-edge-litert|numpy|pillow|pyarrow)==' requirements/run.txt | sed 's/ .*//' |
+    lock peers.txt --group peers -c -

@@ -1,11 +1,15 @@
-"""The bare loop: decode, infer, project and nothing else, in as many processes as there are cores.
+"""The bare loop: decode, infer, project and nothing else, on pictures that are in memory already.
 
-It is the upper bound of this machine's throughput with the application's own parts.
+    python -m benchmarks.support.bare FOLDER
+
+It is the upper bound of this machine's throughput with the application's own parts. As a program it is one process,
+which takes the pictures of FOLDER in turn until it is killed.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -15,6 +19,7 @@ from pathlib import Path
 from threading import Barrier
 
 from benchmarks.support.common import CORES
+from benchmarks.support.counted import PICTURES, CountedFeatures
 from streaming.features.backbone import BackboneRunner
 from streaming.features.imaging import Limits, decode
 from tests.support.models import random_projection
@@ -45,3 +50,15 @@ def _loop(flatbuffer: bytes, pictures: Sequence[Path], count: int, start: Barrie
     for content in islice(cycle(contents), count):
         projection.apply(backbone.run(decode(content, _LIMITS).pixels))
     return count / (time.perf_counter() - started)
+
+
+def main() -> None:
+    """Take the pictures of a folder, over and over."""
+    [folder] = sys.argv[1:]
+    features = CountedFeatures(folder)
+    for content in cycle([picture.read_bytes() for picture in sorted(Path(folder, PICTURES).iterdir())]):
+        features(content)
+
+
+if __name__ == "__main__":
+    main()
