@@ -7,7 +7,7 @@ counts for both alike. The figure is the median of the rounds, beside their spre
 
 Others on the machine slow both down alike, because Linux shares a core among sessions before it shares it among
 threads, and each system is a session of its own. Still, what a system spends whether or not it gets on weighs more
-then: the share of its core that each had tells whether the machine was idle.
+then. The share of its core that each had tells: on an idle machine, the rest is time in which the system waited.
 
 Start-up is left out: the first round begins when both have got going. Pictures are counted by what a system has
 committed or noted, with a straight line between two of those moments, so a slice should not be much shorter than the
@@ -17,6 +17,7 @@ time from one commit to the next. User and system seconds of the process trees a
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -154,6 +155,7 @@ def compare(one: System, other: System, rounds: int = ROUNDS, seconds: float = S
     Raises:
         RuntimeError: one of them has ended, or does not get on; with all that it said.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the systems would outlive this process
     cores = sorted(os.sched_getaffinity(0))[:2]
     with _running(one, cores[0]) as first, _running(other, cores[1]) as second:
         both = (first, second)
