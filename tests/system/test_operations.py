@@ -43,7 +43,7 @@ def test_the_runbook_does_what_it_says(
     assert "nothing new" in replay
     assert "corrupt" in quarantine
     assert re.search(r"missed +0", reconcile)
-    assert "current:" in rollback
+    assert re.search(r"^current +\d{8}T", rollback, re.MULTILINE)
     assert re.search(r"rows +25 of", export)
     assert "5 from features" in forget
     [snippet] = blocks(RUNBOOK, "python")

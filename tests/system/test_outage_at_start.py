@@ -99,7 +99,7 @@ def test_what_standard_input_asks_to_forget_is_asked_again(monkeypatch: pytest.M
             raise TransientError("the store does not answer")
         return []
 
-    monkeypatch.setattr(streaming, "forget", forget)
+    monkeypatch.setattr("streaming.forget.run.forget", forget)
     monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO(b"/a.jpg\n")))
     assert streaming.main(["forget", "--from-file", "-", "--output", str(tmp_path)]) == 0
     first, second = asked

@@ -66,7 +66,7 @@ def test_the_readme_does_what_it_says(tmp_path: Path, wait_for: Callable[[Callab
     said = run_commands(block(README, "sh", "--embeddings table"), tmp_path)
     assert f"pictures     {here['pictures']}" in said
     said = run_commands(block(README, "sh", "models rollback"), tmp_path)
-    assert said.endswith(f"current      {second}\n")
+    assert f"\ncurrent      {second}\n" in said
     run_commands(block(README, "sh", "streaming stop"), tmp_path)
     said, _ = stream.communicate(timeout=180)
     assert stream.returncode == 0, said
