@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from zipimport import zipimporter
 
 from pyspark.sql import SparkSession
 
 
-def _look(_: Iterator[int]) -> Iterator[tuple[str, int, bool]]:
+def _look(_: Iterable[int]) -> Iterator[tuple[str, int, bool]]:
     import pyspark  # noqa: PLC0415 - in the worker
 
     archives = sum(isinstance(finder, zipimporter) for finder in sys.path_importer_cache.values())
