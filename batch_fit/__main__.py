@@ -59,13 +59,13 @@ def _convert(settings: Settings, arguments: argparse.Namespace) -> Converted:
     to = arguments.to
     if to.suffix != CONVERTED:
         raise SettingsError(f"--to: {str(to)!r} is not allowed: the name has to end with {CONVERTED}")
-    backbone = load_backbone(settings.fit.weights)
+    backbone = load_backbone(settings.fit.weights, settings.fit.side)
     try:
         to.parent.mkdir(parents=True, exist_ok=True)
         to.write_bytes(backbone.flatbuffer)
     except OSError as error:
         raise SettingsError(f"--to: cannot write {to}: {error.strerror}") from error
-    return Converted(backbone.weights, str(to), len(backbone.flatbuffer))
+    return Converted(backbone.weights, backbone.side, str(to), len(backbone.flatbuffer))
 
 
 def _to(parser: argparse.ArgumentParser) -> None:
@@ -89,6 +89,7 @@ VERBS = (
             Flag("fit.k", "N"),
             Flag("fit.variance", "F"),
             Flag("fit.weights", "WEIGHTS"),
+            Flag("fit.side", "PIXELS"),
             Flag("fit.save_features", "URI"),
             Flag("fit.limit", "N"),
             Flag("fit.from_version", "VERSION", "from"),
@@ -112,7 +113,7 @@ VERBS = (
         "Convert the backbone once, for fits where there is no TensorFlow.",
         "Write the backbone as a LiteRT file. A fit with --weights FILE takes it as it is, and needs no TensorFlow:\n"
         "convert on a laptop, fit on a cluster.",
-        (Flag("fit.weights", "WEIGHTS"),),
+        (Flag("fit.weights", "WEIGHTS"), Flag("fit.side", "PIXELS")),
         (),
         _convert,
         _to,

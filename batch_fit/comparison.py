@@ -30,6 +30,7 @@ class Contender:
     Attributes:
         version: of the model.
         weights: of its backbone.
+        side: at which its backbone sees pictures.
         k: its number of components.
         evidence: the statistics and held-out pictures that it was fitted to.
         identities: of all its pictures.
@@ -37,6 +38,7 @@ class Contender:
 
     version: str
     weights: str
+    side: int
     k: int
     evidence: Evidence
     identities: AbstractSet[bytes]
@@ -56,8 +58,9 @@ def compare(new: Contender, current: Contender) -> ModelComparison:
     Each is fitted again without them, with as many components as it has. Both are measured with the same yardstick:
     the share of the variance that a model restores, of features scaled to variance 1 over the pictures of both.
     """
-    if new.weights != current.weights:
-        return _cannot_tell(current, 0, f"its features are those of another backbone ({current.weights})")
+    if (new.weights, new.side) != (current.weights, current.side):
+        why = f"its features are those of another backbone ({current.weights} at {current.side} pixels)"
+        return _cannot_tell(current, 0, why)
     unseen = HeldBack.of(
         {
             identity: features
@@ -112,9 +115,8 @@ def compare_with_current(registry: Registry, new: Contender) -> ModelComparison 
         return None
     try:
         model = registry.open(version)
-        current = Contender(
-            version, model.manifest.weights, model.manifest.k, Evidence.of_bundle(model), read_identities(model)
-        )
+        manifest, evidence = model.manifest, Evidence.of_bundle(model)
+        current = Contender(version, manifest.weights, manifest.side, manifest.k, evidence, read_identities(model))
     except ModelError as error:
         return ModelComparison(current=version, reason=f"it cannot be compared with {version}: {error}")
     comparison = compare(new, current)

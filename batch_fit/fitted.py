@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from batch_fit.classes import FEWEST
 from conf.answers import Answer, Row, command
 from streaming.registry.bundle import ENOUGH_HELD_BACK, BundleManifest, ClassifierFigures, HeldBackFigures
+
+if TYPE_CHECKING:  # it imports Spark, which `convert` does without
+    from batch_fit.sides import SidesCompared
 
 _NAMED = 10
 
@@ -23,6 +27,7 @@ class Fitted(Answer):
         promoted: whether it is the current model now.
         rejected: pictures that could not be used, by reason, the most frequent first.
         on_embeddings: whether the input of the manifest is an output whose embeddings were read.
+        sides: a comparison with 224 pixels; None if that is its side, or it could not be compared.
     """
 
     models: str
@@ -31,6 +36,7 @@ class Fitted(Answer):
     promoted: bool
     rejected: dict[str, int]
     on_embeddings: bool
+    sides: SidesCompared | None
 
     def rows(self) -> Iterator[Row]:
         """The model, and how good it is."""
@@ -41,6 +47,7 @@ class Fitted(Answer):
             yield "compared", manifest.comparison.reason
         yield "components", f"{manifest.k}, which keep {manifest.variance_kept:.1%} of the variance"
         yield "weights", manifest.weights
+        yield "side", _describe_side(manifest.side, self.sides)
         yield "pictures", f"{manifest.pictures:,}"
         yield "held out", describe_held_out(manifest.held_back)
         if manifest.classifier:
@@ -64,17 +71,19 @@ class Converted(Answer):
 
     Attributes:
         weights: its id.
+        side: width and height in pixels of the pictures that it sees.
         file: where it was written.
         bytes: its size.
     """
 
     weights: str
+    side: int
     file: str
     bytes: int
 
     def rows(self) -> Iterator[Row]:
         """One line."""
-        yield f"{self.weights} converted: {self.file} ({self.bytes:,} bytes)"
+        yield f"{self.weights} at {self.side} pixels converted: {self.file} ({self.bytes:,} bytes)"
 
     def next_step(self) -> str:
         """To fit with it."""
@@ -88,6 +97,16 @@ def describe_held_out(figures: HeldBackFigures | None) -> str:
     if figures.pictures < ENOUGH_HELD_BACK:
         return f"{figures.pictures} of them, too few to tell drift ({ENOUGH_HELD_BACK} are needed)"
     return f"{figures.pictures:,} of them; a fit without them keeps {figures.variance_kept:.1%} of their variance"
+
+
+def _describe_side(side: int, compared: SidesCompared | None) -> str:
+    if compared is None:
+        return f"{side} pixels"
+    ratio = compared.own.rate / compared.default.rate
+    return (
+        f"{side} pixels, {ratio:.2f} times as fast as {compared.default.side}, with {compared.overlap:.0%} of its "
+        f"nearest neighbours ({compared.pictures:,} held-out pictures; the report has more)"
+    )
 
 
 def _describe_classes(figures: ClassifierFigures) -> Iterator[Row]:

@@ -8,19 +8,21 @@ from dataclasses import dataclass, field, replace
 
 from pyspark.sql import DataFrame, SparkSession
 
-from batch_fit.backbone import load_backbone
+from batch_fit.backbone import Backbone, load_backbone
 from batch_fit.classes import Classes, Holdout
 from batch_fit.embeddings import Embeddings, RowFilter
 from batch_fit.featurize import Kept, featurize
 from batch_fit.folding import Featurized, paths_of
-from batch_fit.plan import FitPlan
+from batch_fit.plan import FitPlan, check_side
 from batch_fit.sample import choose
+from batch_fit.sides import Sights, look
 from batch_fit.stages import Stages
 from conf.errors import InputError, ModelError
 from conf.settings import Settings
 from conf.spark.progress import Progress
 from streaming.features.backbone import backbone_id
 from streaming.features.featurizer import Recipe
+from streaming.features.imaging import DEFAULT_SIDE
 from streaming.lease.denylist import Denylist, read_entries
 from streaming.output.embeddings import EMBEDDINGS_TABLE, embeddings_files, files_without_embeddings
 from streaming.output.lineage import Derivative, record
@@ -38,15 +40,15 @@ class Gathered:
 
     Attributes:
         featurized: the outcome of each picture.
-        backbone: flatbuffer.
-        weights: their name.
+        backbone: of these features.
+        sights: of held-out pictures, for a comparison with 224 pixels; None if that is their side, or they are too few.
         rows: path and features of all pictures of a classifier, for a second pass; None if there is none.
         paths: of those of them that have features.
     """
 
     featurized: Featurized
-    backbone: bytes = field(repr=False)
-    weights: str
+    backbone: Backbone
+    sights: Sights | None = None
     rows: DataFrame | None = None
     paths: Sequence[str] = field(default=(), repr=False)
 
@@ -75,17 +77,21 @@ def _from_pictures(settings: Settings, plan: FitPlan, stages: Stages) -> Gather:
     if plan.holdout:
         _check_classes([picture.path for picture in pictures], plan.source, plan.holdout)
     with stages("load the backbone"):
-        backbone, weights = _backbone(settings.fit.weights, plan.base)
+        options = settings.fit
+        backbone = Backbone.of(plan.base) if plan.base else load_backbone(options.weights, options.side)
 
     def gather(spark: SparkSession, progress: Progress) -> Gathered:
         if not new:
-            return Gathered(Featurized.nothing(), backbone, weights)
+            return Gathered(Featurized.nothing(), backbone)
         done = spark.sparkContext.accumulator(0)
+        recipe, sights = Recipe.of(backbone.flatbuffer, None, settings), None
         with stages("featurize and fold"), progress(len(new), "pictures", lambda: done.value):
-            recipe = Recipe.of(backbone, None, settings)
             kept = Kept(plan.save_to, plan.classifies)
             featurized, rows = featurize(spark, new, recipe, kept, done)
-        return Gathered(featurized, backbone, weights, rows, featurized.accepted.column("path").to_pylist())
+        if backbone.side != DEFAULT_SIDE:
+            with stages(f"see held-out pictures at {DEFAULT_SIDE} pixels, too"):
+                sights = look(spark, new, featurized.evidence.held_back, recipe)
+        return Gathered(featurized, backbone, sights, rows, featurized.accepted.column("path").to_pylist())
 
     return gather
 
@@ -93,14 +99,6 @@ def _from_pictures(settings: Settings, plan: FitPlan, stages: Stages) -> Gather:
 def _check_classes(paths: list[str], source: str, holdout: str) -> None:
     """Refuse pictures to which no classifier can be fitted, before they are read."""
     Holdout.of(paths, Classes.of(paths, source), holdout, lambda _: False)
-
-
-def _backbone(weights: str, base: Bundle | None) -> tuple[bytes, str]:
-    """The flatbuffer, and the name of its weights; those of the model that the fit adds to, if there is one."""
-    if base:
-        return base.file(BACKBONE), base.manifest.weights
-    loaded = load_backbone(weights)
-    return loaded.flatbuffer, loaded.weights
 
 
 def _from_embeddings(settings: Settings, plan: FitPlan, stages: Stages) -> Gather:
@@ -128,15 +126,16 @@ def _from_embeddings(settings: Settings, plan: FitPlan, stages: Stages) -> Gathe
             chosen, identities = table.choose(spark, options.limit, progress)
             _logger.info("%d pictures in %s are new to the statistics", len(identities), output.path(EMBEDDINGS_TABLE))
             owner = plan.base or _owner(Registry(plan.models), chosen.wanted.backbone)
+            check_side(options.side, owner)
         with stages("read and fold"):
             featurized = chosen.fold(spark, identities, progress)
         if not plan.classifies:
-            return Gathered(featurized, owner.file(BACKBONE), owner.manifest.weights)
+            return Gathered(featurized, Backbone.of(owner))
         # On all pictures, those of the base among them.
         both = replace(chosen, wanted=replace(chosen.wanted, seen=frozenset()))
         paths = both.paths(spark) if plan.base else [*paths_of(featurized.accepted)]
         rows = both.rows(spark, len(paths))
-        return Gathered(featurized, owner.file(BACKBONE), owner.manifest.weights, rows, paths)
+        return Gathered(featurized, Backbone.of(owner), rows=rows, paths=paths)
 
     return gather
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from pyspark.sql import SparkSession
@@ -23,6 +23,7 @@ from batch_fit.plan import FitPlan, plan_fit
 from batch_fit.report.describe import describe_fit
 from batch_fit.report.report import render
 from batch_fit.sample import write_identities
+from batch_fit.sides import SidesCompared, compare_sides
 from batch_fit.stages import Stages
 from conf.settings import Settings
 from conf.spark.progress import Progress
@@ -55,12 +56,14 @@ class _Learned:
         evidence: the statistics, with those of the base.
         projection: fitted to them.
         classification: on the projected features, if it is asked for.
+        sides: a comparison with 224 pixels, where there is something to compare.
     """
 
     gathered: Gathered
     evidence: Evidence
     projection: Projection
     classification: Classification | None
+    sides: SidesCompared | None
 
 
 @dataclass(frozen=True)
@@ -97,27 +100,31 @@ def _learn(settings: Settings, plan: FitPlan, gathered: Gathered, stages: Stages
         if plan.base:
             evidence = Evidence.of_bundle(plan.base).merge(evidence)
         projection = fit_pca(evidence.statistics, settings.fit.k, settings.fit.variance_target)
-    classification = None
+    classification = sides = None
     if gathered.rows is not None and plan.holdout:
         with stages("fit the classifier"):
             paths = list(gathered.paths)
             source = shared_folder(paths) if settings.fit.embeddings else plan.source
             classes = Classes.of(paths, source)
             classification = classify(gathered.rows, paths, classes, plan.holdout, projection, evidence)
-    return _Learned(gathered, evidence, projection, classification)
+    if gathered.sights:
+        with stages("compare with 224 pixels"):
+            kept = float(projection.explained_variance[: projection.k].sum())
+            sides = compare_sides(gathered.sights, settings.fit.variance_target or kept)
+    return _Learned(gathered, evidence, projection, classification, sides)
 
 
 def _save(spark: SparkSession, plan: FitPlan, learned: _Learned, stages: Stages) -> _Saved:
     """Write the model's files, except the report and the manifest."""
     created_at, models = datetime.now(UTC), plan.models
     classifier = learned.classification.classifier if learned.classification else None
-    version = bundle.new_version(created_at, learned.gathered.backbone, learned.projection, classifier)
+    version = bundle.new_version(created_at, learned.gathered.backbone.flatbuffer, learned.projection, classifier)
     identities = plan.seen.union(map(identity_of, paths_of(learned.gathered.featurized.accepted)))
     with stages("save the model"):
         pipeline = build_pipeline(spark, learned.projection, classifier)
         pipeline.save(spark_uri(models.path(f"{version}/{bundle.PIPELINE}")))
         for name, data in {
-            bundle.BACKBONE: learned.gathered.backbone,
+            bundle.BACKBONE: learned.gathered.backbone.flatbuffer,
             bundle.PROJECTION: learned.projection.to_bytes(),
             bundle.STATISTICS: learned.evidence.others.to_bytes(),
             bundle.HELD_BACK: learned.evidence.held_back.to_bytes(),
@@ -132,16 +139,20 @@ def _save(spark: SparkSession, plan: FitPlan, learned: _Learned, stages: Stages)
 def _publish(settings: Settings, plan: FitPlan, learned: _Learned, saved: _Saved, stages: Stages) -> Fitted:
     """Measure the model, write the report, seal it, and make it the current one if that is asked for."""
     registry, models, projection = Registry(plan.models), plan.models, learned.projection
+    backbone = learned.gathered.backbone
     version = saved.draft.version
     with stages("measure on held-out pictures"):
         held_back = learned.evidence.figures(projection.k)
-        contender = Contender(version, learned.gathered.weights, projection.k, learned.evidence, saved.identities)
+        contender = Contender(
+            version, backbone.weights, backbone.side, projection.k, learned.evidence, saved.identities
+        )
         comparison = compare_with_current(registry, contender)
     rejected = Counter(learned.gathered.featurized.rejected.column("reason").to_pylist())
     manifest = bundle.BundleManifest(
         version=version,
         created_at=saved.created_at,
-        weights=learned.gathered.weights,
+        weights=backbone.weights,
+        side=backbone.side,
         k=projection.k,
         variance_kept=float(projection.explained_variance[: projection.k].sum()),
         pictures=learned.evidence.statistics.count,
@@ -164,7 +175,7 @@ def _publish(settings: Settings, plan: FitPlan, learned: _Learned, saved: _Saved
         settings.fit.variance_target,
         learned.classification,
     )
-    models.create(f"{version}/{bundle.REPORT}", render(report).encode())
+    models.create(f"{version}/{bundle.REPORT}", render(replace(report, sides=learned.sides)).encode())
     read = learned.gathered.featurized.outcomes
     delete_if_forgotten(saved.draft, paths_of(read), plan.base)
     sealed = _seal(models, manifest)
@@ -177,6 +188,7 @@ def _publish(settings: Settings, plan: FitPlan, learned: _Learned, saved: _Saved
         promoted=promoted,
         rejected=dict(rejected.most_common()),
         on_embeddings=settings.fit.embeddings is not None,
+        sides=learned.sides,
     )
 
 

@@ -79,6 +79,8 @@ def plan_fit(settings: Settings) -> FitPlan:
     registry = Registry(models)
     registry.remove_incomplete(datetime.now(UTC))
     base = _open_base(registry, options.from_version)
+    if base:
+        check_side(options.side, base)
     holdout = _choose_holdout(options, models, base)
     return FitPlan(source, models, save_to, connection, base, frozenset(read_identities(base) if base else ()), holdout)
 
@@ -98,6 +100,20 @@ def _open_base(registry: Registry, version: str | None) -> bundle.Bundle | None:
     base = registry.open(registry.current() if version == _CURRENT else version)
     warn_of(base)
     return base
+
+
+def check_side(side: int | None, model: bundle.Bundle) -> None:
+    """Refuse a setting `fit.side` that contradicts the model whose backbone a fit takes over.
+
+    Raises:
+        SettingsError: it does.
+    """
+    own = model.manifest.side
+    if side not in (None, own):
+        raise SettingsError(
+            f"fit.side: {side} is given, and this fit has the backbone of {model.version}, which sees {own} pixels; "
+            "leave out --side; another side takes a fit on pictures without --from"
+        )
 
 
 def _choose_holdout(options: FitSettings, models: Folder, base: bundle.Bundle | None) -> str | None:

@@ -18,7 +18,7 @@ from streaming.registry.registry import Registry
 from streaming.storage.folder import Folder
 from streaming.storage.locations import is_on_s3, open_folder
 
-_HEAD = ("", "version", "fitted (UTC)", "promoted", "k", "variance", "pictures", "weights")
+_HEAD = ("", "version", "fitted (UTC)", "promoted", "k", "variance", "pictures", "side", "weights")
 _IN_OUTPUT = "in output"
 
 
@@ -27,7 +27,7 @@ class ListedModel:
     """A model of the registry.
 
     Attributes:
-        version, k, variance_kept, pictures, weights: as in its manifest.
+        version, k, variance_kept, pictures, side, weights: as in its manifest.
         fitted_at: UTC.
         current: whether it is the one to serve.
         was_current: whether it is one that `rollback` goes back to.
@@ -43,6 +43,7 @@ class ListedModel:
     k: int
     variance_kept: float
     pictures: int
+    side: int
     weights: str
     rows: int | None
 
@@ -56,6 +57,7 @@ class ListedModel:
             str(self.k),
             f"{self.variance_kept:.1%}",
             f"{self.pictures:,}",
+            str(self.side),
             self.weights,
         )
 
@@ -87,7 +89,7 @@ class ListedModels(Answer):
         elif self.deleted is None:
             yield from _aligned(lines)
         else:
-            yield from _aligned([(*line[:-1], count, line[-1]) for line, count in zip(lines, counts, strict=True)])
+            yield from _aligned([(*line[:-2], count, *line[-2:]) for line, count in zip(lines, counts, strict=True)])
 
     def next_step(self) -> str | None:
         """To have a current model, if there is none."""
@@ -162,6 +164,7 @@ def list_models(settings: Settings) -> ListedModels:
             k=one.k,
             variance_kept=one.variance_kept,
             pictures=one.pictures,
+            side=one.side,
             weights=one.weights,
             rows=None if counts is None else counts[one.version],
         )

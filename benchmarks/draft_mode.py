@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from streaming.features.backbone import BackboneRunner
-from streaming.features.imaging import SIDE, Limits, decode
+from streaming.features.imaging import DEFAULT_SIDE as SIDE
+from streaming.features.imaging import Limits, decode
 
 Array = NDArray[np.float32]
 Decoder = Callable[[bytes], Array]

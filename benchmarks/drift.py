@@ -26,6 +26,7 @@ from batch_fit.statistics import Statistics
 from benchmarks.support.common import CORES, Figure, print_figures, run_program
 from conf.settings import StreamSettings
 from streaming.engine.drift import DriftMonitor
+from streaming.features.imaging import DEFAULT_SIDE
 from streaming.registry.bundle import HeldBackFigures
 from streaming.registry.registry import Registry
 from streaming.storage.folder import identity_of
@@ -84,7 +85,7 @@ def _contender(identities: list[bytes], features: NDArray[np.float32]) -> Conten
     others = np.array([row for one, row in zip(identities, features, strict=True) if one not in held])
     evidence = Evidence(Statistics.of(others), HeldBack.of(held))
     k = fit_pca(evidence.statistics, None, _VARIANCE).k
-    return Contender("", "imagenet", k, evidence, set(identities))
+    return Contender("", "imagenet", DEFAULT_SIDE, k, evidence, set(identities))
 
 
 def _differences(saved: Path) -> list[float]:

@@ -48,6 +48,14 @@ def parse_duration(value: object) -> timedelta:
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
 
 
+def _as_number(value: object) -> object:
+    """A whole number from text, as flags and variables have it; all else as it is."""
+    return int(value) if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value.strip()) else value
+
+
+Side = Annotated[Literal[224, 192, 160], BeforeValidator(_as_number)]
+
+
 def _property_text(value: object) -> object:
     """A number or a boolean as Spark writes it; in YAML they arrive as text, in JSON they do not."""
     if isinstance(value, bool):
@@ -212,6 +220,12 @@ class FitSettings(Section):
         description="The backbone's weights: imagenet (from Keras's cache, or downloaded), the path of a Keras "
         "weights file or of a backbone that convert wrote, or random:SEED (for trying things out: the features mean "
         "nothing).",
+    )
+    side: Side | None = Field(
+        None,
+        description="The width and height in pixels at which the backbone sees pictures: 224, 192 or 160. A smaller "
+        "one is faster and gives other features, which the report compares with those of 224. Default: that of the "
+        "model or the embeddings that the fit begins with, or of a converted backbone, else 224.",
     )
     save_features: str | None = Field(
         None, description="Also write path, label and the 1280 features of every picture as Parquet here."

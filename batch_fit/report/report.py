@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from batch_fit.report.charts import SERIES_COUNT, calibration_chart, scatter_chart, variance_chart
 from batch_fit.report.classes import ClassesReport
+from batch_fit.sides import SidesCompared
 from streaming.registry.bundle import BundleManifest
 
 
@@ -48,6 +49,7 @@ class FitReport:
         scores: (m, k) float32, the components of m of the pictures.
         score_labels: the labels of these m.
         classes: of the classifier; None if there is none.
+        sides: a comparison with 224 pixels; None if that is the model's side, or too few pictures could be compared.
     """
 
     manifest: BundleManifest
@@ -59,6 +61,7 @@ class FitReport:
     scores: NDArray[np.float32]
     score_labels: Sequence[str]
     classes: ClassesReport | None = None
+    sides: SidesCompared | None = None
 
     @property
     def used(self) -> int:

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from conf.errors import BundleError
 from streaming.features.schema import FEATURE_COUNT
 
-_INPUT_SHAPE = (1, 224, 224, 3)
+SIDES = (224, 192, 160)
+"""The widths and heights in pixels that a backbone's input may have. Each makes it another backbone."""
+
 _ID_LENGTH = 16
 
 
@@ -27,30 +29,47 @@ class BackboneRunner:
 
     Batching brings nothing on a CPU, and a second thread only takes a neighbouring worker's core. Not thread-safe.
 
+    Attributes:
+        side: width and height of its pictures in pixels.
+
+    Args:
+        flatbuffer: LiteRT model.
+        side: run the same weights at this side; None for that of the flatbuffer. Features and speed are those of a
+            flatbuffer that was converted at this side.
+
     Raises:
-        BundleError: the flatbuffer is not a MobileNetV2 without top, (1, 224, 224, 3) to (1, 1280) float32.
+        BundleError: the flatbuffer is not a MobileNetV2 without top, (1, side, side, 3) to (1, 1280) float32, with one
+            of the `SIDES`.
     """
 
-    def __init__(self, flatbuffer: bytes) -> None:
+    def __init__(self, flatbuffer: bytes, side: int | None = None) -> None:
         from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415 - not needed on the driver
 
         with _quiet():
             try:
                 self._interpreter = Interpreter(model_content=flatbuffer, num_threads=1)
+                if side:
+                    self._interpreter.resize_tensor_input(
+                        self._interpreter.get_input_details()[0]["index"], (1, side, side, 3)
+                    )
                 self._interpreter.allocate_tensors()
             except (ValueError, RuntimeError) as error:
                 raise BundleError(f"the backbone is not a LiteRT model: {error}") from error
         [source], [target] = self._interpreter.get_input_details(), self._interpreter.get_output_details()
-        shapes = tuple(source["shape"]), tuple(target["shape"])
-        if shapes != (_INPUT_SHAPE, (1, FEATURE_COUNT)):
-            raise BundleError(f"the backbone maps {shapes[0]} to {shapes[1]}, not {_INPUT_SHAPE} to 1280 features")
+        shapes = tuple(source["shape"].tolist()), tuple(target["shape"].tolist())
+        if shapes not in [((1, one, one, 3), (1, FEATURE_COUNT)) for one in SIDES]:
+            sides = ", ".join(map(str, SIDES))
+            raise BundleError(
+                f"the backbone maps {shapes[0]} to {shapes[1]}, and not pictures with a side of {sides} to 1280 features"
+            )
+        self.side: int = shapes[0][1]
         self._input, self._output = source["index"], target["index"]
 
     def run(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         """The features of one picture.
 
         Args:
-            pixels: (224, 224, 3) float32 in [-1, 1].
+            pixels: (side, side, 3) float32 in [-1, 1].
 
         Returns:
             (1280,) float32, a copy that the next call does not overwrite.

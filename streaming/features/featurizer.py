@@ -40,7 +40,7 @@ class Recipe:
     """The model and the settings of a featurizer, sent to the workers as one broadcast.
 
     Attributes:
-        backbone: LiteRT flatbuffer.
+        backbone: LiteRT flatbuffer; pictures are decoded at the side of its input.
         projection: None for the raw 1280 features.
         classifier: of the projected features; None if the model has none.
         limits: of the decoder.
@@ -205,7 +205,7 @@ class Featurizer:
             data = content()
             length = len(data)
             with _deadline(self._timeout):
-                picture = decode(data, self._limits)
+                picture = decode(data, self._limits, self._backbone.side)
                 features = self._backbone.run(picture.pixels)
             if not np.isfinite(features).all():
                 raise Rejected(Reason.NOT_FINITE, "the backbone gave a NaN or an infinity")

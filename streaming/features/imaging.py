@@ -9,7 +9,8 @@ damage that libjpeg or libtiff conceals is not seen here.)
 - Colour is Pillow's `convert("RGB")`: transparency is dropped, and the colours beneath it count.
 - 12-bit and 16-bit gray is scaled to 8 bits, as Pillow does with 16-bit colour; its own conversion of gray clips, which
   makes nearly everything white. Samples without a fixed black and white (signed, 32-bit, floating point) are refused.
-- A JPEG of at least 896 pixels on each side is decoded at 1/2, 1/4 or 1/8 scale: docs/adr/0001-jpeg-draft.md.
+- A JPEG of at least four times the backbone's side, each way, is decoded at 1/2, 1/4 or 1/8 scale:
+  docs/adr/0001-jpeg-draft.md.
 
 Pillow's format classes are called directly instead of through `Image.open`, which imports all of Pillow's plugins,
 hides the cause where one refuses its file, and follows the index of a multi-picture JPEG whose first frame is all
@@ -36,18 +37,16 @@ from streaming.features.exif import Exif, read_exif
 from streaming.features.formats import Format, Rejected, recognise, unsupported, without_bad_metadata
 from streaming.features.reasons import Reason
 
-__all__ = ["SIDE", "Limits", "Picture", "Rejected", "decode"]
+__all__ = ["DEFAULT_SIDE", "Limits", "Picture", "Rejected", "decode"]
 
-SIDE = 224
-"""Width and height of the backbone's input in pixels."""
+DEFAULT_SIDE = 224
+"""Width and height in pixels of the input of a backbone for which no other side was asked."""
 
 # Pillow's complaints about a picture belong into its row, not on the worker's stderr. Set once, because warning filters
 # belong to the process: changing them around each picture is not thread-safe. (libtiff writes its complaints to stderr
 # itself, and Pillow cannot be told to stop it.)
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
-
-_DRAFT_SIZE = (2 * SIDE, 2 * SIDE)
 
 _MAX_SCANS = 100
 """Encoders write about ten scans into a progressive JPEG. Each costs a pass over all pixels, 30 ms at 50 megapixels,
@@ -89,7 +88,7 @@ class Picture:
     """A decoded picture.
 
     Attributes:
-        pixels: (224, 224, 3) float32 in [-1, 1], RGB, as Keras's `mobilenet_v2.preprocess_input` gives it.
+        pixels: (side, side, 3) float32 in [-1, 1], RGB, as Keras's `mobilenet_v2.preprocess_input` gives it.
         width: of the picture as displayed, in pixels.
         height: of the picture as displayed, in pixels.
         exif: what it says of itself.
@@ -101,8 +100,13 @@ class Picture:
     exif: Exif
 
 
-def decode(data: bytes, limits: Limits) -> Picture:
+def decode(data: bytes, limits: Limits, side: int = DEFAULT_SIDE) -> Picture:
     """The picture in `data`, ready for the backbone. Thread-safe. Raises nothing but the following.
+
+    Args:
+        data: the bytes of a file.
+        limits: of a picture.
+        side: width and height of the backbone's input.
 
     Raises:
         Rejected: `data` is not an acceptable picture.
@@ -113,20 +117,20 @@ def decode(data: bytes, limits: Limits) -> Picture:
     if len(data) > limits.max_bytes:
         raise Rejected(Reason.TOO_MANY_BYTES, f"{len(data)} bytes; imaging.max_bytes allows {limits.max_bytes}")
     found = recognise(data)
-    outcome = _attempt(found, data, limits)
+    outcome = _attempt(found, data, limits, side)
     if isinstance(outcome, Rejected) and outcome.reason is Reason.CORRUPT:
         readable = without_bad_metadata(found, data)
         if readable:
-            outcome = _attempt(found, readable, limits)
+            outcome = _attempt(found, readable, limits, side)
     if isinstance(outcome, Rejected):
         raise outcome
     return outcome
 
 
-def _attempt(found: Format, data: bytes, limits: Limits) -> Picture | Rejected:
+def _attempt(found: Format, data: bytes, limits: Limits, side: int) -> Picture | Rejected:
     """Decode; a rejection is returned, not raised: its traceback would keep the frame during a second attempt."""
     try:
-        return _decode(found.plugin(io.BytesIO(data)), data, limits)
+        return _decode(found.plugin(io.BytesIO(data)), data, limits, side)
     except MemoryError:
         raise
     except Rejected as rejected:
@@ -141,7 +145,7 @@ def _attempt(found: Format, data: bytes, limits: Limits) -> Picture | Rejected:
         return Rejected(Reason.CORRUPT, f"this {found.name} does not decode: {_one_line(error)}")
 
 
-def _decode(image: Image.Image, data: bytes, limits: Limits) -> Picture:
+def _decode(image: Image.Image, data: bytes, limits: Limits, side: int) -> Picture:
     """The rest of `decode`, for an opened picture. It holds one reference to the frame, so that each step frees it."""
     width, height = image.size
     if width * height > limits.max_pixels:
@@ -152,7 +156,7 @@ def _decode(image: Image.Image, data: bytes, limits: Limits) -> Picture:
         raise Rejected(Reason.UNSUPPORTED_FORMAT, f"this TIFF cannot be decoded: {tiff.WITHOUT_WHITE}")
     if isinstance(image, JpegImageFile):
         _refuse_scan_bomb(image, data)
-        image.draft(None, _DRAFT_SIZE)
+        image.draft(None, (2 * side, 2 * side))
     elif isinstance(image, TiffImageFile):
         tiff.prepare(image)
     _load(image)
@@ -165,7 +169,7 @@ def _decode(image: Image.Image, data: bytes, limits: Limits) -> Picture:
         image = image.transpose(_TRANSPOSITIONS[exif.orientation])
     if exif.orientation >= 5:  # noqa: PLR2004 - 5 to 8 lie on their side
         width, height = height, width
-    pixels = np.array(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC), dtype=np.float32)
+    pixels = np.array(image.resize((side, side), Image.Resampling.BICUBIC), dtype=np.float32)
     pixels /= 127.5
     pixels -= 1.0
     return Picture(pixels, width, height, exif)

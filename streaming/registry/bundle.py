@@ -31,6 +31,7 @@ from conf.errors import AlreadyExistsError, BundleError, NotFoundError
 from conf.settings import Settings
 from streaming.features.classifier import Classifier
 from streaming.features.featurizer import Recipe
+from streaming.features.imaging import DEFAULT_SIDE
 from streaming.features.projection import Projection
 from streaming.storage.folder import Folder
 
@@ -118,8 +119,8 @@ class ClassifierFigures(BaseModel):
 class BundleManifest(BaseModel):
     """The content of `manifest.json`.
 
-    `saved_features` is the canonical path to which the fit saved its features. `forgotten` counts the pictures in the
-    statistics that were forgotten since.
+    `side` is the width and height in pixels at which the backbone sees pictures. `saved_features` is the canonical path
+    to which the fit saved its features. `forgotten` counts the pictures in the statistics that were forgotten since.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -128,6 +129,7 @@ class BundleManifest(BaseModel):
     version: str
     created_at: datetime
     weights: str
+    side: int = DEFAULT_SIDE  # of bundles that do not say
     k: int
     variance_kept: float
     pictures: int

@@ -74,7 +74,7 @@ def features_of(flatbuffer: bytes, pictures: list[Array]) -> Array:
 
 
 def keras_features_of(weights: str, pictures: list[Array]) -> Array:
-    features: Array = converting._build(weights).predict(np.stack(pictures), verbose=0)
+    features: Array = converting._build(weights, 224).predict(np.stack(pictures), verbose=0)
     return features
 
 
@@ -123,7 +123,7 @@ def test_a_seed_gives_the_same_backbone_whatever_the_users_keras_is_set_to(
     again = load_backbone("random:00")
     assert capfd.readouterr() == ("", "")
     assert not {"tensorflow", "keras"} & set(sys.modules)
-    assert again == Backbone(backbone, "random:0")
+    assert again == Backbone(backbone, "random:0", 224)
 
 
 def test_a_conversion_is_kept_for_the_next_fit(
@@ -131,7 +131,7 @@ def test_a_conversion_is_kept_for_the_next_fit(
 ) -> None:
     """By the content of the weights; where it cannot be kept, nothing fails."""
     converted = iter((b"0", b"1", b"2", b"3"))
-    monkeypatch.setattr(converting, "_convert_in_child", lambda weights: next(converted))
+    monkeypatch.setattr(converting, "_convert_in_child", lambda weights, side: next(converted))
     caplog.set_level(logging.INFO)
     assert [load_backbone(f"random:{seed}").flatbuffer for seed in (0, 1, 0, 1)] == [b"0", b"1", b"0", b"1"]
     assert caplog.text.count("converting the backbone") == 2
@@ -182,7 +182,8 @@ def test_what_was_converted_elsewhere_needs_no_tensorflow(
 ) -> None:
     file = tmp_path / "made" / "backbone.tflite"
     assert main(["convert", "--weights", "random:0", "--to", str(file)]) == 0
-    assert capsys.readouterr().out.startswith(f"random:0 converted: {file} ({file.stat().st_size:,} bytes)\n")
+    said = capsys.readouterr().out
+    assert said.startswith(f"random:0 at 224 pixels converted: {file} ({file.stat().st_size:,} bytes)\n")
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     monkeypatch.setattr(converting, "ProcessPoolExecutor", None)  # in which TensorFlow would be imported
     loaded = load_backbone(str(file))

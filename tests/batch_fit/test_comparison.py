@@ -27,7 +27,7 @@ def contender(k: int, **kinds: range) -> Contender:
     held = {identity: features for identity, features in pictures.items() if is_held_back(identity)}
     others = np.array([features for identity, features in pictures.items() if identity not in held])
     name = f"{k} of " + ", ".join(kinds)
-    return Contender(name, "imagenet", k, Evidence(Statistics.of(others), HeldBack.of(held)), set(pictures))
+    return Contender(name, "imagenet", 224, k, Evidence(Statistics.of(others), HeldBack.of(held)), set(pictures))
 
 
 def picture(kind: str, number: int) -> NDArray[np.float32]:
@@ -95,7 +95,10 @@ def test_what_cannot_be_compared_is_not_called_better(fruit: Contender) -> None:
     assert "100 are needed" in verdict.reason
     verdict = compare(replace(fruit, weights="random:0"), fruit)
     assert not verdict.not_worse
-    assert "another backbone (imagenet)" in verdict.reason
+    assert "another backbone (imagenet at 224 pixels)" in verdict.reason
+    verdict = compare(fruit, replace(fruit, side=160))
+    assert not verdict.not_worse
+    assert "another backbone (imagenet at 160 pixels)" in verdict.reason
 
 
 def test_no_more_are_held_back_than_fit_into_a_bundle(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,7 @@ from tests.support.streams import Place
 @pytest.fixture(autouse=True)
 def _converted_once(monkeypatch: pytest.MonkeyPatch, backbone: bytes) -> None:
     """Converting takes 10 s; test_backbone.py and test_readme.py see that it works."""
-    monkeypatch.setattr("batch_fit.gather.load_backbone", lambda weights: Backbone(backbone, weights))
+    monkeypatch.setattr("batch_fit.gather.load_backbone", lambda weights, side: Backbone(backbone, weights, 224))
 
 
 @pytest.fixture

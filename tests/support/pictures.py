@@ -30,9 +30,9 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def plain(data: bytes) -> NDArray[np.float32]:
+def plain(data: bytes, side: int = 224) -> NDArray[np.float32]:
     """The tensor by the contract's own words: Pillow's defaults, then Keras's `mobilenet_v2.preprocess_input`."""
-    image = Image.open(io.BytesIO(data)).convert("RGB").resize((224, 224))
+    image = Image.open(io.BytesIO(data)).convert("RGB").resize((side, side))
     return np.asarray(image, dtype=np.float32) / np.float32(127.5) - np.float32(1)
 
 

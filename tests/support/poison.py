@@ -41,14 +41,14 @@ def install() -> None:
     """Put the harm before the decoder."""
     harmless = imaging.decode
 
-    def decode(data: bytes, limits: imaging.Limits) -> imaging.Picture:
+    def decode(data: bytes, limits: imaging.Limits, side: int = imaging.DEFAULT_SIDE) -> imaging.Picture:
         if "streaming.features.expendable" in sys.orig_argv:
             with (Path(os.environ[FOLDER]) / "children").open("ab") as file:
                 file.write(b"%d\n" % os.getpid())
         _, mark, harm = data.rpartition(_MARK)
         if mark:
             _HARMS[harm.decode()]()
-        return harmless(data, limits)
+        return harmless(data, limits, side)
 
     imaging.decode = decode
 
