@@ -41,7 +41,7 @@ class Gathered:
     Attributes:
         featurized: the outcome of each picture.
         backbone: of these features.
-        sights: of held-out pictures, for a comparison with 224 pixels; None if that is their side, or they are too few.
+        sights: of a sample, for a comparison with 224 pixels; None if that is their side, or they are too few.
         rows: path and features of all pictures of a classifier, for a second pass; None if there is none.
         paths: of those of them that have features.
     """
@@ -89,8 +89,8 @@ def _from_pictures(settings: Settings, plan: FitPlan, stages: Stages) -> Gather:
             kept = Kept(plan.save_to, plan.classifies)
             featurized, rows = featurize(spark, new, recipe, kept, done)
         if backbone.side != DEFAULT_SIDE:
-            with stages(f"see held-out pictures at {DEFAULT_SIDE} pixels, too"):
-                sights = look(spark, new, featurized.evidence.held_back, recipe)
+            with stages(f"see a sample at {DEFAULT_SIDE} pixels, too"):
+                sights = look(spark, new, featurized, recipe)
         return Gathered(featurized, backbone, sights, rows, featurized.accepted.column("path").to_pylist())
 
     return gather

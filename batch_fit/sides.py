@@ -1,14 +1,16 @@
 """Compares a backbone at its side with the same weights at 224 pixels, on held-out pictures of a fit.
 
-Another side is faster and gives another feature space, which is worth what this tells. Both sides see the same pictures
-in turns, in one process each time, so that a machine whose speed changes is equally fast for both.
+Another side is faster, and gives another feature space. Both sides see the same pictures, a picture in turns by one
+process, so that a machine whose speed changes is equally fast for both. Each side has a scaler and a PCA of its own,
+fitted to a sample of the pictures that are not held out.
 """
 
 from __future__ import annotations
 
+import heapq
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +19,8 @@ from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from batch_fit.held_back import HeldBack, measure
+from batch_fit.folding import Featurized, paths_of
+from batch_fit.held_back import measure
 from batch_fit.pca import fit_pca
 from batch_fit.statistics import Statistics
 from conf.spark.tasks import is_retry
@@ -29,10 +32,13 @@ from streaming.features.reading import PictureReader
 from streaming.features.schema import OUTCOMES, as_table, label_of
 from streaming.features.workers import Broadcast, deal
 from streaming.registry.bundle import ENOUGH_HELD_BACK
-from streaming.storage.folder import StoredPicture
+from streaming.storage.folder import StoredPicture, identity_of
 
-MOST_COMPARED = 1000
-"""The most pictures that are compared, those with the smallest identities: 10 to 20 s of a core."""
+MOST_MEASURED = 500
+"""The most held-out pictures that are seen at both sides, those with the smallest identities."""
+
+MOST_FITTED = 1000
+"""The most other pictures that are. Together they take some 30 s of a core."""
 
 NEIGHBOURS = 10
 
@@ -70,11 +76,13 @@ class Sights:
 
     Attributes:
         paths: of the pictures.
+        held_out: (m,) whether they are held out.
         own: at the backbone's own side.
         default: at 224 pixels.
     """
 
     paths: Sequence[str]
+    held_out: NDArray[np.bool_]
     own: Sight
     default: Sight
 
@@ -86,18 +94,19 @@ class SideFigures:
     Attributes:
         side: in pixels.
         rate: pictures that a core decodes and infers in a second.
-        k: the number of components of a model of these pictures.
-        agreement: the share of pictures whose nearest neighbour has their label; None if all have the same.
-        error_p95: of the reconstruction errors of pictures that a model has not seen.
-        error_p99: of the same.
+        k: the number of components of the model that is fitted to the others.
+        accuracy: the share of held-out pictures with the label of their nearest neighbour among the others; None if all
+            have one label.
+        error_p50: the median of the reconstruction errors of held-out pictures.
+        error_p95: their 95th percentile.
     """
 
     side: int
     rate: float
     k: int
-    agreement: float | None
+    accuracy: float | None
+    error_p50: float
     error_p95: float
-    error_p99: float
 
 
 @dataclass(frozen=True)
@@ -105,32 +114,39 @@ class SidesCompared:
     """A comparison of a side with 224 pixels.
 
     Attributes:
-        pictures: the number of pictures compared.
-        variance: the share that the components of each side keep.
-        overlap: of the `NEIGHBOURS` nearest neighbours of a picture at 224 pixels, the share that are so at this side.
+        pictures: the number of held-out pictures.
+        fitted: the number of other pictures.
+        variance: the share of the others' variance that the components of each side keep.
+        overlap: of the `NEIGHBOURS` nearest neighbours, among all, of a held-out picture at 224 pixels, the share that
+            are so at this side.
         own: the figures of this side.
         default: those of 224 pixels.
     """
 
     pictures: int
+    fitted: int
     variance: float
     overlap: float
     own: SideFigures
     default: SideFigures
 
 
-def look(spark: SparkSession, pictures: Iterable[StoredPicture], held_back: HeldBack, recipe: Recipe) -> Sights | None:
-    """Both sights of those pictures that are held out; None if they are too few to compare.
+def look(
+    spark: SparkSession, pictures: Sequence[StoredPicture], featurized: Featurized, recipe: Recipe
+) -> Sights | None:
+    """Both sights of a sample of pictures; None if they are too few to compare.
 
     Args:
         spark: the session.
         pictures: that this fit has read.
-        held_back: pictures that gave features at the backbone's own side.
+        featurized: the outcome, at the backbone's own side.
         recipe: of the backbone.
     """
-    held_out = frozenset(held_back.identities)
-    chosen = sorted((one for one in pictures if one.identity in held_out), key=lambda one: one.identity)[:MOST_COMPARED]
-    if len(chosen) < ENOUGH_HELD_BACK:
+    held_out, rejected = frozenset(featurized.evidence.held_back.identities), {*paths_of(featurized.rejected)}
+    measured = _sample((one for one in pictures if one.identity in held_out), MOST_MEASURED)
+    others = (one for one in pictures if one.identity not in held_out and one.path not in rejected)
+    chosen = measured + _sample(others, MOST_FITTED)
+    if len(measured) < ENOUGH_HELD_BACK:
         return None
     slots = spark.sparkContext.defaultParallelism
     dealt = deal(as_table(chosen), min(slots, math.ceil(len(chosen) / _PICTURES_PER_TASK)))
@@ -138,7 +154,11 @@ def look(spark: SparkSession, pictures: Iterable[StoredPicture], held_back: Held
     see = look_with(broadcast, is_retry)
     seen = spark.createDataFrame(dealt).mapInArrow(see, from_arrow_schema(_SEEN)).toArrow()
     broadcast.unpersist()
-    return as_sights(seen, BackboneRunner(recipe.backbone).side)
+    return as_sights(seen, BackboneRunner(recipe.backbone).side, held_out)
+
+
+def _sample(pictures: Iterable[StoredPicture], count: int) -> list[StoredPicture]:
+    return heapq.nsmallest(count, pictures, key=lambda one: one.identity)
 
 
 def look_with(
@@ -193,57 +213,62 @@ def _as_batch(rows: list[tuple[str, tuple[NDArray[np.float32], ...], tuple[float
     return pa.RecordBatch.from_arrays(arrays, schema=_SEEN)
 
 
-def as_sights(seen: pa.Table, side: int) -> Sights | None:
-    """The rows of `look_with`, by path; None if too few pictures could still be used."""
-    if len(seen) < ENOUGH_HELD_BACK:
-        return None
+def as_sights(seen: pa.Table, side: int, held_out: Collection[bytes]) -> Sights | None:
+    """The rows of `look_with`, by path; None if too few pictures of either kind could still be used.
+
+    Args:
+        seen: `_SEEN`.
+        side: of the backbone.
+        held_out: identities of all pictures that are.
+    """
     ordered = seen.sort_by("path").combine_chunks()
+    paths = ordered.column("path").to_pylist()
+    is_held_out = np.array([identity_of(path) in held_out for path in paths], bool)
+    if min(is_held_out.sum(), (~is_held_out).sum()) < ENOUGH_HELD_BACK:
+        return None
 
     def sight(name: str, of: int) -> Sight:
         features = ordered.column(name).combine_chunks().flatten().to_numpy().reshape(len(ordered), -1)
         return Sight(of, features, float(np.sum(ordered.column(f"{name}_seconds").to_numpy())))
 
-    return Sights(ordered.column("path").to_pylist(), sight("own", side), sight("default", DEFAULT_SIDE))
+    return Sights(paths, is_held_out, sight("own", side), sight("default", DEFAULT_SIDE))
 
 
 def compare_sides(sights: Sights, variance: float) -> SidesCompared:
-    """The figures of both sides, each with scaler and PCA of its own, of the same pictures.
-
-    Neighbours and labels are told with components fitted to all of the pictures, which know of no labels; errors are
-    those of each half of the pictures in a model of the other half.
+    """The figures of both sides, of the same pictures.
 
     Args:
-        sights: of at least two pictures.
+        sights: with at least two pictures that are not held out, and more than `NEIGHBOURS` pictures in all.
         variance: the share of it that the components are to keep.
     """
-    labels = np.array([label_of(path) for path in sights.paths])
-    figures, neighbours = zip(*(_figures(one, labels, variance) for one in (sights.own, sights.default)), strict=True)
-    own, default = neighbours
-    overlap = np.mean([len(np.intersect1d(*pair)) / len(pair[0]) for pair in zip(own, default, strict=True)])
-    return SidesCompared(len(labels), variance, float(overlap), *figures)
-
-
-def _figures(sight: Sight, labels: NDArray[np.str_], variance: float) -> tuple[SideFigures, NDArray[np.intp]]:
-    """The figures of a side, and the nearest neighbours of each picture, the nearest first."""
-    projection = fit_pca(Statistics.of(sight.features), None, variance)
-    scores = (sight.features - projection.mean) * projection.factor @ projection.components
-    neighbours = _nearest(scores)
-    halves = sight.features[::2], sight.features[1::2]
-    errors = np.concatenate(
-        [
-            measure(fit_pca(Statistics.of(fitted), None, variance), others)[0]
-            for fitted, others in (halves, halves[::-1])
-        ]
+    (own, nearest_own), (default, nearest) = (
+        _figures(sight, sights, variance) for sight in (sights.own, sights.default)
     )
-    agreement = float((labels[neighbours[:, 0]] == labels).mean()) if len(np.unique(labels)) > 1 else None
-    p95, p99 = (float(np.quantile(errors, share)) for share in (0.95, 0.99))
-    return SideFigures(sight.side, len(labels) / sight.seconds, projection.k, agreement, p95, p99), neighbours
+    overlap = np.mean([len(np.intersect1d(*pair)) / NEIGHBOURS for pair in zip(nearest_own, nearest, strict=True)])
+    held_out = int(sights.held_out.sum())
+    return SidesCompared(held_out, len(sights.paths) - held_out, variance, float(overlap), own, default)
 
 
-def _nearest(scores: NDArray[np.float64]) -> NDArray[np.intp]:
-    """The `NEIGHBOURS` nearest other rows of each row, (m, k), by Euclidean distance."""
-    lengths = np.square(scores).sum(axis=1)
-    distances = lengths[:, None] + lengths - 2 * scores @ scores.T
-    np.fill_diagonal(distances, np.inf)
-    nearest: NDArray[np.intp] = np.argsort(distances, axis=1, kind="stable")[:, :NEIGHBOURS]
-    return nearest
+def _figures(sight: Sight, sights: Sights, variance: float) -> tuple[SideFigures, NDArray[np.intp]]:
+    """The figures of a side, and the places of the nearest neighbours of each held-out picture."""
+    held_out, labels = sights.held_out, np.array([label_of(path) for path in sights.paths])
+    projection = fit_pca(Statistics.of(sight.features[~held_out]), None, variance)
+    scores = (sight.features - projection.mean) * projection.factor @ projection.components
+    distances = _squared_distances(scores[held_out], scores)
+    distances[np.arange(len(distances)), np.flatnonzero(held_out)] = np.inf  # to itself
+    neighbours = np.argsort(distances, axis=1, kind="stable")[:, :NEIGHBOURS]
+    accuracy = None
+    if len(np.unique(labels)) > 1:
+        among_others = labels[~held_out][distances[:, ~held_out].argmin(axis=1)]
+        accuracy = float((among_others == labels[held_out]).mean())
+    errors, _ = measure(projection, sight.features[held_out])
+    p50, p95 = (float(np.quantile(errors, share)) for share in (0.5, 0.95))
+    rate = len(labels) / sight.seconds
+    return SideFigures(sight.side, rate, projection.k, accuracy, p50, p95), neighbours
+
+
+def _squared_distances(some: NDArray[np.float64], all_of_them: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n, m) float64, of rows (n, k) to rows (m, k)."""
+    lengths = (np.square(rows).sum(axis=1) for rows in (some, all_of_them))
+    distances: NDArray[np.float64] = np.add.outer(*lengths) - 2 * some @ all_of_them.T
+    return distances

@@ -60,7 +60,7 @@ class BackboneRunner:
         if shapes not in [((1, one, one, 3), (1, FEATURE_COUNT)) for one in SIDES]:
             sides = ", ".join(map(str, SIDES))
             raise BundleError(
-                f"the backbone maps {shapes[0]} to {shapes[1]}, and not pictures with a side of {sides} to 1280 features"
+                f"the backbone maps {shapes[0]} to {shapes[1]}, not pictures with a side of {sides} to 1280 features"
             )
         self.side: int = shapes[0][1]
         self._input, self._output = source["index"], target["index"]

@@ -130,16 +130,17 @@ def test_a_conversion_is_kept_for_the_next_fit(
     empty_cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """By the content of the weights; where it cannot be kept, nothing fails."""
-    converted = iter((b"0", b"1", b"2", b"3"))
+    converted = iter((b"0", b"1", b"2", b"3", b"4"))
     monkeypatch.setattr(converting, "_convert_in_child", lambda weights, side: next(converted))
     caplog.set_level(logging.INFO)
     assert [load_backbone(f"random:{seed}").flatbuffer for seed in (0, 1, 0, 1)] == [b"0", b"1", b"0", b"1"]
-    assert caplog.text.count("converting the backbone") == 2
+    assert [load_backbone("random:0", side).flatbuffer for side in (160, 224, 160)] == [b"2", b"0", b"2"]
+    assert caplog.text.count("converting the backbone") == 3
     monkeypatch.setenv("KERAS_HOME", str(shared_data() / "keras_home"))
     by_name = load_backbone("imagenet")
-    assert load_backbone(str(shared_data() / "keras_home" / WEIGHTS_FILE)).flatbuffer == by_name.flatbuffer == b"2"
+    assert load_backbone(str(shared_data() / "keras_home" / WEIGHTS_FILE)).flatbuffer == by_name.flatbuffer == b"3"
     monkeypatch.setenv("XDG_CACHE_HOME", os.devnull)
-    assert load_backbone("random:0").flatbuffer == b"3"
+    assert load_backbone("random:0").flatbuffer == b"4"
 
 
 @pytest.mark.usefixtures("_in_one_process")
@@ -149,6 +150,16 @@ def test_another_seed_gives_another_backbone(backbone: bytes) -> None:
     assert np.isfinite(one).all()
     assert one.std() > 0
     assert distances(one, other)[0] > 0.1
+
+
+@pytest.mark.usefixtures("empty_cache", "_in_one_process")
+def test_the_same_weights_are_converted_at_another_side(backbone: bytes) -> None:
+    """Beside the conversion at 224 pixels, which stays in the cache."""
+    kept = load_backbone("random:0", 160)
+    assert load_backbone("random:0", 160) == kept
+    assert kept.side == 160
+    picture = np.random.default_rng(0).uniform(-1, 1, (160, 160, 3)).astype(np.float32)
+    assert np.array_equal(BackboneRunner(kept.flatbuffer).run(picture), BackboneRunner(backbone, 160).run(picture))
 
 
 @pytest.mark.parametrize("weights", ["random:", "random:x", "random:-1", "random:1.5", "random:4294967296", "random:٣"])

@@ -13,6 +13,7 @@ import pytest
 from batch_fit import embeddings
 from batch_fit.__main__ import main
 from streaming.__main__ import main as stream
+from streaming.features.backbone import backbone_id
 from streaming.features.projection import Projection
 from streaming.features.schema import EMBEDDINGS
 from streaming.output.embeddings import embeddings_files
@@ -22,6 +23,8 @@ from streaming.registry.registry import Registry
 from streaming.storage.folder import Folder, identity_of
 from streaming.storage.locations import open_folder
 from streaming.storage.parquet import as_parquet
+from tests.support.backbones import at_side
+from tests.support.models import promote_model
 from tests.support.streams import Place, begin, replay
 
 
@@ -137,6 +140,22 @@ def test_the_days_are_chosen(output: Folder) -> None:
     assert days(None, 31) == ["2026-01-30", "2026-01-31"]
     assert days(31, 31) == ["2026-01-31"]
     assert days(29, 29) == []
+
+
+def test_a_refit_keeps_the_side_of_its_embeddings(
+    place: Place, output: Folder, jvm: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is that of the model whose backbone made them, whatever the current model has."""
+    current = _registry(place).open(_registry(place).current())
+    small = at_side(current.file(bundle.BACKBONE), 160)
+    promote_model(place.models, small, k=4, seed=1, side=160)
+    _registry(place).promote(current.version)
+    _add(output, "2026-01-30", backbone_id(small), count=12)
+    assert _fit(place, "--embeddings", str(place.output), "--side", "224") == 2
+    assert "which sees 160 pixels; leave out --side" in capsys.readouterr().err
+    made = _fitted(place, "--embeddings", str(place.output))
+    assert (made.manifest.side, made.file(bundle.BACKBONE)) == (160, small)
+    assert "too few to compare with 224 pixels" in made.file(bundle.REPORT).decode()
 
 
 def test_what_cannot_be_fitted_is_one_line(

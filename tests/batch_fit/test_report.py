@@ -20,6 +20,7 @@ from batch_fit.classes import Classes
 from batch_fit.classification import Answers, Classification
 from batch_fit.report.classes import ClassesReport, describe_classes
 from batch_fit.report.report import FitReport, Rejections, render
+from batch_fit.sides import SideFigures, SidesCompared
 from conf.emr.package import _archive, _code
 from streaming.features.classifier import Classifier
 from streaming.forget.models import _EXAMPLE
@@ -244,6 +245,35 @@ def test_a_classifier_that_was_not_measured_is_not_praised() -> None:
     assert "percentile" not in words
     words = Page(render(replace(report_of(), classes=classes_of(holdout="prefix")))).words
     assert "Here whole series were held back ( --holdout prefix )" in words
+
+
+def test_another_side_is_compared_with_224_pixels() -> None:
+    """Or it says why not; a model of 224 pixels has nothing to be compared with."""
+    own = SideFigures(160, 185.04, 97, 0.987, 321.4, 506.6)
+    default = SideFigures(224, 100.0, 104, 0.991, 343.0, 1523.0)
+    report = replace(
+        report_of(side=160), sides=SidesCompared(215, 1000, 0.9, 0.704, own, default), classes=classes_of()
+    )
+    page = Page(render(report))
+    for said in (
+        "Backbone sees 160 pixels",
+        "160 pixels beside 224 215 held-out pictures, seen by the same weights at both sides",
+        "Pictures per second of a core 185.0 100.0",
+        "Components for 90.0% of the variance 97 104",
+        "Label of the nearest neighbour is right 98.7% 99.1%",
+        "Reconstruction error, median 321 343",
+        "Reconstruction error, percentile 95 507 1,523",
+        "fitted to 1,000 other pictures of this fit",
+        "1.85 times as many pictures",
+        "nearest neighbours of a picture at 224 pixels, 70.4% are so at 160 pixels, too",
+        "how often the classifier is right is told below, at 160 pixels only.",
+    ):
+        assert said in page.words
+    assert page.tags.count("caption") == page.tags.count("table")
+    unlabelled = SidesCompared(215, 1000, 0.9, 0.7, replace(own, accuracy=None), replace(default, accuracy=None))
+    assert "Label of the nearest" not in Page(render(replace(report, sides=unlabelled))).words
+    assert "too few to compare with 224 pixels" in Page(render(replace(report, sides=None))).words
+    assert "beside 224" not in Page(render(report_of())).words
 
 
 def test_names_are_text_and_nothing_else() -> None:

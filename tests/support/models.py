@@ -20,7 +20,12 @@ def random_projection(k: int, seed: int) -> Projection:
 
 
 def promote_model(
-    folder: Path, backbone: bytes, k: int, seed: int, held_back: bundle.HeldBackFigures | None = None
+    folder: Path,
+    backbone: bytes,
+    k: int,
+    seed: int,
+    held_back: bundle.HeldBackFigures | None = None,
+    side: int = 224,
 ) -> str:
     """Put a model into a registry, make it the current one, and return its version."""
     models, now = open_folder(str(folder)), datetime.now(UTC)
@@ -32,6 +37,7 @@ def promote_model(
         version=version,
         created_at=now,
         weights="random:0",
+        side=side,
         k=k,
         variance_kept=k / 1280,
         pictures=100,

@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from streaming.features.backbone import backbone_id
+from streaming.registry.bundle import BACKBONE
 from streaming.registry.registry import Registry
 from streaming.storage.locations import open_folder
+from tests.support.backbones import at_side
 from tests.support.streams import Place, end, replay, start
 
 pytestmark = pytest.mark.usefixtures("programs")
@@ -25,8 +28,9 @@ def test_a_stream_changes_its_model_between_micro_batches_and_goes_back(
 ) -> None:
     """Promote and rollback reach a running stream with the next micro-batch; each batch has one model.
 
-    Where they are asked for, its log has the metrics of each. A changed bundle keeps the last good model in service: a
-    stream that runs says what is wrong and goes on; one that starts refuses, naming the file.
+    So it is where the second sees pictures of 160 pixels. Where they are asked for, its log has the metrics of each. A
+    changed bundle keeps the last good model in service: a stream that runs says what is wrong and goes on; one that
+    starts refuses, naming the file.
     """
     registry = Registry(open_folder(str(place.models)))
     first = registry.current()
@@ -34,7 +38,9 @@ def test_a_stream_changes_its_model_between_micro_batches_and_goes_back(
     process = start("streaming", run_with_metrics, PICTURE_FEATURES_LOG__METRICS="emf")
     place.put(*pictures[:5])
     wait_for(lambda: place.committed() > 0 and len(place.rows()) == 5)
-    second = place.promote_another(2)
+    backbone = registry.open(first).file(BACKBONE)
+    small = at_side(backbone, 160)
+    second = place.promote_another(2, small)
     place.put(*pictures[5:10])
     wait_for(lambda: len(place.rows()) == 10)
     registry.rollback()
@@ -52,6 +58,10 @@ def test_a_stream_changes_its_model_between_micro_batches_and_goes_back(
     rows = place.rows().to_pandas()
     assert rows.groupby("processed_at")["model_version"].nunique().max() == 1
     assert {len(features) for features in rows[rows.model_version == second].features} == {4}
+    backbones = {row["path"]: row["backbone"] for row in place.rows("embeddings").to_pylist()}
+    versions = dict(zip(rows.path, rows.model_version, strict=True))
+    ids = {first: backbone_id(backbone), second: backbone_id(small)}
+    assert backbones == {path: ids[version] for path, version in versions.items()}
     documents = [json.loads(line) for line in said.splitlines() if '"_aws"' in line]
     assert {one["output"] for one in documents} == {str(place.output)}
     # Five pictures that arrive one after the other may be more than one micro-batch.

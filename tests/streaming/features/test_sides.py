@@ -33,8 +33,10 @@ class _Sent:
 
 
 def test_a_worker_goes_from_model_to_model_of_whatever_side(backbone: bytes, tmp_path: Path) -> None:
-    """As when a model of 160 pixels is promoted while a stream runs, and rolled back. Each picture is decoded at its
-    backbone's side: this one, of 700 pixels, at reduced scale for 160 only."""
+    """As when a model of 160 pixels is promoted while a stream runs, and rolled back.
+
+    Each picture is decoded at its backbone's side: this one, of 700 pixels, at reduced scale for 160 only.
+    """
     data = encoded(fruit(700), "JPEG")
     path = tmp_path / "large.jpg"
     path.write_bytes(data)
