@@ -38,7 +38,7 @@ MOST_MEASURED = 500
 """The most held-out pictures that are seen at both sides, those with the smallest identities."""
 
 MOST_FITTED = 1000
-"""The most other pictures that are. Together they take some 30 s of a core."""
+"""The most other pictures that are. Together they take 20 s of a core, or a minute if they are large."""
 
 NEIGHBOURS = 10
 
