@@ -135,6 +135,7 @@ def test_a_fit_of_another_side_says_what_it_costs_and_brings(
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert f"fit.side: 224 is given, and this fit has the backbone of {model.version}, which sees 160 pixels" in error
     assert _fit(place, "--from", "current", "--side", "160") == 0
+    assert re.search(r"^side +160 pixels$", capsys.readouterr().out, re.MULTILINE)  # it has read nothing to compare
     refitted = registry.open(registry.current()).manifest
     assert (refitted.side, refitted.files[bundle.BACKBONE]) == (160, model.manifest.files[bundle.BACKBONE])
     assert refitted.version != model.version
