@@ -24,7 +24,7 @@ MANIFEST = BundleManifest(
     from_version=None,
     files={},
 )
-FITTED = Fitted("/models", MANIFEST, "/models/report.html", True, {"corrupt": 2, "empty": 1}, False)
+FITTED = Fitted("/models", MANIFEST, "/models/report.html", True, {"corrupt": 2, "empty": 1}, False, None)
 
 
 @pytest.mark.parametrize(
