@@ -20,7 +20,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from batch_fit.folding import Featurized, paths_of
-from batch_fit.held_back import measure
+from batch_fit.held_back import measure_errors
 from batch_fit.pca import fit_pca
 from batch_fit.statistics import Statistics
 from conf.spark.tasks import is_retry
@@ -261,7 +261,7 @@ def _figures(sight: Sight, sights: Sights, variance: float) -> tuple[SideFigures
     if len(np.unique(labels)) > 1:
         among_others = labels[~held_out][distances[:, ~held_out].argmin(axis=1)]
         accuracy = float((among_others == labels[held_out]).mean())
-    errors, _ = measure(projection, sight.features[held_out])
+    errors, _ = measure_errors(projection, sight.features[held_out])
     p50, p95 = (float(np.quantile(errors, share)) for share in (0.5, 0.95))
     rate = len(labels) / sight.seconds
     return SideFigures(sight.side, rate, projection.k, accuracy, p50, p95), neighbours
