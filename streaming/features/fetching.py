@@ -12,6 +12,7 @@ from streaming.features.reading import PictureReader
 from streaming.features.reasons import Reason
 
 _MAX_BYTES_AHEAD = 64 * 2**20
+_LATE_SECONDS = 10.0
 _LONGEST_READ = 600.0
 """Seconds; longer than all attempts at a store that fails, after which a read ends by itself."""
 
@@ -61,10 +62,7 @@ class Fetcher:
                 stuck, self._threads = self._threads, self._new_threads()
                 stuck.shutdown(wait=False, cancel_futures=True)
                 if self._can_read_others(path):
-                    raise Rejected(
-                        Reason.UNREADABLE,
-                        f"reading it has not ended after {_LONGEST_READ:g}s; others can be read",
-                    ) from None
+                    return _read_late(content)
             except CancelledError:  # it waited behind one that is stuck
                 content = self._threads.submit(self._read, path)
 
@@ -82,6 +80,16 @@ class Fetcher:
 
     def _new_threads(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self._at_once, thread_name_prefix="fetch")
+
+
+def _read_late(content: Future[bytes]) -> bytes:
+    """The bytes of a picture although others were faster: the store may have come back for all of them just now."""
+    try:
+        return content.result(_LATE_SECONDS)
+    except TimeoutError:
+        raise Rejected(
+            Reason.UNREADABLE, f"reading it has not ended after {_LONGEST_READ:g}s; others can be read"
+        ) from None
 
 
 def _refuse(length: int, max_bytes: int) -> bytes:
