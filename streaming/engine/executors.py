@@ -11,6 +11,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 
 from conf.spark.tasks import is_retry
 from streaming.engine.serving import ServedModel
+from streaming.features.rows import take_rows
 from streaming.features.schema import OUTCOMES
 from streaming.features.workers import deal, featurize_with
 
@@ -55,5 +56,4 @@ class Executors:
         frame = self._spark.createDataFrame(dealt)
         to_outcomes = featurize_with(model.recipe, is_retry)
         outcomes = frame.mapInArrow(to_outcomes, from_arrow_schema(OUTCOMES)).toArrow().cast(OUTCOMES)
-        places = pc.index_in(pictures.column("path"), outcomes.column("path"))
-        return outcomes.take(places)
+        return take_rows(outcomes, pc.index_in(pictures.column("path"), outcomes.column("path")).combine_chunks())

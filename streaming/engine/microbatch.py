@@ -101,7 +101,7 @@ class MicroBatches:
             pictures = denylist.without(batch.select(PICTURES.names).cast(PICTURES))
         done = self._prefetch.featurize(manifest, pictures)
         model = done.model
-        if done.outcomes.column("path").to_pylist() != pictures.column("path").to_pylist():
+        if not done.outcomes.column("path").equals(pictures.column("path")):
             raise OutputError(f"manifest {manifest}: the outcomes are not one row per picture; this is a defect")
         with self._tenure.writing() as denylist:  # which may have grown meanwhile
             outcomes = denylist.without(done.outcomes)

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from conf.errors import AlreadyExistsError
+from streaming.features.rows import filter_rows
 from streaming.features.schema import EMBEDDINGS, FEATURES, QUARANTINE, label_of, with_all_columns
 from streaming.output.batch_report import BatchReport
 from streaming.output.decision import FEATURES_REMEDY, FEATURES_TABLE, QUARANTINE_TABLE, Decision, decide
@@ -137,24 +138,23 @@ def _in_log(output: Folder, *, decided: bool) -> list[str]:
 
 def feature_rows(result: Result) -> pa.Table:
     """The rows of a result for the table of features, `schema.FEATURES`."""
-    accepted = _accepted(result)
+    outcomes = result.outcomes.drop_columns("embedding")
+    accepted = filter_rows(outcomes, pc.is_null(outcomes.column("reason")))
     labels = pa.array([label_of(path) for path in accepted.column("path").to_pylist()], pa.string())
     return _stamped(accepted.append_column("label", labels), result, FEATURES)
 
 
 def embedding_rows(result: Result) -> pa.Table:
     """The rows of a result for the table of embeddings, `schema.EMBEDDINGS`; none if embeddings are not kept."""
-    accepted = _accepted(result)
-    return _stamped(accepted.filter(pc.is_valid(accepted.column("embedding"))), result, EMBEDDINGS)
-
-
-def _accepted(result: Result) -> pa.Table:
-    return result.outcomes.filter(pc.is_null(result.outcomes.column("reason")))
+    outcomes = result.outcomes.select(["path", "embedding"])
+    embedded = pc.and_(pc.is_null(result.outcomes.column("reason")), pc.is_valid(outcomes.column("embedding")))
+    return _stamped(filter_rows(outcomes, embedded), result, EMBEDDINGS)
 
 
 def quarantine_rows(result: Result) -> pa.Table:
     """The rows of a result for the table of quarantine, `schema.QUARANTINE`."""
-    rejected = result.outcomes.filter(pc.is_valid(result.outcomes.column("reason")))
+    outcomes = result.outcomes.drop_columns("embedding")
+    rejected = outcomes.filter(pc.is_valid(outcomes.column("reason")))
     return _stamped(rejected, result, QUARANTINE)
 
 
