@@ -1,10 +1,11 @@
-"""All measurements in one table: `make bench`, or `python -m benchmarks`. It takes about an hour and a half."""
+"""All measurements in one table: `make bench`, or `python -m benchmarks`. It takes about two hours."""
 
 from __future__ import annotations
 
 from itertools import chain
 
 from benchmarks import (
+    ceiling,
     classifier,
     discovery,
     drift,
@@ -25,6 +26,6 @@ from benchmarks import (
 from benchmarks.support.common import print_figures
 
 if __name__ == "__main__":
-    the_stream = (throughput, overhead, latency, memory, planning, discovery, s3, endurance)
+    the_stream = (throughput, overhead, latency, memory, planning, ceiling, discovery, s3, endurance)
     modules = (*the_stream, embeddings, reconcile, export, export_model, forget, pca, drift, classifier)
     print_figures(chain.from_iterable(module.measure() for module in modules))

@@ -1,6 +1,6 @@
 """Measures discovery at a million keys: seconds, and memory of the driver.
 
-    python -m benchmarks.discovery
+    python -m benchmarks.discovery [KEYS]
 
 Store and queue are synthetic (see `benchmarks.support.synthetic`); discoverers, boto3, the manifest log and the memory
 of known pictures are real, in a process without Spark. First a million pictures are new, then all of them are known,
@@ -12,6 +12,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import resource
+import sys
 import tempfile
 import threading
 import time
@@ -45,15 +46,15 @@ _MAX_PICTURES = 1000 * CORES  # the default of a stream on this machine
 _SOURCE = f"s3://{BUCKET}/{PREFIX}"
 
 
-def measure() -> Iterator[Figure]:
+def measure(objects: int = _OBJECTS) -> Iterator[Figure]:
     """Both discoverers, on one synthetic bucket, in a fresh process."""
-    with serving(_OBJECTS, _EVENTS) as address:
+    with serving(objects, _EVENTS) as address:
         wait_for_quiet()
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            yield from pool.submit(_discover, address).result()
+            yield from pool.submit(_discover, objects, address).result()
 
 
-def _discover(address: str) -> list[Figure]:
+def _discover(objects: int, address: str) -> list[Figure]:
     keys = {"AWS_ACCESS_KEY_ID": "synthetic", "AWS_SECRET_ACCESS_KEY": "synthetic", "AWS_REGION": "eu-west-3"}
     os.environ.update(keys, AWS_ENDPOINT_URL=address)
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
@@ -62,45 +63,53 @@ def _discover(address: str) -> list[Figure]:
         known = KnownPictures(output)
         log = ManifestLog(LooseTenure(output), known)
         source, inbox = Input(_SOURCE, connection), Inbox(log)
-        listing = ListingDiscoverer(source, log, inbox, timedelta(0))
+        listed = threading.Event()
+        listing = ListingDiscoverer(source, log, inbox, timedelta(0), lambda look: listed.set())
         drain = Drain(Queue(QUEUE_URL, connection), Sorter(source), timedelta(seconds=5), lambda: False)
         events = EventsDiscoverer(source, drain, listing, log, inbox)
         before = _resident()
-        first = _seconds_of_list_once(events)
+        first = _list_once(events, listed)
         after_first = _resident()
-        look = _seconds_of_look(listing)
+        second = _look(listing, objects)
         after_look = _resident()
         rate = _EVENTS / _seconds_to_follow(events, address)
-        assert len(known) == _OBJECTS + _EVENTS
+        assert len(known) == objects + _EVENTS
         after_events = _resident()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
     return [
-        Figure(f"first look at {_OBJECTS:,} keys, all new, into manifests of {_MAX_PICTURES:,}", f"{first:.1f} s"),
-        Figure(f"look at {_OBJECTS:,} known keys", f"{look:.1f} s"),
+        Figure(f"first look at {objects:,} keys, all new, into manifests of {_MAX_PICTURES:,}", first),
+        Figure(f"look at {objects:,} known keys", second),
         Figure(
             "driver without Spark: before, after the first look, after the second",
             _megabytes(before, after_first, after_look),
         ),
-        Figure(f"{_EVENTS:,} events with {_OBJECTS:,} keys known", f"{rate:,.0f} messages/s"),
+        Figure(f"{_EVENTS:,} events with {objects:,} keys known", f"{rate:,.0f} messages/s"),
         at_least(f"events over {_RATE:,} messages/s", rate / _RATE, 1),
         Figure("driver without Spark: after the events, peak of all", _megabytes(after_events, peak)),
     ]
 
 
-def _seconds_of_list_once(events: EventsDiscoverer) -> float:
-    """The first start of a stream of events: all that is there, listed once."""
-    leave = threading.Event()
-    leave.set()
-    started = time.monotonic()
-    events.follow(_MAX_PICTURES, StreamSettings().interval, leave)
-    return time.monotonic() - started
+def _list_once(events: EventsDiscoverer, listed: threading.Event) -> str:
+    """The first start of a stream of events: all that is there, listed once; `listed` is set after that."""
+    started = _clocks()
+    events.follow(_MAX_PICTURES, StreamSettings().interval, listed)
+    return _seconds_since(started)
 
 
-def _seconds_of_look(listing: ListingDiscoverer) -> float:
-    started = time.monotonic()
+def _look(listing: ListingDiscoverer, objects: int) -> str:
+    started = _clocks()
     look = listing.look(_MAX_PICTURES)
-    assert (look.listed, look.found) == (_OBJECTS, 0)
-    return time.monotonic() - started
+    assert (look.listed, look.found) == (objects, 0)
+    return _seconds_since(started)
+
+
+def _clocks() -> tuple[float, float]:
+    return time.monotonic(), time.process_time()
+
+
+def _seconds_since(started: tuple[float, float]) -> str:
+    wall, cpu = (now - then for now, then in zip(_clocks(), started, strict=True))
+    return f"{wall:.1f} s; CPU {cpu:.1f} s"
 
 
 def _seconds_to_follow(events: EventsDiscoverer, address: str) -> float:
@@ -126,4 +135,4 @@ def _megabytes(*sizes: float) -> str:
 
 
 if __name__ == "__main__":
-    print_figures(measure())
+    print_figures(measure(*map(int, sys.argv[1:])))

@@ -1,14 +1,15 @@
 """Exporting a table of many small files.
 
-    python -m benchmarks.export
+    python -m benchmarks.export [ROWS [FILES]]
 
-The output is as a stream leaves it after years: a million rows of 100 features in 10,000 files. Time is that of the
-whole program, the start of Spark included. Memory is the most that all of its processes had together, shared pages
-counted once in proportion (PSS).
+The output is as a stream leaves it after years: a million rows of 100 features in 10,000 files. Time and CPU are those
+of the whole program, the start of Spark included. Memory is the most that all of its processes had together, shared
+pages counted once in proportion (PSS).
 """
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,10 +34,8 @@ def measure(rows: int = _ROWS, files: int = _FILES) -> Iterator[Figure]:
 
 def _export(folder: str, what: str, *more: str) -> Iterator[Figure]:
     places = ["--output", f"{folder}/out", "--to", f"{folder}/to", "--log-folder", f"{folder}/log"]
-    seconds, memory, _ = run_measured("streaming", ["export", *places, "--master", f"local[{CORES},4]", *more])
-    yield Figure(what, f"{seconds:.1f} s")
-    yield Figure(f"{what}: memory of all processes, most", f"{memory / 2**20:,.0f} MiB")
+    yield from run_measured("streaming", ["export", *places, "--master", f"local[{CORES},4]", *more]).figures(what)
 
 
 if __name__ == "__main__":
-    print_figures(measure())
+    print_figures(measure(*map(int, sys.argv[1:])))

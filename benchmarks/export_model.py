@@ -37,9 +37,9 @@ def measure(rows: int = _ROWS, files: int = _FILES) -> Iterator[Figure]:
 def _export(folder: str, what: str) -> Iterator[Figure]:
     places = ["--output", f"{folder}/out", "--to", f"{folder}/to", "--models", f"{folder}/models"]
     places += ["--log-folder", f"{folder}/log"]
-    seconds, memory, _ = run_measured("streaming", ["export", *places, "--master", f"local[{CORES},4]"])
-    yield at_most(what, seconds, 150, " s")
-    yield at_most(f"{what}: most memory of all processes", memory / 1e9, 2, " GB")
+    run = run_measured("streaming", ["export", *places, "--master", f"local[{CORES},4]"])
+    yield at_most(what, run.seconds, 150, " s")
+    yield at_most(f"{what}: most memory of all processes", run.memory / 1e9, 2, " GB")
 
 
 if __name__ == "__main__":

@@ -52,8 +52,8 @@ def _run(output: Path, listed: Path) -> tuple[float, int, str]:
     """Seconds, peak bytes, and the receipts of a run."""
     log = output.with_name("log")
     arguments = ["forget", "--output", str(output), "--from-file", str(listed), "--json", "--log-folder", str(log)]
-    seconds, memory, said = run_measured("streaming", [*arguments, "--master", f"local[{CORES},4]"])
-    return seconds, memory, said.splitlines()[-1]
+    run = run_measured("streaming", [*arguments, "--master", f"local[{CORES},4]"])
+    return run.seconds, run.memory, run.said.splitlines()[-1]
 
 
 if __name__ == "__main__":

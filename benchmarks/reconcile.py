@@ -1,6 +1,6 @@
 """Reconciling a million pictures with what a stream has seen of them.
 
-    python -m benchmarks.reconcile
+    python -m benchmarks.reconcile [PICTURES]
 
 The input is a local folder of empty files, 1,000 to a subfolder; all but 1,000 of them were found and folded by the
 application's own code. Time is that of the whole program, the start of Spark included. Memory is the most that all of
@@ -10,6 +10,7 @@ its processes had together, shared pages counted once in proportion (PSS).
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,13 +36,10 @@ def measure(pictures: int = _PICTURES) -> Iterator[Figure]:
         _see(source, output)
         _make_files(source, pictures - _MISSED, _MISSED)
         places = ["--input", str(source), "--output", str(output), "--settle", "0s", "--log-folder", f"{folder}/log"]
-        seconds, memory, said = run_measured(
-            "streaming", ["reconcile", *places, "--json", "--master", f"local[{CORES},4]"]
-        )
-    findings = json.loads(said.splitlines()[-1])
+        run = run_measured("streaming", ["reconcile", *places, "--json", "--master", f"local[{CORES},4]"])
+    findings = json.loads(run.said.splitlines()[-1])
     assert (findings["listed"], findings["missed"], findings["changed"]) == (pictures, _MISSED, 0), findings
-    yield Figure(f"reconcile of {pictures:,} pictures", f"{seconds:.1f} s, {pictures / seconds:,.0f} pictures/s")
-    yield Figure("reconcile: memory of all processes, most", f"{memory / 2**20:,.0f} MiB")
+    yield from run.figures(f"reconcile of {pictures:,} pictures")
 
 
 def _make_files(source: Path, first: int, count: int) -> None:
@@ -60,4 +58,4 @@ def _see(source: Path, output: Path) -> None:
 
 
 if __name__ == "__main__":
-    print_figures(measure())
+    print_figures(measure(*map(int, sys.argv[1:])))

@@ -75,8 +75,30 @@ def run_program(program: str, arguments: Sequence[str]) -> float:
     return time.monotonic() - started
 
 
-def run_measured(program: str, arguments: Sequence[str]) -> tuple[float, int, str]:
-    """The same, watched: seconds, the most bytes that all of its processes had together, and all that it said.
+@dataclass(frozen=True)
+class Measured:
+    """A run of a program.
+
+    Attributes:
+        seconds: from its start to its end.
+        cpu: seconds of all of its processes together, of the user and of the system.
+        memory: the most bytes that all of its processes had together, shared pages counted once (PSS).
+        said: all that it said.
+    """
+
+    seconds: float
+    cpu: float
+    memory: int
+    said: str
+
+    def figures(self, what: str) -> Iterator[Figure]:
+        """Its seconds and its memory as lines of the table."""
+        yield Figure(what, f"{self.seconds:.1f} s; CPU {self.cpu:.1f} s")
+        yield Figure(f"{what}: memory of all processes, most", f"{self.memory / 2**20:,.0f} MiB")
+
+
+def run_measured(program: str, arguments: Sequence[str]) -> Measured:
+    """The same, watched.
 
     Raises:
         RuntimeError: it failed; with all that it said.
@@ -84,9 +106,11 @@ def run_measured(program: str, arguments: Sequence[str]) -> tuple[float, int, st
     wait_for_quiet()
     started = time.monotonic()
     process = start(program, arguments)
-    memory = PeakMemory(process)
+    watch = _Watch(process)
     said = _finish(program, process)
-    return time.monotonic() - started, memory.stop(), said
+    seconds = time.monotonic() - started
+    watch.stop()
+    return Measured(seconds, sum(watch.cpu.values()), watch.memory, said)
 
 
 def _finish(program: str, process: subprocess.Popen[str]) -> str:
@@ -123,27 +147,33 @@ def workers_of(stream: subprocess.Popen[str]) -> list[psutil.Process]:
     return [one for one in daemons if one.parent() in daemons]
 
 
-class PeakMemory:
-    """The most memory that a program and its children had together, shared pages counted once (PSS)."""
+class _Watch:
+    """Follows a program and its children until it ends.
+
+    Attributes:
+        memory: the most that they had together, in bytes, shared pages counted once (PSS).
+        cpu: the seconds of each, by its process id, of the user and of the system.
+    """
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.memory = 0
+        self.cpu: dict[int, float] = {}
         self._process = psutil.Process(process.pid)
-        self._most = 0
         self._leave = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._thread.start()
 
-    def stop(self) -> int:
-        """The bytes, once the program has ended."""
+    def stop(self) -> None:
+        """Stop, once the program has ended."""
         self._leave.set()
         self._thread.join()
-        return self._most
 
     def _follow(self) -> None:
         while not self._leave.wait(_SAMPLE_SECONDS):
             try:
                 family = [self._process, *self._process.children(recursive=True)]
-                self._most = max(self._most, sum(one.memory_full_info().pss for one in family))
+                self.cpu |= {one.pid: sum(one.cpu_times()[:2]) for one in family}
+                self.memory = max(self.memory, sum(one.memory_full_info().pss for one in family))
             except psutil.Error:
                 continue  # one has just ended
 
