@@ -83,8 +83,8 @@ class KnownPictures:
     def _read(self, output: Folder) -> None:
         # The log is listed before the record is read: what is folded meanwhile is found in the record, or is missed.
         self.manifests = manifest_ids(output)
-        files = [_hashes(output.path(name), output.read(name)) for name in output.names(KNOWN_FOLDER)]
-        self._compact: NDArray[np.bytes_] = np.unique(np.concatenate([_as_array([]), *files]))
+        files = (_hashes(output.path(name), output.read(name)) for name in output.names(KNOWN_FOLDER))
+        self._compact = _sorted_unique(np.concatenate([_as_array([]), *files]))
         self._recent: set[bytes] = set()
         self.repeating: list[str] = []
         for manifest in self.manifests:
@@ -126,10 +126,20 @@ def _as_array(hashes: Sequence[bytes]) -> NDArray[np.bytes_]:
     return np.frombuffer(b"".join(hashes), dtype=f"S{IDENTITY_BYTES}")
 
 
+def _sorted_unique(hashes: NDArray[np.bytes_]) -> NDArray[np.bytes_]:
+    """`np.unique`, in place where nothing comes twice."""
+    hashes.sort()
+    repeats = hashes[1:] == hashes[:-1]
+    return hashes if not repeats.any() else hashes[np.concatenate([[True], ~repeats])]
+
+
 def _hashes(path: str, data: bytes) -> NDArray[np.bytes_]:
+    """The column of hashes in a file of the record, without a Python object for each."""
     with naming(path, _REMEDY):
-        column = rows_in(data, ["hash"]).column("hash")
-    return _as_array(column.to_pylist())
+        column = rows_in(data, ["hash"]).column("hash").cast(SCHEMA.field("hash").type).combine_chunks()
+    if not len(column):
+        return _as_array([])
+    return np.frombuffer(column.buffers()[1], f"S{IDENTITY_BYTES}", len(column), column.offset * IDENTITY_BYTES)
 
 
 def fold(tenure: Tenure, manifests: Sequence[str]) -> None:

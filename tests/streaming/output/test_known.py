@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 import os
+import tracemalloc
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from conf.errors import AppError, LeaseLostError
@@ -20,9 +23,9 @@ from streaming.output.manifests import append_manifest, manifest_ids, prepare_lo
 from streaming.output.recovery import finish_manifests, recover
 from streaming.output.rows import erase_in, forgotten_paths
 from streaming.output.tables import Tables
-from streaming.storage.folder import Folder
+from streaming.storage.folder import IDENTITY_BYTES, Folder
 from streaming.storage.locations import open_folder
-from streaming.storage.parquet import read_footer
+from streaming.storage.parquet import as_parquet, read_footer
 from tests.support.outcomes import NOW, named, result_of
 from tests.support.tenures import LooseTenure, LoseableLease
 from tests.support.trap import ANY_CALL, WHENS, Killed, TrapFolder, When
@@ -131,3 +134,19 @@ def test_a_living_holder_folds_although_forget_refuses_what_it_has_announced(out
     assert len([*output.names(KNOWN_FOLDER)]) == 1
     refuse_announced(output)
     assert KnownPictures(output).unknown(named("xy")) == named("x")
+
+
+def test_the_record_is_read_in_little_more_memory_than_its_hashes_take(tmp_path: Path) -> None:
+    """Files may repeat each other's pictures, and be empty; no Python object is made for a hash."""
+    output, count = open_folder(str(tmp_path)), 100_000
+    prepare_log(output)
+    hashes = np.random.default_rng(0).integers(1, 256, (count, IDENTITY_BYTES), np.uint8)
+    for name, rows in (("a", hashes[: count // 2 + 10]), ("b", hashes[count // 2 :]), ("c", hashes[:0])):
+        column = pa.array([row.tobytes() for row in rows], pa.binary(IDENTITY_BYTES))
+        output.create(f"{KNOWN_FOLDER}/{name}.parquet", as_parquet(pa.table({"hash": column})))
+    tracemalloc.start()
+    pictures = KnownPictures(output)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(pictures) == count
+    assert most < 4 * IDENTITY_BYTES * count
