@@ -24,7 +24,9 @@ def take_rows(table: pa.Table, places: pa.IntegerArray) -> pa.Table:
 
 def filter_rows(table: pa.Table, mask: pa.ChunkedArray) -> pa.Table:
     """`table.filter(mask)`, for such a table; `table` itself if the mask is true everywhere."""
-    return table if pc.all(mask).as_py() else take_rows(table, pc.indices_nonzero(mask))
+    if pc.all(mask, min_count=0).as_py():
+        return table
+    return take_rows(table, pc.indices_nonzero(mask))  # of a mask without chunks it would end the process
 
 
 def _take_lists(lists: pa.ChunkedArray, places: NDArray[np.integer]) -> pa.Array:

@@ -45,6 +45,14 @@ def test_rows_are_filtered_as_arrow_filters_them(kept: list[bool]) -> None:
     assert filter_rows(_SOME_NULL, mask).equals(_SOME_NULL.filter(mask))
 
 
+def test_a_table_without_rows_may_have_no_chunks() -> None:
+    """So it is after a micro-batch of no picture."""
+    empty = _rows([]).slice(0, 0)
+    without = pa.table([pa.chunked_array([], field.type) for field in empty.schema], schema=empty.schema)
+    assert filter_rows(without, pc.is_valid(without.column("features"))).equals(without)
+    assert filter_rows(empty, pc.is_valid(empty.column("features"))).equals(empty)
+
+
 def test_every_number_of_an_embedding_is_kept() -> None:
     numbers = np.random.default_rng(0).standard_normal((300, 1280), np.float32)
     table = _rows([*numbers[:100]], [*numbers[100:]])
