@@ -21,11 +21,12 @@ from benchmarks import (
     planning,
     reconcile,
     s3,
+    similar,
     throughput,
 )
 from benchmarks.support.common import print_figures
 
 if __name__ == "__main__":
     the_stream = (throughput, overhead, latency, memory, planning, ceiling, discovery, s3, endurance)
-    modules = (*the_stream, embeddings, reconcile, export, export_model, forget, pca, drift, classifier)
+    modules = (*the_stream, embeddings, reconcile, export, export_model, forget, similar, pca, drift, classifier)
     print_figures(chain.from_iterable(module.measure() for module in modules))

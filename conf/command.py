@@ -14,7 +14,18 @@ from conf.without_pandas import keep_out_pandas
 
 COMMAND = "picture-features"
 PROGRAMS = {
-    "streaming": ("run", "replay", "reconcile", "quarantine", "status", "export", "forget", "stop"),
+    "streaming": (
+        "run",
+        "replay",
+        "reconcile",
+        "quarantine",
+        "status",
+        "export",
+        "similar",
+        "duplicates",
+        "forget",
+        "stop",
+    ),
     "batch_fit": ("fit", "convert", "models"),
 }
 """The verbs of each program. They are named here, because to import a program takes seconds."""

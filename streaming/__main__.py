@@ -29,11 +29,13 @@ from streaming.arguments import (
     EXPORT,
     NAMES,
     STREAM,
+    add_duplicates_arguments,
     add_export_arguments,
     add_forget_arguments,
     add_quarantine_arguments,
     add_reconcile_arguments,
     add_replay_arguments,
+    add_similar_arguments,
     add_status_arguments,
 )
 from streaming.features.reasons import Reason
@@ -49,6 +51,8 @@ if TYPE_CHECKING:  # each verb imports what it needs when it runs
     from streaming.operate.status import Status
     from streaming.operate.stop import Stopped
     from streaming.output.batch_report import BatchReport
+    from streaming.search.duplicates import Duplicates
+    from streaming.search.similar import Similar
 
 _REQUIRED = ("input", "models", "output")
 _STATUS_SECONDS = 5.0  # for the only attempt: in an outage, status should say so soon
@@ -133,6 +137,30 @@ def _export(settings: Settings, arguments: argparse.Namespace) -> Exported | Pla
     from streaming.export.run import dry_run, export
 
     return dry_run(settings) if arguments.dry_run else export(settings, bar)
+
+
+def _similar(settings: Settings, arguments: argparse.Namespace) -> Similar:
+    from streaming.search.page import check_page, write_similar
+    from streaming.search.similar import SimilarRequest, similar
+
+    wanted = SimilarRequest(arguments.picture, arguments.table, arguments.count, arguments.metric, arguments.model)
+    check_page(arguments.html)
+    found = similar(settings, wanted)
+    if arguments.html:
+        write_similar(settings, found, arguments.html)
+    return found
+
+
+def _duplicates(settings: Settings, arguments: argparse.Namespace) -> Duplicates:
+    from streaming.search.duplicates import DuplicatesRequest, duplicates
+    from streaming.search.page import check_page, write_duplicates
+
+    wanted = DuplicatesRequest(arguments.table, arguments.within, arguments.burst, arguments.model)
+    check_page(arguments.html)
+    found = duplicates(settings, wanted)
+    if arguments.html:
+        write_duplicates(settings, found, arguments.html)
+    return found
 
 
 def _to_forget(arguments: argparse.Namespace) -> tuple[Wanted, bool]:
@@ -236,6 +264,35 @@ VERBS = (
         ("output", "export.to"),
         _export,
         add_export_arguments,
+        json=True,
+        waits=True,
+    ),
+    Verb(
+        "similar",
+        "Find the pictures of a table that look like one.",
+        "Rank the rows of a table by the distance of their features from those of a picture: all of them, in this\n"
+        "process, without Spark and without an index. A picture that has no row is featurized as the rows were. Only\n"
+        "rows of one model are compared: an export has all rows in one. It changes nothing, and may run beside the\n"
+        "stream. A forgotten picture is never found.",
+        (Flag("models", "URI"),),
+        (),
+        _similar,
+        add_similar_arguments,
+        positional="PICTURE",
+        json=True,
+        waits=True,
+    ),
+    Verb(
+        "duplicates",
+        "Find the pictures of a table of which one is enough.",
+        "Group pictures with the same bytes, and pictures of the same scene: those whose features are near each\n"
+        "other, directly or by way of others. Of each group it names the picture to keep: the one with the most\n"
+        "pixels, then the most bytes, then the oldest. It compares all pairs, which takes minutes for a million\n"
+        "pictures. It deletes nothing, and may run beside the stream. A forgotten picture is not shown.",
+        (),
+        (),
+        _duplicates,
+        add_duplicates_arguments,
         json=True,
         waits=True,
     ),

@@ -8,6 +8,7 @@ from datetime import timedelta
 from conf.cli import Flag
 from conf.settings import parse_duration
 from streaming.features.reasons import Reason
+from streaming.search.choices import METRICS, WITHIN
 
 NAMES = (Flag("stream.ignore", "NAMES"), Flag("stream.include", "NAMES"))
 STREAM = (
@@ -89,6 +90,52 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="Say what would be written, and change nothing.")
 
 
+def add_similar_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of similar."""
+    parser.add_argument(
+        "picture", metavar="PICTURE", help="A file or s3a:// key, which need not be in the table; or the path of a row."
+    )
+    _add_table(parser)
+    parser.add_argument("-n", metavar="N", dest="count", type=_count, default=10, help="How many to find. Default: 10.")
+    parser.add_argument("--metric", choices=[*METRICS], default="cosine", help="The distance. Default: cosine.")
+    _add_html(parser)
+
+
+def add_duplicates_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of duplicates."""
+    _add_table(parser)
+    parser.add_argument(
+        "--within",
+        metavar="D",
+        type=_distance,
+        default=WITHIN,
+        help=f"The greatest cosine distance of two pictures of one scene, from 0 to 1. Default: {WITHIN:g}.",
+    )
+    parser.add_argument(
+        "--burst",
+        metavar="TIME",
+        type=_duration,
+        help="Only pictures of one camera that were captured within this time, like 10s, are of one scene.",
+    )
+    _add_html(parser)
+
+
+def _add_table(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--table",
+        metavar="URI",
+        help="An output, a folder of exports, whose LATEST is followed, or one of its snapshots. Default: the setting "
+        "export.to, or else output.",
+    )
+    parser.add_argument(
+        "--model", metavar="VERSION", help="Compare the rows of this model. Default: the picture's, or the latest."
+    )
+
+
+def _add_html(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--html", metavar="FILE", help="Also write one page that shows the pictures, for a browser.")
+
+
 def add_forget_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of forget."""
     parser.add_argument("paths", nargs="*", metavar="PATH", help="A picture, as the column path has it.")
@@ -110,3 +157,19 @@ def _duration(value: str) -> timedelta:
         return parse_duration(value)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _count(value: str) -> int:
+    if not value.isdecimal() or not int(value):
+        raise argparse.ArgumentTypeError(f"{value!r} is not a number from 1 on")
+    return int(value)
+
+
+def _distance(value: str) -> float:
+    try:
+        distance = float(value)
+    except ValueError:
+        distance = -1.0
+    if not 0 <= distance <= 1:
+        raise argparse.ArgumentTypeError(f"{value!r} is not a distance from 0 to 1")
+    return distance

@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2 import Template
 from numpy.typing import NDArray
 
 from batch_fit.report.charts import SERIES_COUNT, calibration_chart, scatter_chart, variance_chart
 from batch_fit.report.classes import ClassesReport
 from batch_fit.sides import SidesCompared
+from conf.pages.environment import page_environment
 from streaming.registry.bundle import BundleManifest
 
 
@@ -91,36 +91,9 @@ def render(report: FitReport) -> str:
 
 def template() -> Template:
     """The page without its figures; it lies beside this module, also where that is in a zip file."""
-    environment = Environment(
-        loader=PackageLoader("batch_fit.report", ""),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters |= {
-        "number": "{:,}".format,
-        "percent": "{:.1%}".format,
-        "plural": _plural,
-        "duration": _duration,
-        "time": _time,
-    }
-    return environment.get_template("report.html.j2")
+    return page_environment("batch_fit.report").get_template("report.html.j2")
 
 
 def _by_count(labels: Mapping[str, int]) -> list[tuple[str, int]]:
     """Labels and their numbers of pictures, the most frequent first."""
     return sorted(labels.items(), key=lambda item: (-item[1], item[0]))
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes:,} min {rest} s" if minutes else f"{seconds:.1f} s"
-
-
-def _time(moment: datetime) -> str:
-    return f"{moment.astimezone(UTC):%d %B %Y, %H:%M} UTC"

@@ -39,7 +39,7 @@ def path_of(number: int) -> str:
     return f"/pictures/camera-{number // 1000:05}/{number:08}.jpg"
 
 
-def write_output(output: Path, rows: int, files: int, backbone: str = "") -> None:
+def write_output(output: Path, rows: int, files: int, backbone: str = "", components: int = COMPONENTS) -> None:
     """Write `rows` rows of features and quarantine in `files` files of features, and the record of their pictures.
 
     With the id of a backbone, their embeddings, too.
@@ -47,19 +47,21 @@ def write_output(output: Path, rows: int, files: int, backbone: str = "") -> Non
     begin(open_folder(str(output)))
     seen: list[tuple[str, list[str]]] = []
     for number in range(files):
-        seen.append(write_manifest(output, number, rows // files, backbone))
+        seen.append(write_manifest(output, number, rows // files, backbone, components))
         if len(seen) == _MANIFESTS_PER_RECORD or number == files - 1:
             _write(output / known.KNOWN_FOLDER / f"{seen[-1][0]}-00000000.parquet", _record(seen))
             seen.clear()
 
 
-def write_manifest(output: Path, number: int, pictures: int, backbone: str = "") -> tuple[str, list[str]]:
+def write_manifest(
+    output: Path, number: int, pictures: int, backbone: str = "", components: int = COMPONENTS
+) -> tuple[str, list[str]]:
     """Write the files that the manifest of this number has in the tables; returns its id and the paths of its rows."""
     paths = [path_of(number * pictures + row) for row in range(pictures)]
     day, of_day = divmod(number, _FILES_PER_DAY)
     now = _START + timedelta(days=day, minutes=10 * of_day)
     manifest = f"{now:%Y%m%dT%H%M%S%fZ}-{sha256(paths[0].encode()).hexdigest()[:8]}"
-    outcomes = _outcomes(paths, number * pictures, now, np.random.default_rng(number))
+    outcomes = _outcomes(paths, number * pictures, now, np.random.default_rng(number), components)
     if backbone:
         embeddings = np.random.default_rng(number).normal(size=(pictures, FEATURE_COUNT)).astype(np.float32)
         place, column = outcomes.schema.get_field_index("embedding"), OUTCOMES.field("embedding")
@@ -75,10 +77,10 @@ def write_manifest(output: Path, number: int, pictures: int, backbone: str = "")
     return manifest, paths
 
 
-def _outcomes(paths: list[str], first: int, now: datetime, random: np.random.Generator) -> pa.Table:
+def _outcomes(paths: list[str], first: int, now: datetime, random: np.random.Generator, components: int) -> pa.Table:
     count = len(paths)
     rejected = [(first + row) % _QUARANTINED_OF == 0 for row in range(count)]
-    values = random.normal(size=(count, COMPONENTS)).astype(np.float32)
+    values = random.normal(size=(count, components)).astype(np.float32)
     columns = {
         "path": paths,
         "length": [150_000] * count,
@@ -89,7 +91,7 @@ def _outcomes(paths: list[str], first: int, now: datetime, random: np.random.Gen
         "reconstruction_error": [None if bad else 1.0 for bad in rejected],
         "reason": ["corrupt" if bad else None for bad in rejected],
         "detail": ["image file is truncated" if bad else None for bad in rejected],
-        "sha256": ["0" * 64] * count,
+        "sha256": [sha256(path.encode()).hexdigest() for path in paths],
     }
     nothing = [None] * count
     return pa.table({name: columns.get(name, nothing) for name in OUTCOMES.names}, schema=OUTCOMES)

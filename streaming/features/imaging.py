@@ -37,7 +37,7 @@ from streaming.features.exif import Exif, read_exif
 from streaming.features.formats import Format, Rejected, recognise, unsupported, without_bad_metadata
 from streaming.features.reasons import Reason
 
-__all__ = ["DEFAULT_SIDE", "Limits", "Picture", "Rejected", "decode"]
+__all__ = ["DEFAULT_SIDE", "Limits", "Picture", "Rejected", "decode", "thumbnail"]
 
 DEFAULT_SIDE = 224
 """Width and height in pixels of the input of a backbone for which no other side was asked."""
@@ -128,6 +128,21 @@ def decode(data: bytes, limits: Limits, side: int = DEFAULT_SIDE, out: NDArray[n
     if isinstance(outcome, Rejected):
         raise outcome
     return outcome
+
+
+def thumbnail(picture: Picture, side: int) -> bytes:
+    """A decoded picture as a small JPEG, upright and in its own proportions, without any metadata.
+
+    Args:
+        picture: to show.
+        side: of the longer side, in pixels; a decoded picture has no more than its own side.
+    """
+    levels = np.rint((picture.pixels + 1) * 127.5).astype(np.uint8)
+    scale = side / max(picture.width, picture.height)
+    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    buffer = io.BytesIO()
+    Image.fromarray(levels).resize(size, Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=82)
+    return buffer.getvalue()
 
 
 def _attempt(found: Format, data: bytes, limits: Limits, out: NDArray[np.float32]) -> Picture | Rejected:

@@ -35,7 +35,7 @@ from streaming.output.manifests import (
 )
 from streaming.output.tables import EMPTY
 from streaming.storage.damaged import naming
-from streaming.storage.folder import IDENTITY_BYTES, Folder, StoredPicture
+from streaming.storage.folder import IDENTITY_BYTES, Folder, StoredPicture, identity_of
 from streaming.storage.parquet import as_parquet, footer_of, read_footer, read_rows, read_size, rows_in, unique
 
 KNOWN_FOLDER = "_known"
@@ -269,3 +269,18 @@ def _days_since(output: Folder, manifest: str) -> Iterator[str]:
     while day <= today:
         yield from output.names(f"{FEATURES_TABLE}/date={day}")
         day += timedelta(days=1)
+
+
+def manifests_with(output: Folder, path: str) -> list[str]:
+    """The manifests that list the picture of this raw key: of the record, then of the log."""
+    identity = pa.scalar(identity_of(path), SCHEMA.field("hash").type)
+    found = []
+    for name in list(output.names(KNOWN_FOLDER)):
+        with suppress(NotFoundError):  # merged into another meanwhile, or an announcement that was refused
+            rows = read_rows(output, name, ["hash", "manifest"], _REMEDY)
+            found += rows.filter(pc.equal(rows.column("hash"), identity)).column("manifest").to_pylist()
+    for manifest in manifest_ids(output):
+        with suppress(NotFoundError):  # folded meanwhile
+            if any(picture.path == path for picture in read_manifest(output, manifest)):
+                found.append(manifest)
+    return found

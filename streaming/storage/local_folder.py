@@ -68,8 +68,9 @@ class LocalFolder:
         with self._explained(prefix, "list"):
             for found, folders, files in os.walk(self._root / prefix, onerror=_raise_unless_missing):
                 folders.sort()
+                inside = found[len(str(self._root)) :].strip("/")  # not by Path, which takes longer than the listing
                 for file in sorted(files):
-                    yield str(Path(found, file).relative_to(self._root))
+                    yield f"{inside}/{file}" if inside else file
 
     def create(self, name: str, data: bytes) -> str:
         target = self._root / name

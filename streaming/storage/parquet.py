@@ -13,8 +13,10 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from conf.errors import NotFoundError
 from streaming.storage.damaged import REMEDY, naming
 from streaming.storage.folder import Folder
+from streaming.storage.locations import is_on_s3
 
 _TAIL = 64 * 1024
 _LENGTH_AND_MAGIC = 8
@@ -45,6 +47,26 @@ def rows_in(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
     PyArrow's threads do not help with a small file, and may abort a program that ends, as they give `data` back late.
     """
     return pq.ParquetFile(pa.BufferReader(data)).read(columns and [*columns], use_threads=False)
+
+
+@contextmanager
+def open_rows(folder: Folder, name: str, remedy: str = REMEDY) -> Iterator[pq.ParquetFile]:
+    """A file in a folder, to be read in parts: a local one is read where it lies, an object is fetched as a whole.
+
+    Raises:
+        NotFoundError: there is no such file.
+        OutputError: it is damaged, which may show while it is read in the context.
+    """
+    path = folder.path(name)
+    on_s3 = is_on_s3(folder.root)
+    data = folder.read(name) if on_s3 else None
+    with naming(path, remedy):
+        try:
+            source = pa.BufferReader(data) if on_s3 else pa.OSFile(path)
+        except FileNotFoundError:
+            raise NotFoundError(f"{path}: there is no such file") from None
+        with source:
+            yield pq.ParquetFile(source)
 
 
 def as_parquet(table: pa.Table, footer: Footer | None = None) -> bytes:

@@ -24,6 +24,8 @@ from streaming.operate.health import Health
 from streaming.operate.quarantine import Example, Listed, RetryRequested
 from streaming.operate.status import Counted, Status
 from streaming.operate.stop import Stopped
+from streaming.search.duplicates import Duplicate, Duplicates, Group
+from streaming.search.similar import Match, Similar
 from tests.support.streams import PROJECT
 
 FORMATS = (PROJECT / "docs" / "formats.md").read_text(encoding="utf-8")
@@ -107,6 +109,8 @@ def keys(*kinds: type) -> list[str]:
         ("`status`", (Status, Counted)),
         ("`status --check`", (Health,)),
         ("`export --dry-run`", (Planned,)),
+        ("`similar`", (Similar, Match)),
+        ("`duplicates`", (Duplicates, Group, Duplicate)),
         ("`stop`", (Stopped,)),
         ("`convert`", (Converted,)),
         ("`models list`", (ListedModels, ListedModel)),

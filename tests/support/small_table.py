@@ -39,6 +39,21 @@ def commit(
     return _commit(output, DAY + timedelta(days=day), paths, model, accepted, backbone or "")
 
 
+def commit_features(
+    output: Folder, day: int, features: Mapping[str, Sequence[float]], model: str = "one", **columns: Sequence[object]
+) -> str:
+    """The same with these features by path, and other columns of `schema.OUTCOMES`."""
+    made_up = {
+        "width": [1] * len(features),
+        "height": [2] * len(features),
+        "reconstruction_error": [0.5] * len(features),
+    }
+    vectors = [np.array(vector, np.float32) for vector in features.values()]
+    return _commit(
+        output, DAY + timedelta(days=day), [*features], model, {**made_up, "features": vectors, **columns}, ""
+    )
+
+
 def reject(output: Folder, day: int, paths: Sequence[str]) -> str:
     """The same with a manifest of corrupt pictures."""
     rejected = {"reason": [Reason.CORRUPT] * len(paths), "detail": ["cut off"] * len(paths)}

@@ -99,6 +99,8 @@ def test_the_command_handles_signals_before_it_imports_what_takes_seconds() -> N
         ("streaming", "status --check --output {place}", ""),
         ("streaming", "stop --output {place}", ""),
         ("streaming", "quarantine list --output {place}", ""),
+        ("streaming", "similar a.jpg --table {place}", ""),
+        ("streaming", "duplicates --table {place}", ""),
         ("batch_fit", "--help", "numpy pyarrow"),
         ("batch_fit", "models list --models {place}", ""),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -57,6 +58,11 @@ def test_the_readme_does_what_it_says(tmp_path: Path, wait_for: Callable[[Callab
     assert "would remove 0 rows" in run_commands(block(README, "sh", "streaming forget"), tmp_path)
     said = run_commands(block(README, "sh", "streaming export"), tmp_path)
     assert said.count(f"rows         {here['pictures']} of") == 2
+    asked = f"pictures/{fruits[0].name}/{next((tmp_path / 'pictures' / fruits[0].name).iterdir()).name}"
+    said = run_commands(block(README, "sh", "streaming similar").replace("PICTURE", shlex.quote(asked)), tmp_path)
+    assert said.count(f"compared     {here['pictures'] - 1} rows") == 1
+    assert "of the same scene" in said
+    assert all((tmp_path / f"{name}.html").is_file() for name in ("similar", "duplicates"))
     snippet = block(README, "python", "read_csv") + 'print("rows", len(features), len(frame))\n'
     said = run_python(snippet, tmp_path)
     assert said.endswith(f"rows {here['pictures']} {here['pictures']}\n")

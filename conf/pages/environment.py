@@ -1,0 +1,52 @@
+"""Makes the environment in which a package's templates are rendered, with `base.css` and the filters of all pages."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+
+_THOUSAND = 1000
+
+
+def page_environment(package: str) -> Environment:
+    """The environment of the templates beside a package's modules, also where the package is in a zip file."""
+    environment = Environment(
+        loader=ChoiceLoader([PackageLoader(package, ""), PackageLoader("conf.pages", "")]),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters |= {
+        "number": "{:,}".format,
+        "percent": "{:.1%}".format,
+        "plural": _plural,
+        "duration": _duration,
+        "time": _time,
+        "size": _size,
+    }
+    return environment
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes:,} min {rest} s" if minutes else f"{seconds:.1f} s"
+
+
+def _time(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%d %B %Y, %H:%M} UTC"
+
+
+def _size(count: int) -> str:
+    """Bytes in decimal units, with three digits or so."""
+    size = float(count)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < _THOUSAND:
+            return f"{size:,.0f} {unit}" if unit == "bytes" or size >= _THOUSAND / 10 else f"{size:.1f} {unit}"
+        size /= _THOUSAND
+    return f"{size:,.1f} TB"

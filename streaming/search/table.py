@@ -1,0 +1,125 @@
+"""Opens what `--table` names: an output, a folder of exports, or one of its snapshots."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from conf.aws.connection import S3Connection
+from conf.errors import OutputError, SettingsError
+from conf.settings import Settings
+from streaming.export.record import find_record, latest, read_snapshot
+from streaming.lease.denylist import Denylist
+from streaming.output.decision import FEATURES_TABLE
+from streaming.output.format_number import check_format
+from streaming.output.lineage import derivatives
+from streaming.output.manifests import is_log
+from streaming.output.tables import EMPTY, Tables
+from streaming.registry.bundle import MANIFEST, Bundle
+from streaming.registry.registry import Registry
+from streaming.storage.folder import Folder
+from streaming.storage.locations import open_folder
+from streaming.storage.parquet import read_rows
+
+
+@dataclass(frozen=True)
+class SearchTable:
+    """The files of a table of features, as they were listed.
+
+    Attributes:
+        path: canonical path of the output or the snapshot.
+        folder: has the files.
+        files: their names in it, in order.
+        output: that the rows come from. It has the denylist, and names the registries.
+        model: of all rows; None if a row may be of any.
+    """
+
+    path: str
+    folder: Folder
+    files: tuple[str, ...]
+    output: Folder
+    model: str | None = None
+
+    @property
+    def is_output(self) -> bool:
+        """Whether it is an output, not a snapshot of one."""
+        return self.path == self.output.root
+
+    def denylist(self) -> Denylist:
+        """The pictures that must not be shown, as of now."""
+        return Denylist.load(self.output)
+
+    def bundle(self, version: str, models: str | None, connection: S3Connection) -> Bundle:
+        """A model, from the registry at `models`, or else from one that the output has used.
+
+        Raises:
+            SettingsError: it is not known which registry has it.
+            BundleError: it was changed.
+        """
+        uris = [models] if models else [one.uri for one in derivatives(self.output) if one.kind == "models"]
+        for registry in (open_folder(uri, connection) for uri in uris):
+            if registry.exists(f"{version}/{MANIFEST}"):
+                return Registry(registry).open(version)
+        looked = f"{', '.join(uris)} has no model {version}" if uris else f"{self.output.root} names no registry"
+        raise SettingsError(f"models: {looked}; give --models URI of the registry that has it")
+
+
+def open_table(settings: Settings, given: str | None, connection: S3Connection) -> SearchTable:
+    """The table at `given`, or else the latest snapshot of export.to, or else the output of the settings.
+
+    Raises:
+        SettingsError: no table was named, or its files are CSV.
+        OutputError: there is none, or it has no rows.
+    """
+    uri = given or settings.export.to or settings.output
+    if not uri:
+        raise SettingsError("--table: is missing; give an output, a folder of exports, or a snapshot")
+    folder = open_folder(uri, connection)
+    check_format(folder)
+    if is_log(folder):
+        table = _output(folder)
+    elif present := latest(folder):
+        table = _snapshot(folder, present.snapshot, connection)
+    else:
+        parent, _, name = folder.root.rpartition("/")
+        exports = open_folder(parent or "/", connection)
+        if find_record(exports, name) is None:
+            raise OutputError(
+                f"{folder.root} is neither an output nor a folder of exports nor a snapshot in one; check --table"
+            )
+        table = _snapshot(exports, name, connection)
+    if not table.files:
+        raise OutputError(f"{table.path} has no rows yet; run or replay a stream first")
+    return table
+
+
+def _output(output: Folder) -> SearchTable:
+    names = (name for name in output.names(FEATURES_TABLE) if name.endswith(".parquet"))
+    return SearchTable(
+        output.root, output, tuple(name for name in names if not name.endswith(f"/{EMPTY}.parquet")), output
+    )
+
+
+def _snapshot(exports: Folder, snapshot: str, connection: S3Connection) -> SearchTable:
+    described = read_snapshot(exports, snapshot)
+    path = exports.path(snapshot)
+    if described.format != "parquet":
+        raise SettingsError(
+            f"--table: {path} is CSV; export with --format parquet into another folder, or give the output"
+        )
+    names = tuple(f"{snapshot}/{file.name}" for file in described.files if file.rows)
+    return SearchTable(path, exports, names, open_folder(described.output, connection), described.model)
+
+
+def latest_model(table: SearchTable) -> str | None:
+    """The model of the latest rows; None if there are none any more."""
+    if table.model:
+        return table.model
+    if table.is_output:
+        return Tables(table.output).latest_model()
+    [*_, last] = read_rows(table.folder, table.files[-1], ["model_version"]).column(0)
+    return str(last)
+
+
+def explain_models() -> str:
+    """How to have rows of several models compared."""
+    return "an export has all rows in one model, and --model VERSION compares those of another"
