@@ -35,7 +35,7 @@ from conf.emr.operation import (
 )
 from conf.emr.options import OfStack, OfStackWithConsent, add_consent, add_stack, all_of, read_as
 from conf.emr.permissions import explain
-from conf.emr.spark_submit import PROGRAMS
+from conf.emr.spark_submit import SUBMITTED
 from conf.emr.trial import TryOptions, add_try_arguments, try_
 
 _REGION = (Flag("s3.region", "REGION"),)
@@ -84,7 +84,7 @@ _VERBS = (
         submit,
         add_submit_arguments,
         read_as(SubmitOptions),
-        "{" + ",".join(PROGRAMS) + "}",
+        "{" + ",".join(SUBMITTED) + "}",
     ),
     Verb(
         "status",

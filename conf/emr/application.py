@@ -9,7 +9,7 @@ from typing import get_args
 from botocore.exceptions import ClientError
 
 from conf.emr.package import CODE, DEPENDENCIES, Platform
-from conf.emr.spark_submit import BACKBONE, CHECKPOINT_JAR, CONFIG, LAUNCHER, LOG4J, Locations
+from conf.emr.spark_submit import CHECKPOINT_JAR, CONFIG, CONVERTED_BACKBONE, LAUNCHER, LOG4J, Locations
 from conf.emr.stack import Stack
 from conf.errors import NotFoundError, SettingsError
 from conf.failures import code_of
@@ -76,16 +76,16 @@ def check_backbone(stack: Stack, locations: Locations) -> None:
     Raises:
         NotFoundError: saying how to get one.
     """
-    bucket, key = bucket_and_key(locations.application, BACKBONE)
+    bucket, key = bucket_and_key(locations.application, CONVERTED_BACKBONE)
     try:
         stack.client("s3").head_object(Bucket=bucket, Key=key)
     except ClientError as error:
         if code_of(error) not in ("404", "NoSuchKey"):
             raise
-        platform = locations.application.rpartition("/")[2]
+        built = build_folder(locations.application.rpartition("/")[2])
         raise NotFoundError(
-            f"{locations.application}/{BACKBONE} is not there: EMR has no TensorFlow to convert the weights; "
-            f"python -m batch_fit convert --to {build_folder(platform) / BACKBONE}, and python -m conf.emr deploy"
+            f"{locations.application}/{CONVERTED_BACKBONE} is not there: EMR has no TensorFlow to convert the weights; "
+            f"python -m batch_fit convert --to {built / CONVERTED_BACKBONE}, and python -m conf.emr deploy"
         ) from None
 
 
@@ -100,8 +100,8 @@ def _files(folder: Path, settings: Path) -> Iterator[tuple[str, Path]]:
     yield LAUNCHER, _HERE / LAUNCHER
     yield LOG4J, _HERE / LOG4J
     yield CONFIG, settings
-    if (folder / BACKBONE).is_file():
-        yield BACKBONE, folder / BACKBONE
+    if (folder / CONVERTED_BACKBONE).is_file():
+        yield CONVERTED_BACKBONE, folder / CONVERTED_BACKBONE
 
 
 def locations_of(stack: Stack, outputs: Mapping[str, str], platform: str) -> Locations:

@@ -159,12 +159,12 @@ def deploy(settings: Settings, options: DeployOptions) -> str | None:
     if not agreed("\n".join(plan), options):
         return None
     for stack in (data, compute):
-        stack.settle()
+        stack.wait_until_stable()
     data.apply(of_data)
     outputs = data.outputs()
     locations = locations_of(data, outputs, platform)
     upload(data, folder, options.settings, locations.application)
-    _settle(compute)
+    _wait_until_stable(compute)
     jobs = _jobs(compute.part, for_emr, locations if reaches_queue else replace(locations, queue=None))
     compute.apply({"KeyArn": outputs["KeyArn"], **of_compute, **jobs, **_generation(compute)})
     everything = {**outputs, **compute.outputs()}
@@ -238,7 +238,7 @@ def _jobs(part: Part, settings: Settings, locations: Locations) -> dict[str, str
     }
 
 
-def _settle(compute: Stack) -> None:
+def _wait_until_stable(compute: Stack) -> None:
     """Stop an application on which nothing runs: EMR changes none that is started."""
     if compute.part == "serverless" and compute.describe() is not None and compute.takes_changes():
         application = serverless.Application(compute, compute.outputs()["ApplicationId"])
@@ -290,13 +290,13 @@ def destroy(settings: Settings, options: DestroyOptions) -> str | None:
     if not agreed("\n".join(plan), options):
         return None
     for stack in there:
-        stack.settle()
+        stack.wait_until_stable()
         if stack.describe() is not None:
             _stop(stack)
             stack.delete()
     if not options.data:
         return _what_stays(data)
-    data.settle()
+    data.wait_until_stable()
     deleted = buckets.empty(data)
     if data.describe() is not None:
         data.delete()

@@ -28,7 +28,7 @@ from conf.emr.options import (
     stack_of,
 )
 from conf.emr.serverless import Application
-from conf.emr.spark_submit import CONFIG, PROGRAMS, Locations, spark_submit_arguments
+from conf.emr.spark_submit import CONFIG, SUBMITTED, Locations, spark_submit_arguments
 from conf.emr.stack import Compute, Stack, parameters_of
 from conf.emr.watching import Follower, driver_logs, last_hour
 from conf.errors import SettingsError
@@ -84,7 +84,7 @@ class UiOptions(OfStack):
 
 def add_submit_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of submit."""
-    parser.add_argument("program", choices=PROGRAMS, help="What to run.")
+    parser.add_argument("program", choices=SUBMITTED, help="What to run.")
     add_stack(parser)
     add_compute(parser)
     add_settings(parser)
@@ -141,7 +141,7 @@ def submit(settings: Settings, options: SubmitOptions) -> str | None:
 def _on_serverless(
     compute: Stack, there: dict[str, str], options: SubmitOptions, settings: Settings, locations: Locations
 ) -> _Submission:
-    if PROGRAMS[options.program].streams and not serverless.reaches_queue(parameters_of(compute.describe() or {})):
+    if SUBMITTED[options.program].streams and not serverless.reaches_queue(parameters_of(compute.describe() or {})):
         raise SettingsError(
             f"submit {options.program}: EMR Serverless reaches the queue from a network only; python -m conf.emr "
             "deploy --set Network=yes makes one, and cost tells its price"

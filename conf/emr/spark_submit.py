@@ -15,7 +15,7 @@ from conf.settings import Settings
 LAUNCHER = "launch.py"
 CONFIG = "emr.yaml"
 LOG4J = "log4j2.properties"
-BACKBONE = "backbone.tflite"
+CONVERTED_BACKBONE = "backbone.tflite"
 ARCHIVE = "dependencies"
 """The names under which every container finds the files and the unpacked archive, beside its own."""
 CHECKPOINT_JAR = "spark-hadoop-cloud.jar"
@@ -45,7 +45,7 @@ class Program:
     fits: bool = False
 
 
-PROGRAMS: Mapping[str, Program] = {
+SUBMITTED: Mapping[str, Program] = {
     "run": Program("streaming", "run", ("input", "models", "output", "queue"), streams=True, checkpoints=True),
     "replay": Program("streaming", "replay", ("input", "models", "output"), checkpoints=True),
     "reconcile": Program("streaming", "reconcile", ("input", "output")),
@@ -127,7 +127,7 @@ def spark_submit_arguments(verb: str, settings: Settings, locations: Locations, 
     """All that follows `spark-submit`, for YARN in cluster mode.
 
     Args:
-        verb: a key of `PROGRAMS`.
+        verb: a key of `SUBMITTED`.
         settings: of the cluster's emr.yaml; its `spark.conf` wins over everything here.
         locations: where everything is.
         extra: more arguments for the program.
@@ -159,14 +159,14 @@ def program_of(verb: str) -> Program:
     Raises:
         SettingsError: there is no such verb.
     """
-    if verb not in PROGRAMS:
-        raise SettingsError(f"submit: there is no {verb!r}; choose from {', '.join(PROGRAMS)}")
-    return PROGRAMS[verb]
+    if verb not in SUBMITTED:
+        raise SettingsError(f"submit: there is no {verb!r}; choose from {', '.join(SUBMITTED)}")
+    return SUBMITTED[verb]
 
 
 def files_of(program: Program) -> tuple[str, ...]:
     """The files that the program finds beside it."""
-    return (CONFIG, BACKBONE) if program.fits else (CONFIG,)
+    return (CONFIG, CONVERTED_BACKBONE) if program.fits else (CONFIG,)
 
 
 def properties_of(program: Program) -> dict[str, str]:
@@ -190,7 +190,7 @@ def program_arguments(program: Program, locations: Locations, extra: Sequence[st
         if place == "queue":
             arguments += ["--discovery", "events"]
     if program.fits:
-        arguments += ["--weights", BACKBONE]
+        arguments += ["--weights", CONVERTED_BACKBONE]
     return [*arguments, *extra]
 
 

@@ -154,7 +154,7 @@ class Stack:
             )
         return {output["OutputKey"]: output["OutputValue"] for output in there.get("Outputs", ())}
 
-    def settle(self) -> None:
+    def wait_until_stable(self) -> None:
         """Wait until nobody changes it: what an interrupted deploy has begun, CloudFormation goes on with."""
         while (there := self.describe()) and there["StackStatus"] in _CHANGING:
             _logger.info("%s is %s; waiting", self.full_name, there["StackStatus"])

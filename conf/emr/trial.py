@@ -22,7 +22,7 @@ from conf.emr.cost import PRICES, read_prices, serverless_usd
 from conf.emr.options import OfStackWithConsent, add_consent, add_platform, add_stack, agreed, stack_of
 from conf.emr.package import Platform
 from conf.emr.serverless import Application
-from conf.emr.spark_submit import BACKBONE, Locations
+from conf.emr.spark_submit import CONVERTED_BACKBONE, Locations
 from conf.emr.stack import Stack
 from conf.emr.watching import Follower
 from conf.errors import AppError, SettingsError
@@ -111,8 +111,10 @@ def try_(settings: Settings, options: TryOptions) -> str | None:
     check_built(folder)
     bill = _Bill(options.max_usd, read_prices(PRICES))
     bill.minutes()
-    if not (folder / BACKBONE).is_file():
-        raise SettingsError(f"{folder / BACKBONE} is missing; python -m batch_fit convert --to {folder / BACKBONE}")
+    if not (folder / CONVERTED_BACKBONE).is_file():
+        raise SettingsError(
+            f"{folder / CONVERTED_BACKBONE} is missing; python -m batch_fit convert --to {folder / CONVERTED_BACKBONE}"
+        )
     if data.describe() is not None:
         raise SettingsError(f"--stack: {data.name!r} is there already; destroy --data it, or give another name")
     plan = (

@@ -19,7 +19,7 @@ from conf.emr import cost, serverless
 from conf.emr.__main__ import command_line, main
 from conf.emr.application import SETTINGS
 from conf.emr.permissions import PERMISSIONS
-from conf.emr.spark_submit import PROGRAMS, Locations, scheduled, spark_submit_arguments
+from conf.emr.spark_submit import SUBMITTED, Locations, scheduled, spark_submit_arguments
 from conf.errors import SettingsError
 from conf.loading import load_settings
 
@@ -56,14 +56,14 @@ def test_a_stream_has_attempts_that_grow_back_and_a_step_has_one() -> None:
 
 def test_no_committer_is_set_and_what_writes_checkpoints_comes_with_the_program() -> None:
     """EMR has a committer of its own, and perhaps none of Spark's classes for clouds."""
-    for verb, program in PROGRAMS.items():
+    for verb, program in SUBMITTED.items():
         words = submitted(verb)
         assert not any("ommitter" in word or "commitProtocol" in word for word in words)
         cloud = [word for word in words if "org.apache.spark.internal.io.cloud" in word]
         assert len(cloud) == program.checkpoints == words.count("--jars")
         if program.checkpoints:
             assert after(words, "--jars") == "s3a://a/x86_64/spark-hadoop-cloud.jar"
-    assert {verb for verb, program in PROGRAMS.items() if program.checkpoints} == {"run", "replay"}
+    assert {verb for verb, program in SUBMITTED.items() if program.checkpoints} == {"run", "replay"}
 
 
 def test_nothing_that_a_stream_writes_to_hdfs_grows() -> None:
@@ -84,7 +84,7 @@ def test_an_executor_and_a_master_share_a_node_and_workers_have_a_gigabyte_each(
 
 
 def test_every_driver_knows_the_region() -> None:
-    for verb in PROGRAMS:
+    for verb in SUBMITTED:
         assert properties(submitted(verb))["spark.yarn.appMasterEnv.AWS_REGION"] == "eu-west-3"
 
 
@@ -95,7 +95,7 @@ def test_the_file_of_the_user_wins() -> None:
 
 
 def test_every_file_that_is_named_is_one_that_deploy_uploads() -> None:
-    for verb in PROGRAMS:
+    for verb in SUBMITTED:
         words = submitted(verb)
         assert after(words, "--py-files") == "s3a://a/x86_64/application.zip"
         assert after(words, "--archives") == "s3a://a/x86_64/dependencies.zip#dependencies"
@@ -103,7 +103,7 @@ def test_every_file_that_is_named_is_one_that_deploy_uploads() -> None:
         assert ("s3a://a/x86_64/backbone.tflite" in files) == (verb == "fit")
         launcher = words.index("s3a://a/x86_64/launch.py")
         module, named, *rest = words[launcher + 1 :]
-        assert (module, named) == (PROGRAMS[verb].module, PROGRAMS[verb].verb)
+        assert (module, named) == (SUBMITTED[verb].module, SUBMITTED[verb].verb)
         assert after(rest, "--config") == "emr.yaml"
 
 
@@ -176,7 +176,7 @@ def test_a_stream_on_serverless_is_started_again_and_a_batch_job_is_not() -> Non
     assert given["spark.jars"] == "s3://a/x86_64/spark-hadoop-cloud.jar"
 
 
-@pytest.mark.parametrize("verb", PROGRAMS)
+@pytest.mark.parametrize("verb", SUBMITTED)
 def test_every_job_is_one_that_the_api_takes(verb: str) -> None:
     shape = get_session().get_service_model("emr-serverless").operation_model("StartJobRun").input_shape
     role = "arn:aws:iam::123456789012:role/pictures"
@@ -188,7 +188,7 @@ def test_every_job_is_one_that_the_api_takes(verb: str) -> None:
 def test_workers_on_serverless_have_sizes_that_there_are() -> None:
     """https://docs.aws.amazon.com/emr/latest/EMR-Serverless-UserGuide/app-behavior.html#worker-configs."""
     sizes = {2: range(4, 17), 4: range(8, 31)}
-    for verb in PROGRAMS:
+    for verb in SUBMITTED:
         job = serverless.job(verb, load_settings({}, SETTINGS), PLACES, "arn:role")
         given = properties(shlex.split(job["jobDriver"]["sparkSubmit"]["sparkSubmitParameters"]))
         for worker, (cores, gigabytes) in {"driver": cost._DRIVER, "executor": cost._EXECUTOR}.items():

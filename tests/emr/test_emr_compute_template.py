@@ -49,7 +49,9 @@ def test_a_scheduled_job_is_one_that_the_api_takes(templates: dict[Part, dict[st
         assert set(request["jobDriver"]["sparkSubmit"]) <= set(known["jobDriver"].members["sparkSubmit"].members)
         assert request["mode"] == "BATCH"
         assert request["executionTimeoutMinutes"] == serverless.BATCH_MINUTES
-        assert request["jobDriver"]["sparkSubmit"]["entryPointArguments"][1] == spark_submit.PROGRAMS[verb.lower()].verb
+        assert (
+            request["jobDriver"]["sparkSubmit"]["entryPointArguments"][1] == spark_submit.SUBMITTED[verb.lower()].verb
+        )
         [rights] = [one for one in statements(templates["serverless"]["Resources"]["SchedulerRole"])
                     if one["Action"] == "iam:PassRole"]  # fmt: skip
         assert rights["Resource"] == {"Fn::GetAtt": ["JobRole", "Arn"]}
