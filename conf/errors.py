@@ -20,11 +20,13 @@
     ├── PlatformError             7   Java, Python or a package is missing or of the wrong version
     └── UnhealthyError            8   status --check: the stream is not healthy
 
-A message is one line for the user: what was wrong, which value, what to do.
+A message is one line for the user: what was wrong, which value, what to do. A file of settings with several mistakes
+has a line for each.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -110,3 +112,10 @@ class UnhealthyError(AppError):
     """A stream is dead, does not look for pictures, or is behind."""
 
     exit_code = 8
+
+
+def one_line_each(summary: str, mistakes: Sequence[str]) -> str:
+    """The message for mistakes that were found together; the only one stands alone."""
+    if len(mistakes) == 1:
+        return mistakes[0]
+    return "".join((f"{len(mistakes)} {summary}:", *(f"\n  {mistake}" for mistake in mistakes)))

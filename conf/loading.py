@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource
 
-from conf.errors import SettingsError
+from conf.errors import SettingsError, one_line_each
 from conf.settings import ENV_PREFIX, Settings, keys
 from conf.yaml_file import read_yaml
 
@@ -25,7 +26,8 @@ def load_settings(flags: Mapping[str, Any], config: Path | None = None) -> Setti
         config: the YAML file of `--config`.
 
     Raises:
-        SettingsError: a value is wrong; the message names the key, the value, its source and the allowed values.
+        SettingsError: a value is wrong; the message names the key, the value, its source and the allowed values, in
+            a line for each value that is wrong.
     """
     in_file = read_yaml(config) if config else {}
     _check_variables()
@@ -51,9 +53,7 @@ def load_settings(flags: Mapping[str, Any], config: Path | None = None) -> Setti
     try:
         return Configured(**nested)
     except ValidationError as error:
-        problem = error.errors()[0]
-        key = ".".join(str(part) for part in problem["loc"])
-        raise SettingsError(_explain(key, problem["type"], problem["input"], problem["msg"], flags, in_file)) from error
+        raise SettingsError(_explain_all(error.errors(), flags, in_file)) from error
     except ValueError as error:  # pydantic-settings: an environment variable that is not JSON where JSON is needed
         raise SettingsError(f"the environment holds a value that cannot be read: {error}") from error
 
@@ -87,6 +87,14 @@ def _nearest_variable(name: str) -> str:
 def variable_of(key: str) -> str:
     """The environment variable of a setting."""
     return ENV_PREFIX + key.replace(".", "__").upper()
+
+
+def _explain_all(problems: Sequence[ErrorDetails], flags: Mapping[str, Any], in_file: Mapping[str, Any]) -> str:
+    lines = {}
+    for problem in problems:
+        key = ".".join(str(part) for part in problem["loc"])
+        lines[key] = _explain(key, problem["type"], problem["input"], problem["msg"], flags, in_file)
+    return one_line_each("settings are wrong", [*lines.values()])
 
 
 def _explain(

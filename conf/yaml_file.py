@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from conf.errors import SettingsError
+from conf.errors import SettingsError, one_line_each
 
 _TEXT, _NULL, _MERGE = (f"tag:yaml.org,2002:{name}" for name in ("str", "null", "merge"))
 
@@ -26,8 +26,8 @@ def read_yaml(file: Path) -> dict[str, Any]:
     try:
         loader = yaml.SafeLoader(file.read_text(encoding="utf-8"))
         document = loader.get_single_node()
-        for duplicate in _duplicates(document):
-            raise SettingsError(f"--config {file}: {duplicate}; keep one of them")
+        if duplicates := [f"--config {file}: {duplicate}; keep one of them" for duplicate in _duplicates(document)]:
+            raise SettingsError(one_line_each("keys are written twice", duplicates))
         for properties in _below(document, "spark", "conf"):
             _take_as_written(properties)
         content = loader.construct_document(document) if document else {}

@@ -91,6 +91,34 @@ def test_the_source_of_a_wrong_value_is_named(tmp_path: Path, monkeypatch: pytes
         load_settings({})
 
 
+def test_all_mistakes_of_a_file_are_told_at_once(tmp_path: Path) -> None:
+    """A line for each: nobody mends a file one run at a time."""
+    content = "inputs: /a\nstream: {settle: x, intervall: 1s}\nfit: {k: 0}\nspark: {conf: {spark.a: [1]}}\n"
+    with pytest.raises(SettingsError) as caught:
+        load_settings({"log.level": "loud"}, _write(tmp_path, content))
+    summary, *lines = str(caught.value).splitlines()
+    assert summary == "6 settings are wrong:"
+    assert {line.split(":")[0].split(" (")[0] for line in lines} == {
+        *("  inputs", "  stream.settle", "  stream.intervall", "  fit.k", "  spark.conf.spark.a", "  log.level")
+    }
+    assert (
+        "  stream.intervall: there is no such setting (from the file of --config); is stream.interval meant?" in lines
+    )
+    assert next(line for line in lines if "loud" in line).startswith("  log.level: 'loud' (from the command line)")
+
+
+def test_all_keys_that_are_written_twice_are_told_at_once(tmp_path: Path) -> None:
+    """As all other mistakes."""
+    file = _write(tmp_path, "input: /a\ninput: /b\nfit:\n  k: 1\n  k: 2\n")
+    with pytest.raises(SettingsError) as caught:
+        load_settings({}, file)
+    assert str(caught.value).splitlines() == [
+        "2 keys are written twice:",
+        f"  --config {file}: 'input' stands in line 1 and again in line 2; keep one of them",
+        f"  --config {file}: 'k' stands in line 4 and again in line 5; keep one of them",
+    ]
+
+
 @pytest.mark.parametrize(
     ("content", "told"),
     [
