@@ -7,14 +7,16 @@ import logging
 import os
 import re
 import sys
+import textwrap
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from difflib import get_close_matches
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from conf import __version__, interrupts
 from conf.answers import Answer
@@ -31,12 +33,11 @@ _logger = logging.getLogger(__name__)
 LOG_KEYS = ("log.level", "log.format", "log.folder")
 COMMON_KEYS = ("spark.master", *LOG_KEYS)
 
-EXIT_CODES = """\
-exit codes:
-  0 done   1 unexpected failure   2 wrong option or setting   3 input   4 model   5 output
-  6 storage refused (permission, full disk)   7 platform (Java, packages)   8 status --check: not healthy
-  130 ended by a signal
-"""
+EXIT_CODES = (
+    "exit codes  0 done, 1 unexpected failure, 2 wrong option or setting, 3 input, 4 model, 5 output, "
+    "6 storage refused (permission, full disk), 7 platform (Java, packages), 8 status --check: not healthy, "
+    "130 ended by a signal"
+)
 EPILOG = f"""\
 Every option is also a key of the YAML file of --config (see conf/local.yaml) and an environment variable
 ({ENV_PREFIX}INPUT, {ENV_PREFIX}STREAM__INTERVAL, ...). Flags win over the environment, which wins over the file.
@@ -51,7 +52,8 @@ class Flag:
     Attributes:
         key: dotted key of the setting.
         name: the flag; by default the last part of the key.
-        metavar: how help names the value; a switch, which --no-... turns off, has none.
+        metavar: how help names the value. A switch, which --no-... turns off, has none, and help shows the choices
+            of a setting that has a fixed set of values.
     """
 
     key: str
@@ -68,9 +70,18 @@ class Flag:
             either = argparse.BooleanOptionalAction
             parser.add_argument(f"--{stem}", dest=self.key, action=either, default=argparse.SUPPRESS, help=text)
         else:
+            choices = _choices(field.annotation)
+            metavar = f"{{{','.join(choices)}}}" if choices else self.metavar
             parser.add_argument(
-                f"--{stem}", dest=self.key, metavar=self.metavar, default=argparse.SUPPRESS, help=text + default
+                f"--{stem}", dest=self.key, metavar=metavar, default=argparse.SUPPRESS, help=text + default
             )
+
+
+def _choices(kind: Any) -> list[str]:
+    """The values of a setting of this type, where they are a fixed set, in whatever the Literal is wrapped."""
+    if get_origin(kind) is Literal:
+        return [*map(str, get_args(kind))]
+    return next((found for inner in get_args(kind) if (found := _choices(inner))), [])
 
 
 def _stem(key: str) -> str:
@@ -121,11 +132,66 @@ class Verb:
         return " ".join((self.positional, *(f"--{_stem(key)} URI" for key in self.required))).strip()
 
 
+class _Help(argparse.HelpFormatter):
+    """Fills all texts to the width of the terminal.
+
+    A line like `term  text`, with two spaces or more, is an item of a list. Indented lines below it belong to it.
+    """
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        blocks = (re.split(r"\n(?=.*\S {2,}\S)", block) for block in text.split("\n\n"))
+        return "\n\n".join("\n".join(_fill_item(item, width, indent) for item in items) for items in blocks)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return _fill(text, width).splitlines()
+
+    def _format_usage(self, usage: str | None, *more: Any) -> str:
+        return super()._format_usage(usage, *more) if usage is None else f"{_fill(usage, self._width, 'usage: ')}\n\n"
+
+
+def _fill_item(item: str, width: int, indent: str) -> str:
+    term = item[: match.end()] if (match := re.match(r"\S.*? {2,}", item)) else ""
+    return _fill(item[len(term) :], width, indent + term)
+
+
+def _fill(text: str, width: int, before: str = "") -> str:
+    """Lines of words, the first one after `before` and the others below it."""
+    below = " " * len(before)
+    return textwrap.fill(
+        " ".join(text.split()), width, initial_indent=before, subsequent_indent=below, break_on_hyphens=False
+    )
+
+
 class _Parser(argparse.ArgumentParser):
-    """Answers a wrong command line in one line, as every other error is answered."""
+    """Answers a wrong command line in one line, as every other error is answered, with what may have been meant."""
 
     def error(self, message: str) -> NoReturn:
-        raise SettingsError(f"{message}; see {self.prog} --help")
+        then = " See" if message.endswith("?") else "; see"
+        raise SettingsError(f"{message}{then} {self.prog} --help")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            raise argparse.ArgumentError(action, error.message + _meant([str(value)], action.choices or ())) from None
+
+
+class _VerbParser(_Parser):
+    """Answers a wrong flag of a verb itself, so that the answer names the help of the verb."""
+
+    def parse_known_args(self, *words: Any) -> tuple[Any, list[str]]:  # type: ignore[override] # as argparse calls it
+        namespace, unknown = super().parse_known_args(*words)
+        if unknown:
+            flags = [word.partition("=")[0] for word in unknown if word.startswith("-")]
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{_meant(flags, self._option_string_actions)}")
+        return namespace, unknown
+
+
+def _meant(words: Iterable[str], possible: Iterable[str]) -> str:
+    """A suggestion for words that are not possible; empty where nothing is near."""
+    known = [*map(str, possible)]
+    near = [match for word in words for match in get_close_matches(word, known, n=1)]
+    return f"; {'is' if len(near) == 1 else 'are'} {' and '.join(near)} meant?" if near else ""
 
 
 def make_parser(
@@ -144,10 +210,9 @@ def make_parser(
         epilog: what stands below each help.
         common: keys of settings that each verb takes.
     """
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = _Parser(prog=command, description=description, epilog=epilog, formatter_class=raw)
+    parser = _Parser(prog=command, description=description, epilog=epilog, formatter_class=_Help)
     parser.add_argument("--version", action="version", version=f"picture-features {__version__}")
-    commands = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    commands = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_VerbParser)
     for verb in verbs:
         own = commands.add_parser(
             verb.name,
@@ -155,7 +220,7 @@ def make_parser(
             help=verb.summary,
             description=verb.description,
             epilog=epilog,
-            formatter_class=raw,
+            formatter_class=_Help,
         )
         verb.arguments(own)
         for flag in verb.flags:
@@ -187,6 +252,8 @@ def run_program(
 ) -> int:
     """Parse, validate, run a verb, and turn whatever happens into one line and an exit code.
 
+    Without a word it shows the help, which is no mistake.
+
     Args:
         program: the name of the log file.
         parser: from `make_parser`.
@@ -198,6 +265,9 @@ def run_program(
     with interrupts.handled():
         try:
             use_utf8()
+            if not words:
+                parser.print_help()
+                return 0
             arguments = parser.parse_args(words)
             verb = arguments.command
             return _run(program, verb, arguments, explain)

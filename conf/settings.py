@@ -223,9 +223,9 @@ class FitSettings(Section):
     )
     side: Side | None = Field(
         None,
-        description="The width and height in pixels at which the backbone sees pictures: 224, 192 or 160. A smaller "
-        "one is faster and gives other features, which the report compares with those of 224. Default: that of the "
-        "model or the embeddings that the fit begins with, or of a converted backbone, else 224.",
+        description="The width and height in pixels at which the backbone sees pictures. A smaller one is "
+        "faster and gives other features, which the report compares with those of 224. Default: that of the model or "
+        "the embeddings that the fit begins with, or of a converted backbone, else 224.",
     )
     save_features: str | None = Field(
         None, description="Also write path, label and the 1280 features of every picture as Parquet here."

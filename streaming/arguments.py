@@ -16,13 +16,13 @@ STREAM = (
     Flag("models", "URI"),
     Flag("output", "URI"),
     Flag("checkpoint", "URI"),
-    Flag("stream.discovery", "HOW"),
+    Flag("stream.discovery"),
     Flag("stream.queue", "URL"),
     Flag("stream.interval", "TIME"),
     Flag("stream.max_pictures", "N"),
     Flag("stream.settle", "TIME"),
     *NAMES,
-    Flag("stream.embeddings", "keep|drop"),
+    Flag("stream.embeddings"),
     Flag("stream.lease", "TIME"),
     Flag("stream.epoch_manifests", "N"),
     Flag("stream.drift_threshold", "F"),
@@ -35,7 +35,7 @@ STREAM = (
 EXPORT = (
     Flag("output", "URI"),
     Flag("export.to", "URI"),
-    Flag("export.format", "FORMAT"),
+    Flag("export.format"),
     Flag("export.model", "MODEL"),
     Flag("models", "URI"),
     Flag("export.since", "DATE"),
@@ -64,7 +64,13 @@ def add_reconcile_arguments(parser: argparse.ArgumentParser) -> None:
 def add_quarantine_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of quarantine."""
     parser.add_argument("action", choices=("list", "retry"), help="What to do.")
-    parser.add_argument("--reason", choices=[*map(str, Reason)], help="Only pictures that are there for this reason.")
+    reasons = [*map(str, Reason)]
+    parser.add_argument(
+        "--reason",
+        metavar="REASON",
+        choices=reasons,
+        help=f"Only pictures that are there for this reason: {', '.join(reasons)}.",
+    )
     parser.add_argument("--dry-run", action="store_true", help="With retry: only count them.")
 
 

@@ -89,9 +89,9 @@ def test_a_fit_refuses_places_inside_its_input(place: Place, capsys: pytest.Capt
     ("arguments", "told"),
     [
         (["run"], "error: input: is missing; give --input URI, or set PICTURE_FEATURES_INPUT"),
-        (["run", "--intervall", "5s"], "unrecognized arguments: --intervall 5s; see python -m streaming --help"),
+        (["run", "--intervall", "5s"], "unrecognized arguments: --intervall 5s; is --interval meant? See python"),
         (["dance"], "invalid choice: 'dance'"),
-        ([], "the following arguments are required: VERB"),
+        (["--debug"], "the following arguments are required: VERB"),
     ],
 )
 def test_a_wrong_command_line_is_one_line(

@@ -58,11 +58,20 @@ def test_help_lists_all_verbs(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f"\n    {verb}" in said for verb in VERBS)
 
 
-@pytest.mark.parametrize("words", [[], ["stream"], ["--debug"]])
+@pytest.mark.parametrize("words", [["stream"], ["--debug"]])
 def test_a_word_that_is_not_a_verb_ends_in_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert f"see {COMMAND} --help" in line
+
+
+@pytest.mark.parametrize("program", [main, stream, fit, emr])
+def test_a_program_without_a_word_shows_its_help(program: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert program([]) == 0
+    shown = capsys.readouterr()
+    with pytest.raises(SystemExit, match="0"):
+        program(["--help"])
+    assert (shown.out, shown.err) == (capsys.readouterr().out, "")
 
 
 @pytest.mark.parametrize("program", [stream, fit, emr])
