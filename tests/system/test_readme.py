@@ -36,6 +36,22 @@ def _add(fruit: Path, folder: Path, most: int = 20) -> int:
     return len(photographs)
 
 
+def _assert_the_readme_reads(folder: Path, pictures: int) -> None:
+    """The first lines fit a terminal of 80 columns; those after them go on from there."""
+    read = block(README, "python", "import pandas\n\nfeatures")
+    said = run_python(read, folder).splitlines()
+    assert said[0].split() == ["label", "features"]
+    assert len(said) == 6  # pandas wraps what is too wide
+    assert max(map(len, said)) <= 80
+    day = max(file.parent.name for file in folder.glob("table/features/date=*/2*.parquet")).removeprefix("date=")
+    go_on = block(README, "python", "matplotlib").replace("2026-01-31", day)
+    said = run_python(f'{read}{go_on}print("rows", len(features), len(rows), len(day) > 0)\n', folder).splitlines()
+    assert said[6].split() == ["label", "distance"]
+    assert float(said[7].split()[-1]) == 0
+    assert said[-1] == f"rows {pictures} {pictures} True"
+    assert (folder / "components.png").stat().st_size > 0
+
+
 def test_the_readme_does_what_it_says(tmp_path: Path, wait_for: Callable[[Callable[[], bool]], None]) -> None:
     """Fit, replay, run, read, export, refit, roll back and stop, in the order of the page."""
     fruits = sorted((shared_data() / "fruits360").iterdir())
@@ -52,8 +68,7 @@ def test_the_readme_does_what_it_says(tmp_path: Path, wait_for: Callable[[Callab
     here["pictures"] += sum(_add(fruit, tmp_path) for fruit in fruits[6:8])
     table = tmp_path / "table" / "features"
     wait_for(lambda: ds.dataset(table, format="parquet").count_rows() == here["pictures"])
-    snippet = block(README, "python", "table/features") + 'print("rows", len(features))\n'
-    assert run_python(snippet, tmp_path).endswith(f"rows {here['pictures']}\n")
+    _assert_the_readme_reads(tmp_path, here["pictures"])
     assert "all well" in run_commands(block(README, "sh", "streaming reconcile"), tmp_path)
     assert "would remove 0 rows" in run_commands(block(README, "sh", "streaming forget"), tmp_path)
     said = run_commands(block(README, "sh", "streaming export"), tmp_path)
