@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
 from statistics import mean
 
@@ -84,13 +84,18 @@ class _Stream:
         while self._appended < manifests:
             self._append()
         uri = self._epochs.uri
-        with running_query(self._spark, self._output, uri, self._batches(), available_now=True) as query:
+        with (
+            self._batches() as batches,
+            running_query(self._spark, self._output, uri, batches, available_now=True) as query,
+        ):
             query.awaitTermination()
 
     def measure(self) -> None:
         """Let `_BATCHES` manifests come, one by one."""
-        batches = self._batches()
-        with running_query(self._spark, self._output, self._epochs.uri, batches, available_now=False) as query:
+        with (
+            self._batches() as batches,
+            running_query(self._spark, self._output, self._epochs.uri, batches, available_now=False) as query,
+        ):
             for number in range(_BATCHES):
                 self._append()
                 while query.isActive and len(_durations(query)) <= number:
@@ -106,16 +111,11 @@ class _Stream:
         now = datetime.now(UTC)
         return append_manifest(self._output, [StoredPicture(str(picture), 0, now)], now)
 
-    def _batches(self) -> MicroBatches:
+    @contextmanager
+    def _batches(self) -> Iterator[MicroBatches]:
         log = ManifestLog(self._tenure, KnownPictures(self._output))
-        return MicroBatches(
-            self._tenure,
-            log,
-            self._epochs,
-            Prefetch(Executors(self._spark), self._models, log),
-            DriftMonitor(1, "refit"),
-            lambda report: None,
-        )
+        with closing(Prefetch(Executors(self._spark), self._models, log)) as prefetch:
+            yield MicroBatches(self._tenure, log, self._epochs, prefetch, DriftMonitor(1, "refit"), lambda report: None)
 
 
 def _durations(query: StreamingQuery) -> list[Counter[str]]:

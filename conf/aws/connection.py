@@ -30,7 +30,9 @@ CHECKPOINT_PROPERTIES = {
     # One atomic PUT per file, where the default would rename. It cannot be used on a local checkpoint.
     "spark.sql.streaming.checkpointFileManagerClass": (
         "org.apache.spark.internal.io.cloud.AbortableStreamBasedCheckpointFileManager"
-    )
+    ),
+    # S3A need not look for a folder in place of each file, and files in place of its parents, which are never there.
+    "spark.hadoop.fs.s3a.performance.flags": "create,mkdir",
 }
 
 COMMITTER_PROPERTIES = {

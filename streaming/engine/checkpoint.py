@@ -74,8 +74,12 @@ class Epochs:
         return _name(self._number)
 
     def is_full(self, limit: int) -> bool:
-        """Whether `limit` finished manifests or more are in the log."""
-        return len(manifest_ids(self._output)) >= limit and len(finished(self._output)) >= limit
+        """Whether `limit` finished manifests or more are in the log, or any of which this checkpoint knows nothing.
+
+        Spark would make a micro-batch of each of the latter, to learn that it is done.
+        """
+        enough = limit if self._commits() else 1
+        return len(manifest_ids(self._output)) >= enough and len(finished(self._output)) >= enough
 
     def turn(self) -> None:
         """Fold the finished manifests and begin a fresh checkpoint. No query may be running."""
@@ -95,10 +99,17 @@ class Epochs:
 
     def lost(self) -> list[str]:
         """Manifests in the log that Spark has finished and whose features file is missing: it was deleted by hand."""
-        commits = [name.rpartition("/")[2] for name in self._checkpoint.names(f"{self._name}/commits")]
-        end = self._end_of(max((int(commit) for commit in commits if commit.isdigit()), default=-1))
+        commits = self._commits()
+        if not commits:
+            return []
+        end = self._end_of(max(commits))
         done = {manifest for number, manifest in self._log_of_source() if number <= end}
         return [manifest for manifest in unfinished(self._output) if manifest in done]
+
+    def _commits(self) -> list[int]:
+        """The micro-batches that Spark has finished in this epoch."""
+        names = (name.rpartition("/")[2] for name in self._checkpoint.names(f"{self._name}/commits"))
+        return [int(name) for name in names if name.isdigit()]
 
     def check_missing(self, batch_id: int) -> None:
         """Check that a micro-batch without rows is one whose manifests were folded after they were finished.

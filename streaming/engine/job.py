@@ -98,7 +98,7 @@ class StreamJob:
         output, discoverer = self._places.output, self._discoverer
         with self._session() as spark:
             look = discoverer.catch_up(self._max_pictures(spark))
-            pictures = sum(len(manifests.read_manifest(output, one)) for one in unfinished(output))
+            pictures = sum(len(listed) for _, listed in manifests.read_manifests(output, unfinished(output)))
             on_backlog(Backlog(pictures, look.unsettled))
             with self._queries(spark) as queries:
                 queries.drain()

@@ -57,10 +57,7 @@ class Queries:
 
     def warm_up(self) -> None:
         """Begin with the first manifest or, if there is none yet, wait until the workers have loaded the model."""
-        first = min(unfinished(self._opened.places.output), default=None)
-        self._prefetch.begin(first)
-        if first is None:
-            self._prefetch.wait()
+        self._prefetch.begin(min(unfinished(self._opened.places.output), default=None))
 
     def _run(self, following: Following | None) -> None:
         """Featurize, each micro-batch with the current model."""
@@ -84,9 +81,9 @@ def open_queries(opened: Opened, spark: SparkSession, on_report: Callable[[Batch
     """
     models = ModelSource(spark.sparkContext, Registry(opened.places.models), opened.settings)
     with closing(Prefetch(Executors(spark), models, opened.log)) as prefetch:
-        _warn_of_change(opened.places, models.current().version)
         queries = Queries(opened, spark, prefetch, on_report)
         queries.warm_up()
+        _warn_of_change(opened.places, models.current().version)  # while the workers are busy
         yield queries
 
 

@@ -29,7 +29,7 @@ from streaming.output.manifests import (
     RETRY,
     manifest_ids,
     manifest_name,
-    read_manifest,
+    read_manifests,
     table_file,
     written_at,
 )
@@ -87,10 +87,8 @@ class KnownPictures:
         self._compact = _sorted_unique(np.concatenate([_as_array([]), *files]))
         self._recent: set[bytes] = set()
         self.repeating: list[str] = []
-        for manifest in self.manifests:
-            if manifest.endswith(RETRY):
-                continue
-            pictures = read_manifest(output, manifest)
+        listing = [manifest for manifest in self.manifests if not manifest.endswith(RETRY)]
+        for manifest, pictures in read_manifests(output, listing):
             unknown = self.unknown(pictures)
             if len(unknown) < len(pictures):
                 self.repeating.append(manifest)
@@ -155,7 +153,7 @@ def fold(tenure: Tenure, manifests: Sequence[str]) -> None:
         return
     output = tenure.output
     with tenure.writing() as denylist:
-        tables = [_as_table(manifest, read_manifest(output, manifest)) for manifest in manifests]
+        tables = [_as_table(manifest, pictures) for manifest, pictures in read_manifests(output, manifests)]
         former, last = _last(output)
         if len(last) >= _MERGE_BELOW_ROWS:
             former = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -108,6 +108,7 @@ class ManifestLog:
         self._known = known
         self._expected = {*known.manifests}
         self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
 
     def append_unknown(self, pictures: Sequence[StoredPicture], max_pictures: int) -> int:
         """Write those that no manifest holds yet into manifests of at most `max_pictures`; returns how many."""
@@ -121,10 +122,28 @@ class ManifestLog:
         with self._lock, self._tenure.writing() as denylist:
             return _allowed(self._known.unknown(pictures), denylist)
 
-    def next_after(self, manifest: str) -> str | None:
-        """The manifest that was appended after this one."""
+    def latest(self) -> str:
+        """The latest manifest in the log; empty if there is none."""
         with self._lock:
+            return max(self._expected, default="")
+
+    def await_next_after(self, manifest: str, gives_up: Callable[[], bool]) -> str | None:
+        """The manifest that was appended after this one, as soon as there is one; None once the caller gives up.
+
+        `gives_up` is asked each time that a manifest is appended or `wake` is called.
+        """
+
+        def find() -> str | None:
             return min((other for other in self._expected if other > manifest), default=None)
+
+        with self._changed:
+            self._changed.wait_for(lambda: gives_up() or find())
+            return None if gives_up() else find()
+
+    def wake(self) -> None:
+        """Have `await_next_after` ask whether its caller gives up."""
+        with self._changed:
+            self._changed.notify_all()
 
     def read(self, manifest: str) -> pa.Table:
         """The pictures of a manifest without forgotten ones, as `schema.PICTURES`."""
@@ -147,7 +166,7 @@ class ManifestLog:
                 if len(unknown) < len(pictures) and _withdraw(self._tenure, manifest, _allowed(pictures, denylist)):
                     return False
                 self._known.add(unknown)
-                self._expected.add(manifest)
+                self._expect(manifest)
             return True
 
     def append(self, pictures: Sequence[StoredPicture]) -> None:
@@ -159,7 +178,7 @@ class ManifestLog:
         """
         with self._lock, self._tenure.writing() as denylist:
             if pictures := _allowed(self._known.unknown(pictures), denylist):
-                self._expected.add(self._append(pictures, datetime.now(UTC)))
+                self._expect(self._append(pictures, datetime.now(UTC)))
                 self._known.add(pictures)
 
     @contextmanager
@@ -177,8 +196,12 @@ class ManifestLog:
         """Append the manifest of a retry, whose pictures are known already; returns its id."""
         with self._lock:
             manifest = self._append(pictures, datetime.now(UTC), retry)
-            self._expected.add(manifest)
+            self._expect(manifest)
             return manifest
+
+    def _expect(self, manifest: str) -> None:
+        self._expected.add(manifest)
+        self._changed.notify_all()
 
     def _append(self, pictures: Sequence[StoredPicture], now: datetime, retry: str | None = None) -> str:
         for attempt, rest in enumerate(pauses(), start=1):

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 
 from conf.errors import AlreadyExistsError
+from streaming.storage.ahead import ahead, reads_at_once
 from streaming.storage.damaged import naming
 from streaming.storage.folder import Folder, StoredPicture
 
@@ -79,6 +81,11 @@ def read_manifest(output: Folder, manifest: str) -> list[StoredPicture]:
     data = output.read(name := manifest_name(manifest))
     with naming(output.path(name), "restore it; or delete it, and its pictures are found again"):
         return from_json_lines(data)
+
+
+def read_manifests(output: Folder, ids: Iterable[str]) -> Iterator[tuple[str, list[StoredPicture]]]:
+    """Manifests and their pictures, in order, while the next ones are read; raises what `read_manifest` does."""
+    return ahead(partial(read_manifest, output), ids, reads_at_once(output.root))
 
 
 def from_json_lines(data: bytes) -> list[StoredPicture]:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -27,6 +27,7 @@ from streaming.storage.damaged import naming
 from streaming.storage.folder import Folder
 from streaming.storage.parquet import as_parquet, read_rows, rows_in
 
+_DAYS_AT_FIRST = 2
 _DAYS = 31
 _TABLES = {FEATURES_TABLE: FEATURES, QUARANTINE_TABLE: QUARANTINE}
 
@@ -111,11 +112,17 @@ def latest_files(output: Folder, now: datetime, table: str = FEATURES_TABLE) -> 
 
     A table may cover years: only the days that are needed are listed, unless nothing was added in a month.
     """
-    day = now.date() + timedelta(days=1)  # a clock may have been set back
-    for _ in range(_DAYS):
-        yield from sorted(output.names(f"{table}/date={day}"), reverse=True)
-        day -= timedelta(days=1)
-    older = f"{table}/date={day + timedelta(days=1)}"
+
+    def list_day(day: date) -> list[str]:
+        return sorted(output.names(f"{table}/date={day}"), reverse=True)
+
+    tomorrow = now.date() + timedelta(days=1)  # a clock may have been set back
+    days = [tomorrow - timedelta(days=back) for back in range(_DAYS)]
+    for day in days[:_DAYS_AT_FIRST]:
+        yield from list_day(day)
+    for _, names in ahead(list_day, days[_DAYS_AT_FIRST:], reads_at_once(output.root)):
+        yield from names
+    older = f"{table}/date={days[-1]}"
     yield from sorted((name for name in output.names(table) if name < older), reverse=True)
 
 
