@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -54,17 +55,25 @@ def opening(settings: Settings) -> Iterator[Opened]:
     next(places.input.pictures(lambda path, why: None), None)  # whether it can be listed
     begin_format(places.output)
     with Tenure(places.output, settings.stream.lease) as tenure:
-        _prepare(places, keeps_embeddings=settings.stream.embeddings == "keep")
         epochs = Epochs(tenure, places.checkpoint)
-        epochs.open()
-        check_log(places.output)
+        places.output.remove_leftovers()
+        _do_at_once(
+            Tables(places.output, with_embeddings=settings.stream.embeddings == "keep").prepare,
+            lambda: lineage.record(places.output, Derivative("models", places.models.root)),
+            lambda: manifests.prepare_log(places.output),
+            epochs.open,
+            lambda: check_log(places.output),
+        )
         log = ManifestLog(tenure, recover(tenure))
         yield Opened(settings, places, tenure, log, epochs, Inbox(log))
 
 
-def _prepare(places: StreamPlaces, *, keeps_embeddings: bool) -> None:
-    """Create what an output needs: tables, manifest log, and the record of its registry; and delete leftovers."""
-    places.output.remove_leftovers()
-    Tables(places.output, with_embeddings=keeps_embeddings).prepare()
-    lineage.record(places.output, Derivative("models", places.models.root))
-    manifests.prepare_log(places.output)
+def _do_at_once(*steps: Callable[[], object]) -> None:
+    """Do steps that do not depend on each other, each of which is some requests of 30 ms on S3; raises what one raises.
+
+    The first of those that fail counts, when all have ended.
+    """
+    with ThreadPoolExecutor(len(steps)) as threads:
+        done = [threads.submit(step) for step in steps]
+    for one in done:
+        one.result()

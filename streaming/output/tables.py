@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -66,11 +67,14 @@ class Tables:
 
     def prepare(self) -> None:
         """Create a file without rows in each table that has no file, so that every reader finds the schema."""
-        today = f"date={datetime.now(UTC):%Y-%m-%d}"
-        for table, schema in self._tables.items():
-            if next(self._output.names(table), None) is None:
-                with suppress(AlreadyExistsError):  # another start, at the same moment
-                    self._output.create(f"{table}/{today}/{EMPTY}.parquet", as_parquet(schema.empty_table()))
+        with ThreadPoolExecutor(len(self._tables)) as threads:
+            list(threads.map(self._prepare_table, self._tables))
+
+    def _prepare_table(self, table: str) -> None:
+        if next(self._output.names(table), None) is None:
+            with suppress(AlreadyExistsError):  # another start, at the same moment
+                today, empty = f"date={datetime.now(UTC):%Y-%m-%d}", as_parquet(self._tables[table].empty_table())
+                self._output.create(f"{table}/{today}/{EMPTY}.parquet", empty)
 
     def latest_model(self) -> str | None:
         """The model of the latest rows; None if there are none."""

@@ -48,6 +48,7 @@ def test_a_stream_has_attempts_that_grow_back_and_a_step_has_one() -> None:
     assert stream["spark.sql.streaming.checkpointFileManagerClass"].endswith(
         "AbortableStreamBasedCheckpointFileManager"
     )
+    assert stream["spark.hadoop.fs.s3a.performance.flags"] == "create,mkdir"
     for verb in ("fit", "refit", "export", "reconcile", "replay"):
         step = properties(submitted(verb))
         assert step["spark.yarn.maxAppAttempts"] == "1"

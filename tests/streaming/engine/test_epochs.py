@@ -11,9 +11,12 @@ import pytest
 
 from conf.errors import LeaseLostError, OutputError
 from streaming.engine.checkpoint import Epochs
-from streaming.output.manifests import prepare_log
+from streaming.features.schema import FEATURES, QUARANTINE
+from streaming.output.decision import Decision, decide
+from streaming.output.manifests import append_manifest, prepare_log
 from streaming.storage.folder import Folder
 from streaming.storage.locations import open_folder
+from tests.support.outcomes import NOW, named
 from tests.support.tenures import LooseTenure, LoseableLease
 from tests.support.trap import ANY_CALL, TrapFolder
 
@@ -75,3 +78,18 @@ def test_two_starts_at_the_same_moment_own_one_checkpoint(output: Folder, tmp_pa
         Epochs(LooseTenure(output), TrapFolder(checkpoint, nth, ANY_CALL, other.open)).open()
         with pytest.raises(OutputError, match="is the checkpoint of another output"):
             Epochs(LooseTenure(open_folder(str(tmp_path))), checkpoint).open()
+
+
+def test_a_checkpoint_that_knows_nothing_of_finished_manifests_turns_at_once(output: Folder, tmp_path: Path) -> None:
+    """Spark would make a micro-batch of each. A checkpoint with commits waits for its limit."""
+    checkpoint = open_folder(str(tmp_path / "checkpoint"))
+    prepare_log(output)
+    epochs = Epochs(LooseTenure(output), checkpoint)
+    epochs.open()
+    manifest = append_manifest(output, named("a"), NOW)
+    assert not epochs.is_full(2)
+    decide(output, manifest, FEATURES.empty_table(), Decision.of(QUARANTINE.empty_table()), {})
+    assert epochs.is_full(2)
+    checkpoint.create(f"000001/{_COMMITS}", b"")
+    assert not epochs.is_full(2)
+    assert epochs.is_full(1)
