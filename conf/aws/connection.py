@@ -33,6 +33,10 @@ CHECKPOINT_PROPERTIES = {
     ),
     # S3A need not look for a folder in place of each file, and files in place of its parents, which are never there.
     "spark.hadoop.fs.s3a.performance.flags": "create,mkdir",
+    # To merge ten files of its log, Spark makes 27 requests one after the other; to drop old files, several for each
+    # micro-batch. An epoch ends long before, and its folder is deleted as a whole.
+    "spark.sql.streaming.fileSource.log.compactInterval": "1000",
+    "spark.sql.streaming.minBatchesToRetain": "1000",
 }
 
 COMMITTER_PROPERTIES = {

@@ -19,6 +19,7 @@ from streaming.output.decision import is_decided
 from streaming.output.manifests import LOG_FOLDER, SUFFIX, manifest_ids
 from streaming.output.recovery import finish_manifests
 from streaming.output.tables import finished, unfinished
+from streaming.storage.ahead import ahead, reads_at_once
 from streaming.storage.damaged import naming
 from streaming.storage.folder import Folder
 from streaming.storage.locations import spark_uri
@@ -151,18 +152,18 @@ class Epochs:
         return naming(self._checkpoint.path(f"{self._name}/{file}"), remedy)
 
     def _log_of_source(self) -> Iterator[tuple[int, str]]:
-        """Number and manifest of each entry that Spark's file source logged: a file each, every tenth with all before.
+        """Number and manifest of each entry that Spark's file source logged: a file each, some with all before.
 
-        The files before a compact one are deleted some time later, so an entry may come twice.
+        The files before such a compact one are deleted some time later, so an entry may come twice.
         """
-        for name in self._checkpoint.names(f"{self._name}/sources/0"):
-            file = name.rpartition("/")[2]
-            if file.removesuffix(".compact").isdigit():
-                lines = self._checkpoint.read(name).decode().splitlines()[1:]
-                with self._naming(f"sources/0/{file}"):
-                    entries = [json.loads(line) for line in lines]
-                    named = [(entry["batchId"], str(entry["path"]).rpartition("/")[2]) for entry in entries]
-                yield from ((number, manifest.removesuffix(SUFFIX)) for number, manifest in named)
+        names = self._checkpoint.names(f"{self._name}/sources/0")
+        files = (name for name in names if name.rpartition("/")[2].removesuffix(".compact").isdigit())
+        for name, data in ahead(self._checkpoint.read, files, reads_at_once(self._checkpoint.root)):
+            lines = data.decode().splitlines()[1:]
+            with self._naming(name.removeprefix(f"{self._name}/")):
+                entries = [json.loads(line) for line in lines]
+                named = [(entry["batchId"], str(entry["path"]).rpartition("/")[2]) for entry in entries]
+            yield from ((number, manifest.removesuffix(SUFFIX)) for number, manifest in named)
 
 
 def _name(number: int) -> str:
