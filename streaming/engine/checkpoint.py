@@ -22,10 +22,12 @@ from streaming.output.tables import finished, unfinished
 from streaming.storage.ahead import ahead, reads_at_once
 from streaming.storage.damaged import naming
 from streaming.storage.folder import Folder
-from streaming.storage.locations import spark_uri
+from streaming.storage.locations import is_on_s3, spark_uri
 
 _OWNER = "output"
 _BEGUN = "_begun"
+_FULL_ON_S3 = 10
+"""Finished manifests: for each, Spark makes three requests one after the other when a query starts."""
 
 _logger = logging.getLogger(__name__)
 
@@ -75,11 +77,17 @@ class Epochs:
         return _name(self._number)
 
     def is_full(self, limit: int) -> bool:
-        """Whether `limit` finished manifests or more are in the log, or any of which this checkpoint knows nothing.
+        """Whether a query should start with a fresh checkpoint: `limit` finished manifests or more are in the log.
 
-        Spark would make a micro-batch of each of the latter, to learn that it is done.
+        With a checkpoint that knows nothing of them, any are too many, as Spark would make a micro-batch of each. On S3
+        a few are, as it would read what it has logged of each.
         """
-        enough = limit if self._commits() else 1
+        if not self._commits():
+            enough = 1
+        elif is_on_s3(self._checkpoint.root):
+            enough = min(limit, _FULL_ON_S3)
+        else:
+            enough = limit
         return len(manifest_ids(self._output)) >= enough and len(finished(self._output)) >= enough
 
     def turn(self) -> None:

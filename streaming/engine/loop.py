@@ -26,8 +26,6 @@ from streaming.output.inbox import Inbox
 from streaming.output.manifest_log import ManifestLog
 
 _WATCH_SECONDS = 0.2
-_FULL_AT_START = 10
-"""Finished manifests. On S3, a query that starts makes three requests for each, one after the other."""
 
 _logger = logging.getLogger(__name__)
 
@@ -81,7 +79,7 @@ class EpochLoop:
         while True:
             batches = self._new_batches()
             try:
-                if full or self._epochs.is_full(min(self._limit, _FULL_AT_START)):
+                if full or self._epochs.is_full(self._limit):
                     self._inbox.close_retries()  # while their manifests are in the log
                     self._epochs.turn()
                     self._log.forget_folded()

@@ -16,6 +16,7 @@ from streaming.output.decision import Decision, decide
 from streaming.output.manifests import append_manifest, prepare_log
 from streaming.storage.folder import Folder
 from streaming.storage.locations import open_folder
+from tests.support.buckets import new_bucket_in_process
 from tests.support.outcomes import NOW, named
 from tests.support.tenures import LooseTenure, LoseableLease
 from tests.support.trap import ANY_CALL, TrapFolder
@@ -80,16 +81,36 @@ def test_two_starts_at_the_same_moment_own_one_checkpoint(output: Folder, tmp_pa
             Epochs(LooseTenure(open_folder(str(tmp_path))), checkpoint).open()
 
 
+def _finish_manifest(output: Folder, name: str) -> None:
+    manifest = append_manifest(output, named(name), NOW)
+    decide(output, manifest, FEATURES.empty_table(), Decision.of(QUARANTINE.empty_table()), {})
+
+
 def test_a_checkpoint_that_knows_nothing_of_finished_manifests_turns_at_once(output: Folder, tmp_path: Path) -> None:
     """Spark would make a micro-batch of each. A checkpoint with commits waits for its limit."""
     checkpoint = open_folder(str(tmp_path / "checkpoint"))
     prepare_log(output)
     epochs = Epochs(LooseTenure(output), checkpoint)
     epochs.open()
-    manifest = append_manifest(output, named("a"), NOW)
+    append_manifest(output, named("a"), NOW)
     assert not epochs.is_full(2)
-    decide(output, manifest, FEATURES.empty_table(), Decision.of(QUARANTINE.empty_table()), {})
+    _finish_manifest(output, "b")
     assert epochs.is_full(2)
     checkpoint.create(f"000001/{_COMMITS}", b"")
     assert not epochs.is_full(2)
-    assert epochs.is_full(1)
+    _finish_manifest(output, "c")
+    assert epochs.is_full(2)
+
+
+def test_on_s3_a_query_starts_with_a_few_finished_manifests_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each it reads what it has logged, by three requests."""
+    with new_bucket_in_process(monkeypatch) as bucket:
+        output, checkpoint = (open_folder(bucket.uri(name)) for name in ("output", "checkpoint"))
+        epochs = Epochs(LooseTenure(output), checkpoint)
+        epochs.open()
+        checkpoint.create(f"000001/{_COMMITS}", b"")
+        for name in "abcdefghi":
+            _finish_manifest(output, name)
+        assert not epochs.is_full(150)
+        _finish_manifest(output, "j")
+        assert epochs.is_full(150)
