@@ -29,6 +29,7 @@ from streaming.output.manifests import (
     RETRY,
     manifest_ids,
     manifest_name,
+    read_manifest,
     read_manifests,
     table_file,
     written_at,
