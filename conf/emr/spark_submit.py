@@ -119,8 +119,13 @@ _STREAM_ON_YARN = {
     "spark.eventLog.enabled": "false",
 }
 _BATCH_ON_YARN = {"spark.yarn.maxAppAttempts": "1"}  # who submitted it decides whether to try again
-# Idle between two micro-batches is no reason to give an executor back, and start one again half a minute later.
-_STREAM = {"spark.dynamicAllocation.executorIdleTimeout": "10min"}
+# Idle between two micro-batches is no reason to give an executor back, and start one again half a minute later. So none
+# is asked for while the first workers start, either: only work that still waits after ten seconds is worth another one.
+_STREAM = {
+    "spark.dynamicAllocation.executorIdleTimeout": "10min",
+    "spark.dynamicAllocation.schedulerBacklogTimeout": "10s",
+    "spark.dynamicAllocation.sustainedSchedulerBacklogTimeout": "2s",
+}
 
 
 def spark_submit_arguments(verb: str, settings: Settings, locations: Locations, extra: Sequence[str] = ()) -> list[str]:
