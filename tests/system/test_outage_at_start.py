@@ -43,7 +43,8 @@ def bucket(faulty: FaultyStore, monkeypatch: pytest.MonkeyPatch, moto_address: s
 def test_each_verb_that_works_on_a_store_waits_for_it() -> None:
     """But status, which tells how it is now, and those where a second attempt is not the same as the first."""
     waiting = {verb.name for verb in (*streaming.VERBS, *batch_fit.VERBS) if verb.waits}
-    assert waiting == {"run", "replay", "reconcile", "quarantine", "export", "forget", "stop", "fit"}
+    others = {"reconcile", "quarantine", "export", "forget", "stop", "similar", "duplicates", "fit"}
+    assert waiting == {"run", "replay", *others}
 
 
 def test_a_verb_goes_on_when_the_store_is_back(
