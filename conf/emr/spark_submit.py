@@ -120,7 +120,7 @@ _STREAM_ON_YARN = {
 }
 _BATCH_ON_YARN = {"spark.yarn.maxAppAttempts": "1"}  # who submitted it decides whether to try again
 # Idle between two micro-batches is no reason to give an executor back, and start one again half a minute later. So none
-# is asked for while the first workers start, either: only work that still waits after half a minute is worth another one.
+# is asked for while the first workers start: only work that still waits after half a minute is worth another one.
 _STREAM = {
     "spark.dynamicAllocation.executorIdleTimeout": "10min",
     "spark.dynamicAllocation.schedulerBacklogTimeout": "30s",
