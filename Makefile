@@ -24,7 +24,7 @@ test: setup ## run the test suite
 	.venv/bin/python -m pytest -n 3 --dist worksteal --durations 15
 
 test-yarn: setup ## package the application, and run it on a YARN on this machine
-	.venv/bin/python -m pytest -m yarn tests/emr/test_package.py tests/system/test_yarn.py
+	.venv/bin/python -m pytest -m yarn --durations 5 tests/emr/test_package.py tests/system/test_yarn.py
 
 soak: setup ## kill a stream 60 times, at every point where it writes, and count
 	.venv/bin/python -m tests.system.soak

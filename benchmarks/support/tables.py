@@ -65,7 +65,7 @@ def write_manifest(
     if backbone:
         embeddings = np.random.default_rng(number).normal(size=(pictures, FEATURE_COUNT)).astype(np.float32)
         place, column = outcomes.schema.get_field_index("embedding"), OUTCOMES.field("embedding")
-        outcomes = outcomes.set_column(place, column, pa.array([*embeddings], column.type))
+        outcomes = outcomes.set_column(place, column, pa.array([one.tobytes() for one in embeddings], column.type))
     result = Result(outcomes, backbone, now, BatchReport(manifest, pictures, Counter(), 0, 0, _MODEL, None))
     _write(output / table_file(FEATURES_TABLE, manifest), feature_rows(result))
     if len(rejected := quarantine_rows(result)):

@@ -52,7 +52,7 @@ def _outcomes(pictures: pa.RecordBatch, *, keeps_embeddings: bool) -> pa.RecordB
         "sha256": pa.repeat(_SHA256, count),
     }
     if keeps_embeddings:
-        columns["embedding"] = _lists(_drawn(FEATURE_COUNT), count)
+        columns["embedding"] = pa.array([row.tobytes() for row in _rows(_drawn(FEATURE_COUNT), count)])
     arrays = [columns.get(field.name, pa.nulls(count)).cast(field.type) for field in OUTCOMES]
     return pa.RecordBatch.from_arrays(arrays, schema=OUTCOMES)
 
@@ -63,7 +63,10 @@ def _drawn(width: int) -> NDArray[np.float32]:
     return np.maximum(np.random.default_rng(width).standard_normal((_DRAWN, width), np.float32), 0)
 
 
+def _rows(drawn: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+    return np.take(drawn, np.arange(count) + random.randrange(_DRAWN), axis=0, mode="wrap")
+
+
 def _lists(drawn: NDArray[np.float32], count: int) -> pa.ListArray:
-    width = drawn.shape[1]
-    values = np.take(drawn, np.arange(count) + random.randrange(_DRAWN), axis=0, mode="wrap").ravel()
+    width, values = drawn.shape[1], _rows(drawn, count).ravel()
     return pa.ListArray.from_arrays(pa.array(np.arange(0, values.size + 1, width, dtype=np.int32)), pa.array(values))

@@ -11,7 +11,6 @@ from pyspark.sql.pandas.types import from_arrow_schema
 
 from conf.spark.tasks import is_retry
 from streaming.engine.serving import ServedModel
-from streaming.features.rows import take_rows
 from streaming.features.schema import OUTCOMES
 from streaming.features.workers import deal, featurize_with
 
@@ -56,4 +55,4 @@ class Executors:
         frame = self._spark.createDataFrame(dealt)
         to_outcomes = featurize_with(model.recipe, is_retry)
         outcomes = frame.mapInArrow(to_outcomes, from_arrow_schema(OUTCOMES)).toArrow().cast(OUTCOMES)
-        return take_rows(outcomes, pc.index_in(pictures.column("path"), outcomes.column("path")).combine_chunks())
+        return outcomes.take(pc.index_in(pictures.column("path"), outcomes.column("path")))

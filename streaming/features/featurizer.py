@@ -133,7 +133,7 @@ class _Outcome:
     sha256: str | None = None
     captured_at: str | None = None
     camera: str | None = None
-    embedding: NDArray[np.float32] | None = None
+    embedding: bytes | None = None
     predicted_label: str | None = None
     confidence: float | None = None
 
@@ -228,7 +228,7 @@ class Featurizer:
             sha256=hashlib.sha256(data).hexdigest(),
             captured_at=picture.exif.captured_at,
             camera=picture.exif.camera,
-            embedding=features if self._keeps_embeddings else None,
+            embedding=features.tobytes() if self._keeps_embeddings else None,
             predicted_label=label,
             confidence=confidence,
         )
@@ -268,8 +268,7 @@ def rejected(pictures: pa.RecordBatch, reason: Reason, detail: str) -> pa.Record
 
 def _as_batch(pictures: pa.RecordBatch, outcomes: list[_Outcome]) -> pa.RecordBatch:
     columns = {name: pictures.column(name) for name in ("path", "modification_time")}
-    for name in ("features", "embedding"):
-        columns[name] = _as_lists([getattr(outcome, name) for outcome in outcomes])
+    columns["features"] = _as_lists([outcome.features for outcome in outcomes])
     for name in OUTCOMES.names:
         if name not in columns:
             columns[name] = pa.array([getattr(outcome, name) for outcome in outcomes], OUTCOMES.field(name).type)

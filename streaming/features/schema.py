@@ -49,7 +49,7 @@ OUTCOMES = pa.schema(
         pa.field("sha256", pa.string()),
         pa.field("captured_at", pa.string()),
         pa.field("camera", pa.string()),
-        pa.field("embedding", _list_of_float32()),
+        pa.field("embedding", pa.binary()),
         pa.field("predicted_label", pa.string()),
         pa.field("confidence", pa.float32()),
     ]
@@ -58,7 +58,8 @@ OUTCOMES = pa.schema(
 
 `length` is the number of bytes that were read (as stated by the store, where nothing was read). `features` has the k
 projected values, or the 1280 raw ones where the featurizer has no projection; `reconstruction_error` is null then.
-`embedding` has the 1280 raw values where the recipe keeps them. `sha256` is null if the bytes were never read, or died
+`embedding` has the 1280 raw values, as the bytes of their float32, where the recipe keeps them: Spark and Arrow copy
+bytes as a whole, but lists number by number. `sha256` is null if the bytes were never read, or died
 with the process that read them. `captured_at` and `camera`: see `exif.Exif`.
 `predicted_label` and `confidence`, from 0 to 1, are null where the recipe has no classifier.
 """

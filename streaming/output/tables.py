@@ -13,11 +13,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from conf.errors import AlreadyExistsError
-from streaming.features.rows import filter_rows
 from streaming.features.schema import EMBEDDINGS, FEATURES, QUARANTINE, label_of, with_all_columns
 from streaming.output.batch_report import BatchReport
 from streaming.output.decision import FEATURES_REMEDY, FEATURES_TABLE, QUARANTINE_TABLE, Decision, decide
@@ -30,6 +30,7 @@ from streaming.storage.parquet import as_parquet, read_rows, rows_in
 
 _DAYS_AT_FIRST = 2
 _DAYS = 31
+_EMBEDDING = EMBEDDINGS.field("embedding")
 _TABLES = {FEATURES_TABLE: FEATURES, QUARANTINE_TABLE: QUARANTINE}
 
 EMPTY = "empty"
@@ -150,7 +151,7 @@ def _in_log(output: Folder, *, decided: bool) -> list[str]:
 def feature_rows(result: Result) -> pa.Table:
     """The rows of a result for the table of features, `schema.FEATURES`."""
     outcomes = result.outcomes.drop_columns("embedding")
-    accepted = filter_rows(outcomes, pc.is_null(outcomes.column("reason")))
+    accepted = outcomes.filter(pc.is_null(outcomes.column("reason")))
     labels = pa.array([label_of(path) for path in accepted.column("path").to_pylist()], pa.string())
     return _stamped(accepted.append_column("label", labels), result, FEATURES)
 
@@ -159,7 +160,18 @@ def embedding_rows(result: Result) -> pa.Table:
     """The rows of a result for the table of embeddings, `schema.EMBEDDINGS`; none if embeddings are not kept."""
     outcomes = result.outcomes.select(["path", "embedding"])
     embedded = pc.and_(pc.is_null(result.outcomes.column("reason")), pc.is_valid(outcomes.column("embedding")))
-    return _stamped(filter_rows(outcomes, embedded), result, EMBEDDINGS)
+    rows = outcomes.filter(embedded)
+    rows = rows.set_column(1, _EMBEDDING, _as_lists(rows.column("embedding").combine_chunks()))
+    return _stamped(rows, result, EMBEDDINGS)
+
+
+def _as_lists(embeddings: pa.BinaryArray) -> pa.ListArray:
+    """The bytes of float32 as lists of float32, without a copy; none is null."""
+    _, offsets, data = embeddings.buffers()
+    ends = np.frombuffer(offsets, np.int32)[embeddings.offset :][: len(embeddings) + 1]
+    numbers = np.frombuffer(data or b"", np.uint8)[ends[0] : ends[-1]].view(np.float32)
+    places = pa.array((ends - ends[0]) // numbers.itemsize)
+    return pa.ListArray.from_arrays(places, pa.array(numbers), type=_EMBEDDING.type)
 
 
 def quarantine_rows(result: Result) -> pa.Table:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from streaming.features.schema import OUTCOMES
@@ -34,8 +35,8 @@ def result_of(manifest: str, pictures: Sequence[StoredPicture], reasons: Mapping
     columns: dict[str, list[Any]] = {name: [1 if reason is None else None for reason in why] for name in OUTCOMES.names}
     columns |= {name: [getattr(picture, name) for picture in pictures] for name in ("path", "length")}
     columns |= {"modification_time": [NOW] * len(why), "reason": why, "detail": why, "sha256": why}
-    for name in ("features", "embedding"):
-        columns[name] = [[1.0] if reason is None else None for reason in why]
+    columns["features"] = [[1.0] if reason is None else None for reason in why]
+    columns["embedding"] = [np.float32(1).tobytes() if reason is None else None for reason in why]
     columns |= dict.fromkeys(("captured_at", "camera", "predicted_label", "confidence"), [None] * len(why))
     report = BatchReport(manifest, len(why), Counter(filter(None, why)), 0.0, 0.0, "model", None)
     return Result(pa.table(columns, schema=OUTCOMES), BACKBONE, NOW, report)

@@ -35,7 +35,7 @@ def commit(
         "reconstruction_error": [0.5] * len(paths),
     }
     if backbone:
-        accepted["embedding"] = [random.normal(size=FEATURE_COUNT).astype(np.float32) for _ in paths]
+        accepted["embedding"] = [random.normal(size=FEATURE_COUNT).astype(np.float32).tobytes() for _ in paths]
     return _commit(output, DAY + timedelta(days=day), paths, model, accepted, backbone or "")
 
 

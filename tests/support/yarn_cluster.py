@@ -46,6 +46,8 @@ _MASTERS_LABEL = {  # EMR has a name of its own for what Hadoop has
         "yarn.resourcemanager.node-labels.am.default-node-label-expression"
     ),
 }
+_SHORT_LIVED = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+"""Ten JVMs that live for a minute share the cores: what they compile well would not pay."""
 _LOG4J = """\
 log4j.rootLogger=INFO, out
 log4j.appender.out=org.apache.log4j.ConsoleAppender
@@ -134,6 +136,7 @@ def yarn(folder: Path, container_environment: Mapping[str, str]) -> Iterator[Yar
         "SPARK_HOME": str(SPARK_HOME),
         "SPARK_LOCAL_IP": "127.0.0.1",
         "JAVA_HOME": str(java),
+        "JAVA_TOOL_OPTIONS": _SHORT_LIVED,
     }
     classes = os.pathsep.join([str(folder / "hadoop"), *fetch_jars(_JARS, (), folder / "ivy.log")])
     cluster = Yarn(folder, f"http://{web}", environment)
@@ -187,7 +190,8 @@ def _configure(folder: Path, web: str, container_environment: Mapping[str, str])
         "spark.yarn.jars": f"local:{SPARK_HOME}/jars/*",
         "spark.yarn.stagingDir": f"file://{folder}/staging",
     }
-    for name, value in {"SPARK_LOCAL_IP": "127.0.0.1", **container_environment}.items():
+    of_containers = {"SPARK_LOCAL_IP": "127.0.0.1", "JAVA_TOOL_OPTIONS": _SHORT_LIVED, **container_environment}
+    for name, value in of_containers.items():
         spark |= {f"spark.yarn.appMasterEnv.{name}": value, f"spark.executorEnv.{name}": value}
     (folder / "hadoop").mkdir(parents=True)
     (folder / "spark").mkdir()

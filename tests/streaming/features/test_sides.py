@@ -50,7 +50,7 @@ def test_a_worker_goes_from_model_to_model_of_whatever_side(backbone: bytes, tmp
         [row] = outcomes.to_pylist()
         expected = BackboneRunner(backbone, side).run(decode(data, LIMITS, side).pixels)
         assert row["reason"] is None
-        assert row["embedding"] == expected.tolist()
+        assert row["embedding"] == expected.tobytes()
         assert row["features"] == projection.apply(expected)[0].tolist()
         assert (row["width"], row["height"]) == (700, 700)
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from conf.aws.connection import AWS_DEFAULTS
 from conf.uris import resolve
-from streaming.operate import in_process
+from streaming.operate import in_process, reconcile
 from streaming.output import known, manifests, requests
 from streaming.storage.folder import Folder, StoredPicture
 from streaming.storage.locations import open_folder
 from tests.support.buckets import Bucket, new_bucket
-from tests.support.reconciling import ODD, Asked, counts_in, look_once, reconcile_arguments
-from tests.support.streams import run
+from tests.support.reconciling import ODD, Asked, counts_in, look_once
 from tests.support.tenures import LooseTenure
 
 
@@ -48,21 +47,22 @@ def test_reconcile_on_s3(bucket: Bucket, capsys: pytest.CaptureFixture[str]) -> 
     assert counts_in(ask()) == {"listed": 8, "changed": 1, "gone": 1}
 
 
-@pytest.mark.usefixtures("programs")
+@pytest.mark.usefixtures("jvm")
 def test_spark_finds_on_s3_what_this_process_finds(
     moto_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Where an output knows more pictures than this process compares, of another input."""
     with new_bucket(moto_address, monkeypatch) as bucket:
         _, output = _differ(bucket)
-        here = Asked(bucket.uri("input"), bucket.uri("output"), capsys)("--enqueue")
+        ask = Asked(bucket.uri("input"), bucket.uri("output"), capsys)
+        here = ask("--enqueue")
         for request in here["requests"]:
             requests.delete_request(output, request)
         now = datetime.now(UTC)
-        others = [StoredPicture(f"s3://other/{number}.jpg", 1, now) for number in range(in_process.LIMIT)]
+        others = [StoredPicture(f"s3://other/{number}.jpg", 1, now) for number in range(20)]
         known.fold(LooseTenure(output), [manifests.append_manifest(output, others, now)])
-        more = ("--enqueue", "--json", "--log-folder", str(tmp_path))
-        said = run("streaming", reconcile_arguments(bucket.uri("input"), bucket.uri("output"), *more))
-        assert said.returncode == 0, said.stdout
-        assert json.loads(said.stdout.splitlines()[-1]) == here
-        assert list(tmp_path.glob("spark-reconcile*.log"))
+        monkeypatch.setattr(in_process, "LIMIT", len(others))
+        by_spark = Mock(wraps=reconcile.compare_on_spark)
+        monkeypatch.setattr(reconcile, "compare_on_spark", by_spark)
+        assert ask("--enqueue", "--log-folder", str(tmp_path)) == here
+        assert by_spark.called

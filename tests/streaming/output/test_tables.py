@@ -1,0 +1,42 @@
+"""The rows of a result: the same pictures in the tables of features and embeddings, with all their numbers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from streaming.features.schema import FEATURE_COUNT
+from streaming.output.tables import embedding_rows, feature_rows
+from tests.support.outcomes import named, result_of
+
+_NAMES = "abcdefgh"
+_REJECTED = {"a": "corrupt", "d": "corrupt", "h": "corrupt"}
+
+
+def test_every_number_of_an_embedding_is_kept() -> None:
+    """Wherever rejected pictures stand among them, and however Arrow holds the rows."""
+    result = result_of("manifest", named(_NAMES), _REJECTED)
+    numbers = np.random.default_rng(0).standard_normal((len(_NAMES), FEATURE_COUNT), np.float32)
+    given = [None if name in _REJECTED else row.tobytes() for name, row in zip(_NAMES, numbers, strict=True)]
+    place = result.outcomes.schema.get_field_index("embedding")
+    whole = result.outcomes.set_column(place, result.outcomes.schema.field(place), pa.array(given))
+    parts = pa.concat_tables([whole.slice(0, 2), whole.slice(2, 1), whole.slice(3)])
+    for outcomes in (whole, parts, parts.slice(1, 5)):
+        accepted = outcomes.filter(pc.is_null(outcomes.column("reason")))
+        paths = accepted.column("path").to_pylist()
+        rows = embedding_rows(replace(result, outcomes=outcomes))
+        assert rows.column("path").to_pylist() == paths
+        assert feature_rows(replace(result, outcomes=outcomes)).column("path").to_pylist() == paths
+        expected = [numbers[_NAMES.index(path[len("/in/")])] for path in paths]
+        assert np.array_equal(np.array(rows.column("embedding").to_pylist(), np.float32), expected)
+
+
+def test_a_result_of_no_picture_has_no_rows() -> None:
+    result = result_of("manifest", named(_NAMES), _REJECTED)
+    without_chunks = result.outcomes.schema.empty_table()
+    for outcomes in (without_chunks, result.outcomes.slice(0, 0), result.outcomes.slice(0, 1)):
+        assert len(embedding_rows(replace(result, outcomes=outcomes))) == 0
+        assert len(feature_rows(replace(result, outcomes=outcomes))) == 0
