@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # workers do not need pydantic, nor boto3 as long as no path 
 
     from conf.settings import S3Settings
 
-CHECKPOINT_PROPERTIES = {
+CHECKPOINT_ON_S3 = {
     # One atomic PUT per file, where the default would rename. It cannot be used on a local checkpoint.
     "spark.sql.streaming.checkpointFileManagerClass": (
         "org.apache.spark.internal.io.cloud.AbortableStreamBasedCheckpointFileManager"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from conf.aws.connection import CHECKPOINT_PROPERTIES
+from conf.aws.connection import CHECKPOINT_ON_S3
 from conf.errors import SettingsError
 from conf.settings import Settings
 
@@ -176,7 +176,7 @@ def files_of(program: Program) -> tuple[str, ...]:
 
 def properties_of(program: Program) -> dict[str, str]:
     """Spark's properties wherever the program runs. None is about a committer: EMR has one of its own."""
-    return _EVERYWHERE | (CHECKPOINT_PROPERTIES if program.checkpoints else {}) | (_STREAM if program.streams else {})
+    return _EVERYWHERE | (CHECKPOINT_ON_S3 if program.checkpoints else {}) | (_STREAM if program.streams else {})
 
 
 def driver_environment(locations: Locations) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from conf.aws.connection import AWS_DEFAULTS, CHECKPOINT_PROPERTIES, S3Connection
+from conf.aws.connection import AWS_DEFAULTS, CHECKPOINT_ON_S3, S3Connection
 from conf.errors import OutputError
 from conf.settings import Settings
 from conf.uris import resolve
@@ -14,6 +14,13 @@ from streaming.output.manifests import is_log
 from streaming.storage.folder import Folder, OnSkip, StoredPicture
 from streaming.storage.locations import check_outside, check_readable_by_spark, is_on_s3, list_pictures, open_folder
 from streaming.storage.names import ALL_NAMES, Names
+
+_LOCAL_CHECKPOINT = {
+    # Spark's default asks `readlink` of each file it renames: twelve processes for each micro-batch.
+    "spark.sql.streaming.checkpointFileManagerClass": (
+        "org.apache.spark.sql.execution.streaming.checkpointing.FileSystemBasedCheckpointFileManager"
+    ),
+}
 
 
 def open_output(settings: Settings, connection: S3Connection) -> Folder:
@@ -74,8 +81,7 @@ class StreamPlaces:
         if any(is_on_s3(place.root) for place in (self.output, self.checkpoint)):
             properties |= self.connection.spark_properties()
             properties["spark.sql.streaming.pollingDelay"] = "500ms"  # each look for a manifest is a paid request
-        if is_on_s3(self.checkpoint.root):
-            properties |= CHECKPOINT_PROPERTIES
+        properties |= CHECKPOINT_ON_S3 if is_on_s3(self.checkpoint.root) else _LOCAL_CHECKPOINT
         return properties
 
     @classmethod
