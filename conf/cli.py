@@ -39,8 +39,9 @@ EXIT_CODES = (
     "130 ended by a signal"
 )
 EPILOG = f"""\
-Every option is also a key of the YAML file of --config (see conf/local.yaml) and an environment variable
-({ENV_PREFIX}INPUT, {ENV_PREFIX}STREAM__INTERVAL, ...). Flags win over the environment, which wins over the file.
+Options that are settings are also keys of the YAML file of --config (conf/local.yaml lists all), and environment
+variables ({ENV_PREFIX}INPUT, {ENV_PREFIX}STREAM__INTERVAL, ...). Flags win over the environment, which wins over the
+file.
 
 {EXIT_CODES}"""
 

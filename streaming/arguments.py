@@ -76,7 +76,14 @@ def add_quarantine_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_status_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of status."""
-    parser.add_argument(
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument(
+        "--watch",
+        action="store_true",
+        help="Show it again every two seconds, in place on a terminal and else as lines, until Ctrl-C ends that with "
+        "exit code 0. On S3, each look is paid requests.",
+    )
+    how.add_argument(
         "--check",
         action="store_true",
         help="Only say in one line whether the stream is healthy, for monitors. The exit code is 8 if it is not: it "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 
 from pydantic import BaseModel, ConfigDict
@@ -141,6 +142,25 @@ class Registry:
         self.open(version)
         self._write(Current(version=version, previous=tuple(earlier), promoted_at=datetime.now(UTC)), tag)
         return version
+
+    def delete(self, versions: Collection[str]) -> None:
+        """Delete bundles. Repeating a killed call, after `remove_incomplete`, finishes it.
+
+        History loses them first, so that `rollback` finds none of them, and a promotion that began before fails. Then
+        each loses its manifest, without which it is not a bundle, and then its files.
+
+        Raises:
+            ModelError: one of them is the current model, or another process promoted a model meanwhile.
+        """
+        state, tag = self._state()
+        if state and not set(state.previous).isdisjoint(versions):
+            previous = tuple(version for version in state.previous if version not in versions)
+            self._write(state.model_copy(update={"previous": previous}), tag)
+        for version in versions:
+            if self.current_or_none() == version:
+                raise ModelError(f"{self._models.path(version)} is the current model; promote another version first")
+            self._models.delete(f"{version}/{MANIFEST}")
+            self._models.delete_tree(version)
 
     def _state(self) -> tuple[Current | None, str | None]:
         where = self._models.path(CURRENT)

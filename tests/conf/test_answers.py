@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 import pytest
 
 from batch_fit.fitted import Converted, Fitted
+from batch_fit.prune import KeptModel, Pruned, PrunedModel
 from batch_fit.versions import ListedModel, ListedModels, Promoted
 from conf.answers import Answer, Row, command, reading
 from conf.cli import Verb, make_parser, run_program
@@ -115,6 +116,7 @@ def keys(*kinds: type) -> list[str]:
         ("`convert`", (Converted,)),
         ("`models list`", (ListedModels, ListedModel)),
         ("`models promote`, `rollback`", (Promoted,)),
+        ("`models prune`", (Pruned, PrunedModel, KeptModel)),
     ],
 )
 def test_the_page_lists_the_keys_of_each_answer(verb: str, kinds: Sequence[type]) -> None:
