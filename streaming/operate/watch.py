@@ -39,6 +39,8 @@ def watch(look: Callable[[], Status], *, as_json: bool) -> None:
             time.sleep(max(_PAUSE, (time.monotonic() - began) / _SHARE))
     except KeyboardInterrupt:  # the way to end it
         return
+    except BrokenPipeError:  # the reader of our output, like head, has seen enough
+        sys.stdout = None  # or Python complains when it flushes it at exit
 
 
 def _line(_status: Status | None, text: str) -> None:

@@ -122,6 +122,21 @@ def test_an_outage_is_told_and_waited_for_and_no_other_error(
     assert " 0 rows" in second
 
 
+def test_its_reader_may_have_seen_enough(
+    output: Folder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Like `head`."""
+
+    class Closed(io.StringIO):
+        def flush(self) -> None:
+            raise BrokenPipeError
+
+    begin(output)
+    monkeypatch.setattr(sys, "stdout", Closed())
+    assert _watch(output) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_it_rests_for_most_of_the_time(output: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     """A look that takes long, as on S3, is followed by a longer pause."""
     clock, rests = iter([0.0, 0.1, 10.0, 13.0]), list[float]()
