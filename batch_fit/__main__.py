@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from batch_fit.converted import CONVERTED
 from conf.answers import Answer
-from conf.cli import Flag, Verb, make_parser, run_program
+from conf.cli import Flag, Verb, count, make_parser, run_program
 from conf.errors import SettingsError
 from conf.settings import Settings
 from conf.spark.failures import explain_failure
@@ -57,14 +57,8 @@ def _models(settings: Settings, arguments: argparse.Namespace) -> Answer:
 def _action(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=("list", "show", "promote", "rollback", "prune"), help="What to do.")
     parser.add_argument("version", nargs="?", metavar="VERSION", help="For show (default: the current) and promote.")
-    parser.add_argument("--keep", metavar="N", type=_count, help="With prune: how many of the latest models stay.")
+    parser.add_argument("--keep", metavar="N", type=count, help="With prune: how many of the latest models stay.")
     parser.add_argument("--dry-run", action="store_true", help="With prune: only say what would be deleted.")
-
-
-def _count(value: str) -> int:
-    if not value.isdecimal() or not int(value):
-        raise argparse.ArgumentTypeError(f"{value!r} is not a number from 1 on")
-    return int(value)
 
 
 def _tried_once(arguments: argparse.Namespace) -> argparse.Namespace:

@@ -133,6 +133,13 @@ class Verb:
         return " ".join((self.positional, *(f"--{_stem(key)} URI" for key in self.required))).strip()
 
 
+def count(value: str) -> int:
+    """An argument that is a number from 1 on."""
+    if not value.isdecimal() or not int(value):
+        raise argparse.ArgumentTypeError(f"{value!r} is not a number from 1 on")
+    return int(value)
+
+
 class _Help(argparse.HelpFormatter):
     """Fills all texts to the width of the terminal.
 

@@ -161,12 +161,7 @@ def deploy(settings: Settings, options: DeployOptions) -> str | None:
         *unreached,
         *_changes(data, former["data"], of_data),
         *([] if {**former["data"], **of_data}.get("AlarmEmail") else [_NOBODY_IS_TOLD]),
-        f"upload {folder} and {options.settings}",
-        *(
-            []
-            if is_built(folder)
-            else [f"  (python -m conf.emr package --platform {platform} builds the former first)"]
-        ),
+        *_uploads(folder, options.settings),
         *_changes(compute, former[compute.part], of_compute),
         _cost(options.compute),
     ]
@@ -201,6 +196,12 @@ def _former(data: Stack, compute: Stack, options: DeployOptions) -> tuple[dict[P
             raise
         why = str(explain(error) or error).removeprefix("AWS: ")
         return {one.part: {} for one in asked}, [f"not compared with what is there, and not checked: {why}"]
+
+
+def _uploads(folder: Path, settings: Path) -> Iterator[str]:
+    yield f"upload {folder} and {settings}"
+    if not is_built(folder):  # in a dry run
+        yield f"  (python -m conf.emr package --platform {folder.name} builds the former first)"
 
 
 def _cost(compute: Compute) -> str:
