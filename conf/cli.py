@@ -27,6 +27,7 @@ from conf.logs import Log, is_text, logging_to, write_last
 from conf.settings import ENV_PREFIX, Settings, field_of
 from conf.uris import resolve
 from conf.utf8 import use_utf8
+from conf.yaml_file import list_of_settings
 
 _logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ EXIT_CODES = (
     "130 ended by a signal"
 )
 EPILOG = f"""\
-Options that are settings are also keys of the YAML file of --config (conf/local.yaml lists all), and environment
+Options that are settings are also keys of the YAML file of --config ({list_of_settings()} lists all), and environment
 variables ({ENV_PREFIX}INPUT, {ENV_PREFIX}STREAM__INTERVAL, ...). Flags win over the environment, which wins over the
 file.
 

@@ -14,11 +14,11 @@ import pytest
 
 from batch_fit.__main__ import main
 from batch_fit.prune import prune
-from conf.errors import ModelError
+from conf.errors import ModelError, TransientError
 from conf.settings import ExportSettings, Settings
 from streaming.export.run import export
 from streaming.features.backbone import backbone_id
-from streaming.registry.registry import CURRENT, Registry
+from streaming.registry.registry import CURRENT, Current, Registry
 from streaming.storage.folder import Folder
 from streaming.storage.locations import open_folder
 from tests.support.buckets import Bucket
@@ -167,6 +167,26 @@ def test_what_is_promoted_meanwhile_is_not_deleted(tmp_path: Path, first: str) -
         assert (versions[1] in _listed(models)) == ("promote" in done), nth
     assert {frozenset({"delete"}), frozenset({"promote"})} <= outcomes
     assert frozenset({"delete", "promote"}) not in outcomes
+
+
+def test_a_prune_waits_for_a_store_that_is_gone_and_a_rollback_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose answer may be lost: a second one would go back further."""
+    models = open_folder(str(tmp_path))
+    versions = _fill(models, 4, promote=[0, 1, 2, 3])
+    monkeypatch.setattr("conf.cli.pauses", lambda: iter([0.0]))
+    state, outage = Registry._state, [TransientError("the store is gone")] * 2
+
+    def after_outage(registry: Registry) -> tuple[Current | None, str | None]:
+        if outage:
+            raise outage.pop()
+        return state(registry)
+
+    monkeypatch.setattr(Registry, "_state", after_outage)
+    assert main(["models", "rollback", "--models", str(tmp_path)]) == 6
+    assert main(["models", "prune", "--keep", "1", "--models", str(tmp_path)]) == 0
+    assert _listed(models) == versions[2:]
 
 
 def test_a_prune_of_a_wrong_place_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
