@@ -245,7 +245,6 @@ def test_a_dry_run_needs_neither_aws_nor_credentials_nor_a_package(
     assert "4 S3::Bucket" in " ".join(said.split())
     assert "package --platform aarch64 builds the former first" in said
     assert f"a month costs some {nothing} while no picture comes" in said
-    assert main(["deploy", "--yes"]) == 2  # it has no package
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
