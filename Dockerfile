@@ -2,7 +2,7 @@
 #   docker build -t picture-features .
 #   docker run --init -v /srv/pictures:/srv/pictures:ro -v /srv/features:/srv/features picture-features run \
 #       --input /srv/pictures --models /srv/features/models --output /srv/features/table
-# A picture is its path, so mount a folder where it is outside, too. `docker stop --time 300` lets it finish its
+# A picture is its path, so mount a folder where it is outside, too. `docker stop -t 300` lets it finish its
 # micro-batch. LOCK=fit adds TensorFlow, to fit on other weights than converted ones (docker build --build-arg LOCK=fit).
 #
 # The image is built by CI on GitHub (.github/workflows/ci.yml). Where this was written no base image could be fetched:
