@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from conf.answers import command
 from conf.aws.connection import S3Connection
 from conf.errors import SettingsError
 from conf.settings import Settings
@@ -88,7 +89,8 @@ class StreamJob:
         with self._session() as spark, self._queries(spark) as queries:
             interval = self._settings.stream.interval
             self._interval, self._looked = interval.total_seconds(), time.monotonic()
-            _logger.info("watching %s; Ctrl-C, or python -m streaming stop, ends it", self._places.input.root)
+            root, stop = self._places.input.root, command("streaming", "stop")
+            _logger.info("watching %s; Ctrl-C, or %s, ends it", root, stop)
             with DiscoveryThread(discoverer, self._max_pictures(spark), interval) as discovery:
                 try:
                     queries.follow(discovery, on_look)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from pydantic import BaseModel, ConfigDict
 
+from conf.answers import command
 from conf.errors import AlreadyExistsError, BundleError, ConflictError, ModelError, NoModelError, NotFoundError
 from streaming.registry.bundle import (
     MANIFEST,
@@ -54,7 +55,7 @@ class Registry:
         if version is None:
             raise NoModelError(
                 f"no model in {self._models.root}: fit one with "
-                f"python -m batch_fit fit --input PICTURES --models {self._models.root}"
+                f"{command('batch_fit', 'fit', '--input', 'PICTURES', '--models', self._models.root)}"
             )
         return version
 
@@ -114,7 +115,7 @@ class Registry:
             ModelError: there is no such version, or it was changed.
         """
         if not is_version(version):
-            raise ModelError(f"{version!r} is not a model version; python -m batch_fit models list shows them")
+            raise ModelError(f"{version!r} is not a model version; {command('batch_fit', 'models', 'list')} shows them")
         return Bundle(self._models, version)
 
     def promote(self, version: str) -> None:

@@ -90,6 +90,13 @@ def test_a_path_is_quoted_for_shell_and_python() -> None:
     assert reading('/a b/"é"') == """python -c 'import pandas; print(pandas.read_parquet("/a b/\\"é\\""))'"""
 
 
+def test_who_has_typed_the_installed_command_is_told_to_type_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Python that it runs in need not be on the PATH."""
+    assert command("streaming", "stop", "--output", "a b") == "python -m streaming stop --output 'a b'"
+    monkeypatch.setattr("sys.argv", ["/opt/features/bin/picture-features", "run"])
+    assert command("streaming", "stop", "--output", "a b") == "picture-features stop --output 'a b'"
+
+
 def documented(verb: str) -> list[str]:
     """The keys in the row of a verb, in the order of the page."""
     [row] = [line for line in FORMATS.splitlines() if line.startswith(f"| {verb} |")]

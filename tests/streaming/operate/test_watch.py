@@ -16,6 +16,7 @@ from conf import interrupts
 from conf.errors import AppError, OutputError, TransientError
 from streaming.__main__ import main
 from streaming.operate import status, watch
+from streaming.operate.health import read_state
 from streaming.storage.folder import Folder
 from tests.support.small_table import commit
 from tests.support.streams import begin
@@ -109,7 +110,6 @@ def test_an_outage_is_told_and_waited_for_and_no_other_error(
     def fail(*_: object) -> None:
         raise error
 
-    read_state = status.read_state
     monkeypatch.setattr("streaming.operate.status.read_state", fail)
     meanwhile([lambda: monkeypatch.setattr("streaming.operate.status.read_state", read_state)])
     assert _watch(output) == code
