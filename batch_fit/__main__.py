@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from batch_fit.converted import CONVERTED
 from conf.answers import Answer
-from conf.cli import Flag, Verb, make_parser, run_program
+from conf.cli import Flag, Verb, count, make_parser, run_program
 from conf.errors import SettingsError
 from conf.settings import Settings
 from conf.spark.failures import explain_failure
@@ -35,21 +35,36 @@ def _fit(settings: Settings, _arguments: argparse.Namespace) -> Fitted:
 
 
 def _models(settings: Settings, arguments: argparse.Namespace) -> Answer:
+    from batch_fit.prune import prune
     from batch_fit.versions import change_current, list_models, show_model
 
     action, version = arguments.action, arguments.version
     if version is None and action == "promote":
         raise SettingsError("models promote: say which VERSION; models list shows them")
-    if version is not None and action in ("list", "rollback"):
+    if version is not None and action in ("list", "rollback", "prune"):
         raise SettingsError(f"models {action}: takes no VERSION, but was given {version!r}")
+    if action == "prune":
+        if arguments.keep is None:
+            raise SettingsError("models prune: say with --keep N how many of the latest models stay")
+        return prune(settings, arguments.keep, dry_run=arguments.dry_run)
+    if arguments.keep is not None or arguments.dry_run:
+        raise SettingsError(f"models {action}: takes neither --keep nor --dry-run, which are for prune")
     if action == "list":
         return list_models(settings)
     return show_model(settings, version) if action == "show" else change_current(settings, version)
 
 
 def _action(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", choices=("list", "show", "promote", "rollback"), help="What to do.")
+    parser.add_argument("action", choices=("list", "show", "promote", "rollback", "prune"), help="What to do.")
     parser.add_argument("version", nargs="?", metavar="VERSION", help="For show (default: the current) and promote.")
+    parser.add_argument("--keep", metavar="N", type=count, help="With prune: how many of the latest models stay.")
+    parser.add_argument("--dry-run", action="store_true", help="With prune: only say what would be deleted.")
+
+
+def _tried_once(arguments: argparse.Namespace) -> argparse.Namespace:
+    """Of the actions only prune is repeated while the store fails: a second rollback would go back further."""
+    arguments.no_wait |= arguments.action != "prune"
+    return arguments
 
 
 def _convert(settings: Settings, arguments: argparse.Namespace) -> Converted:
@@ -122,18 +137,22 @@ VERBS = (
     ),
     Verb(
         "models",
-        "List, show, promote or roll back the models of a registry.",
+        "List, show, promote, roll back or prune the models of a registry.",
         "list      all versions with their dates, the current one marked; with --output, also how many of its\n"
         "          pictures are in which model\n"
         "show      the manifest of a version, after checking that nothing in it was changed\n"
         "promote   make a version the current one; running streams use it from their next micro-batch on\n"
-        "rollback  go back to the version that was current before, step by step through history",
+        "rollback  go back to the version that was current before, step by step through history\n"
+        "prune     delete all versions but the N latest of --keep, the current one, the one that rollback goes to,\n"
+        "          and those in use: with --output, by its rows and its latest exports",
         (Flag("models", "URI"), Flag("output", "URI")),
         ("models",),
         _models,
         _action,
-        positional="{list,show,promote,rollback} [VERSION]",
+        _tried_once,
+        positional="{list,show,promote,rollback,prune} [VERSION]",
         json=True,
+        waits=True,
     ),
 )
 

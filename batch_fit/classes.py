@@ -120,7 +120,7 @@ class Holdout:
         if not chosen:
             raise SettingsError(
                 f"fit.holdout: by {kind}, each label has one series only, and none can be held out; "
-                "leave out --holdout, or see docs/classifier.md for what a series is"
+                "leave out --holdout; its help says what a series is"
             )
         return cls(kind, frozenset(chosen))
 

@@ -14,6 +14,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 
 from batch_fit.folding import IN_SPARK, Featurized, Marks, collect, fold_with
 from conf.spark.tasks import is_retry
+from conf.spark.ticks import Ticks
 from streaming.features.featurizer import Recipe
 from streaming.features.schema import OUTCOMES, as_table
 from streaming.features.workers import deal, featurize_with
@@ -37,17 +38,34 @@ class Kept:
     for_more: bool
 
 
+@dataclass(frozen=True)
+class Done:
+    """Counts the pictures that are done.
+
+    Attributes:
+        finished: those of finished tasks.
+        ticks: those of running ones as well, where that is possible.
+    """
+
+    finished: Accumulator[int]
+    ticks: Ticks
+
+    def count(self, total: int) -> int:
+        """Their number, of `total`."""
+        return self.ticks.count(self.finished.value, total)
+
+
 def featurize(
-    spark: SparkSession, pictures: Sequence[StoredPicture], recipe: Recipe, kept: Kept, done: Accumulator[int]
+    spark: SparkSession, pictures: Sequence[StoredPicture], recipe: Recipe, kept: Kept, done: Done
 ) -> tuple[Featurized, DataFrame | None]:
     """Featurize pictures, at least one, on the executors, by a recipe without a projection.
 
-    Returns the result, and the outcomes if they are kept for more. `done` counts the pictures of finished tasks.
+    Returns the result, and the outcomes if they are kept for more.
     """
     dealt = deal(as_table(pictures), task_count(len(pictures)))
     tasks, marks = dealt.column(0).num_chunks, Marks.of(picture.identity for picture in pictures)
     frame, broadcast = spark.createDataFrame(dealt), spark.sparkContext.broadcast(recipe)
-    to_outcomes, fold = featurize_with(broadcast, is_retry), fold_with(marks, done)
+    to_outcomes, fold = featurize_with(broadcast, is_retry, done.ticks.tick), fold_with(marks, done.finished)
     outcomes = None
     if kept.save_to is None and not kept.for_more:
         featurized = collect(frame.mapInArrow(lambda batches: fold(to_outcomes(batches)), IN_SPARK), tasks, marks)

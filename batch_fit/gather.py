@@ -11,7 +11,7 @@ from pyspark.sql import DataFrame, SparkSession
 from batch_fit.backbone import Backbone, load_backbone
 from batch_fit.classes import Classes, Holdout
 from batch_fit.embeddings import Embeddings, RowFilter
-from batch_fit.featurize import Kept, featurize
+from batch_fit.featurize import Done, Kept, featurize
 from batch_fit.folding import Featurized, paths_of
 from batch_fit.plan import FitPlan, check_side
 from batch_fit.sample import choose
@@ -20,6 +20,7 @@ from batch_fit.stages import Stages
 from conf.errors import InputError, ModelError
 from conf.settings import Settings
 from conf.spark.progress import Progress
+from conf.spark.ticks import ticking
 from streaming.features.backbone import backbone_id
 from streaming.features.featurizer import Recipe
 from streaming.features.imaging import DEFAULT_SIDE
@@ -69,27 +70,28 @@ def prepare_gathering(settings: Settings, plan: FitPlan, stages: Stages) -> Gath
 
 
 def _from_pictures(settings: Settings, plan: FitPlan, stages: Stages) -> Gather:
-    with stages("list the pictures"):
+    with stages("listing the pictures"):
         names = Names.of(settings.stream)
         pictures = choose(plan.source, settings.fit.limit, plan.connection, Denylist.load(plan.models), names)
         new = [picture for picture in pictures if picture.identity not in plan.seen]
         _logger.info("%d pictures in %s, %d of them new to the statistics", len(pictures), plan.source, len(new))
     if plan.holdout:
         _check_classes([picture.path for picture in pictures], plan.source, plan.holdout)
-    with stages("load the backbone"):
+    with stages("loading the backbone"):
         options = settings.fit
         backbone = Backbone.of(plan.base) if plan.base else load_backbone(options.weights, options.side)
 
     def gather(spark: SparkSession, progress: Progress) -> Gathered:
         if not new:
             return Gathered(Featurized.nothing(), backbone)
-        done = spark.sparkContext.accumulator(0)
         recipe, sights = Recipe.of(backbone.flatbuffer, None, settings), None
-        with stages("featurize and fold"), progress(len(new), "pictures", lambda: done.value):
-            kept = Kept(plan.save_to, plan.classifies)
-            featurized, rows = featurize(spark, new, recipe, kept, done)
+        kept = Kept(plan.save_to, plan.classifies)
+        with stages("featurizing and folding"), ticking(settings.spark) as ticks:
+            done = Done(spark.sparkContext.accumulator(0), ticks)
+            with progress(len(new), "pictures", lambda: done.count(len(new))):
+                featurized, rows = featurize(spark, new, recipe, kept, done)
         if backbone.side != DEFAULT_SIDE:
-            with stages(f"see a sample at {DEFAULT_SIDE} pixels, too"):
+            with stages(f"looking at a sample at {DEFAULT_SIDE} pixels, too"):
                 sights = look(spark, new, featurized, recipe)
         return Gathered(featurized, backbone, sights, rows, featurized.accepted.column("path").to_pylist())
 
@@ -122,12 +124,12 @@ def _from_embeddings(settings: Settings, plan: FitPlan, stages: Stages) -> Gathe
     table = Embeddings(output.root, plan.connection, files, RowFilter(denylist, backbone, seen=plan.seen))
 
     def gather(spark: SparkSession, progress: Progress) -> Gathered:
-        with stages("survey the embeddings"):
+        with stages("surveying the embeddings"):
             chosen, identities = table.choose(spark, options.limit, progress)
             _logger.info("%d pictures in %s are new to the statistics", len(identities), output.path(EMBEDDINGS_TABLE))
             owner = plan.base or _owner(Registry(plan.models), chosen.wanted.backbone)
             check_side(options.side, owner)
-        with stages("read and fold"):
+        with stages("reading and folding the embeddings"):
             featurized = chosen.fold(spark, identities, progress)
         if not plan.classifies:
             return Gathered(featurized, Backbone.of(owner))

@@ -86,7 +86,7 @@ def fit(settings: Settings, progress: Progress) -> Fitted:
     plan = plan_fit(settings)
     gather = prepare_gathering(settings, plan, stages)
     with ExitStack() as session:
-        with stages("start Spark"):
+        with stages.timed("starting Spark"):
             spark = session.enter_context(spark_session("picture-features fit", settings, _spark_properties(plan)))
         learned = _learn(settings, plan, gather(spark, progress), stages)
         saved = _save(spark, plan, learned, stages)
@@ -95,20 +95,20 @@ def fit(settings: Settings, progress: Progress) -> Fitted:
 
 def _learn(settings: Settings, plan: FitPlan, gathered: Gathered, stages: Stages) -> _Learned:
     """Fit the projection to the features and to those of the base, and the classifier."""
-    with stages("fit scaler and PCA"):
+    with stages("fitting scaler and PCA"):
         evidence = gathered.featurized.evidence
         if plan.base:
             evidence = Evidence.of_bundle(plan.base).merge(evidence)
         projection = fit_pca(evidence.statistics, settings.fit.k, settings.fit.variance_target)
     classification = sides = None
     if gathered.rows is not None and plan.holdout:
-        with stages("fit the classifier"):
+        with stages("fitting the classifier"):
             paths = list(gathered.paths)
             source = shared_folder(paths) if settings.fit.embeddings else plan.source
             classes = Classes.of(paths, source)
             classification = classify(gathered.rows, paths, classes, plan.holdout, projection, evidence)
     if gathered.sights:
-        with stages("compare with 224 pixels"):
+        with stages("comparing with 224 pixels"):
             kept = float(projection.explained_variance[: projection.k].sum())
             sides = compare_sides(gathered.sights, settings.fit.variance_target or kept)
     return _Learned(gathered, evidence, projection, classification, sides)
@@ -120,7 +120,7 @@ def _save(spark: SparkSession, plan: FitPlan, learned: _Learned, stages: Stages)
     classifier = learned.classification.classifier if learned.classification else None
     version = bundle.new_version(created_at, learned.gathered.backbone.flatbuffer, learned.projection, classifier)
     identities = plan.seen.union(map(identity_of, paths_of(learned.gathered.featurized.accepted)))
-    with stages("save the model"):
+    with stages("saving the model"):
         pipeline = build_pipeline(spark, learned.projection, classifier)
         pipeline.save(spark_uri(models.path(f"{version}/{bundle.PIPELINE}")))
         for name, data in {
@@ -141,7 +141,7 @@ def _publish(settings: Settings, plan: FitPlan, learned: _Learned, saved: _Saved
     registry, models, projection = Registry(plan.models), plan.models, learned.projection
     backbone = learned.gathered.backbone
     version = saved.draft.version
-    with stages("measure on held-out pictures"):
+    with stages("measuring on held-out pictures"):
         held_back = learned.evidence.figures(projection.k)
         contender = Contender(
             version, backbone.weights, backbone.side, projection.k, learned.evidence, saved.identities

@@ -11,13 +11,21 @@ _logger = logging.getLogger(__name__)
 
 
 class Stages:
-    """The duration of each stage, for the report and the log."""
+    """Names each stage in the log as it begins, and keeps its duration for the report."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
+        """A stage for this context."""
+        _logger.info("%s", name)
+        with self.timed(name):
+            yield
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """The same of one that names itself."""
         started = time.monotonic()
         yield
         self.seconds[name] = time.monotonic() - started

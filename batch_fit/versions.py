@@ -153,7 +153,7 @@ def list_models(settings: Settings) -> ListedModels:
     counts = rows_by_model(open_output(settings, connection)) if settings.output else None
     manifests, current = registry.versions(), registry.history()
     if not manifests and current is None:
-        _check_place(models)
+        check_place(models)
     versions = [
         ListedModel(
             version=one.version,
@@ -175,7 +175,7 @@ def list_models(settings: Settings) -> ListedModels:
     return ListedModels(models.root, versions, deleted)
 
 
-def _check_place(models: Folder) -> None:
+def check_place(models: Folder) -> None:
     """Refuse a place that is not a registry without models, but something else.
 
     Raises:

@@ -24,6 +24,7 @@ from benchmarks.support.common import CORES, Figure, at_most, print_figures, wai
 from conf.loading import load_settings
 from conf.settings import StreamSettings
 from conf.spark.session import start_session
+from conf.spark.ticks import Ticks
 from streaming.engine.checkpoint import Epochs
 from streaming.engine.drift import DriftMonitor
 from streaming.engine.executors import Executors
@@ -114,7 +115,7 @@ class _Stream:
     @contextmanager
     def _batches(self) -> Iterator[MicroBatches]:
         log = ManifestLog(self._tenure, KnownPictures(self._output))
-        with closing(Prefetch(Executors(self._spark), self._models, log)) as prefetch:
+        with closing(Prefetch(Executors(self._spark, Ticks()), self._models, log)) as prefetch:
             yield MicroBatches(self._tenure, log, self._epochs, prefetch, DriftMonitor(1, "refit"), lambda report: None)
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 from pydantic import BaseModel
+
+from conf.command import COMMAND
 
 _WIDTH = 12
 
@@ -45,7 +49,12 @@ class Answer(ABC):
 
 
 def command(*words: str) -> str:
-    """A command to type, as a shell takes it: `command("streaming", "run")` is `python -m streaming run`."""
+    """A command to type, as a shell takes it: `command("streaming", "run")` is `python -m streaming run`.
+
+    Who has typed `picture-features` is told to type that again: it may be the only one that is on the PATH.
+    """
+    if os.path.basename(sys.argv[0]) == COMMAND:
+        return shlex.join((COMMAND, *words[1:]))
     return f"python -m {shlex.join(words)}"
 
 

@@ -27,6 +27,7 @@ from conf.logs import Log, is_text, logging_to, write_last
 from conf.settings import ENV_PREFIX, Settings, field_of
 from conf.uris import resolve
 from conf.utf8 import use_utf8
+from conf.yaml_file import list_of_settings
 
 _logger = logging.getLogger(__name__)
 
@@ -39,8 +40,9 @@ EXIT_CODES = (
     "130 ended by a signal"
 )
 EPILOG = f"""\
-Every option is also a key of the YAML file of --config (see conf/local.yaml) and an environment variable
-({ENV_PREFIX}INPUT, {ENV_PREFIX}STREAM__INTERVAL, ...). Flags win over the environment, which wins over the file.
+Options that are settings are also keys of the YAML file of --config ({list_of_settings()} lists all), and environment
+variables ({ENV_PREFIX}INPUT, {ENV_PREFIX}STREAM__INTERVAL, ...). Flags win over the environment, which wins over the
+file.
 
 {EXIT_CODES}"""
 
@@ -130,6 +132,13 @@ class Verb:
     def usage(self) -> str:
         """The obligatory part of a command line: the positional arguments and the required flags."""
         return " ".join((self.positional, *(f"--{_stem(key)} URI" for key in self.required))).strip()
+
+
+def count(value: str) -> int:
+    """An argument that is a number from 1 on."""
+    if not value.isdecimal() or not int(value):
+        raise argparse.ArgumentTypeError(f"{value!r} is not a number from 1 on")
+    return int(value)
 
 
 class _Help(argparse.HelpFormatter):

@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 
 from conf.errors import SettingsError, one_line_each
 from conf.settings import ENV_PREFIX, Settings, keys
-from conf.yaml_file import read_yaml
+from conf.yaml_file import list_of_settings, read_yaml
 
 
 def load_settings(flags: Mapping[str, Any], config: Path | None = None) -> Settings:
@@ -80,7 +80,7 @@ def _nearest_variable(name: str) -> str:
     key = name.upper().removeprefix(ENV_PREFIX).lower().replace("__", "_")
     by_spelling = {spelt: one for one in keys() for spelt in (one.replace(".", "_"), one.rpartition(".")[2])}
     if not (near := get_close_matches(key, by_spelling, n=1)):
-        return "conf/local.yaml lists all settings"
+        return f"{list_of_settings()} lists all settings"
     return f"is {variable_of(by_spelling[near[0]])} meant?"
 
 
@@ -102,7 +102,7 @@ def _explain(
 ) -> str:
     if kind == "extra_forbidden":
         near = get_close_matches(key, keys(), n=1)
-        hint = f"is {near[0]} meant?" if near else "conf/local.yaml lists all settings"
+        hint = f"is {near[0]} meant?" if near else f"{list_of_settings()} lists all settings"
         return f"{key}: there is no such setting ({_origin(key, flags, in_file)}); {hint}"
     problem = message.removeprefix("Value error, ")
     problem = f"{problem[:1].lower()}{problem[1:]}"

@@ -238,8 +238,8 @@ class FitSettings(Section):
     )
     from_version: str | None = Field(
         None,
-        description="Add to the statistics of this model, or of the current one: only pictures that it has not seen "
-        "are read, and the result is the same as that of a fit on all of them.",
+        description="Add to the statistics of this model (current: of the current one): only pictures that it has not "
+        "seen are read, and the result is the same as that of a fit on all of them.",
     )
     promote: Literal["always", "if-not-worse", "never"] = Field(
         "always",
@@ -308,6 +308,11 @@ class SparkSettings(Section):
         "local[*,4]",
         description="Where Spark runs; null in the file leaves it to spark-submit. The 4 lets a task be tried four "
         "times, as on a cluster.",
+    )
+    ui: bool = Field(
+        False,
+        description="Show Spark's own pages about jobs and queries on a free port of 127.0.0.1, which the log names: "
+        "of a local Spark only, as a cluster has its own.",
     )
     conf: dict[str, SparkProperty] = Field({}, description="More Spark properties, as in spark-defaults.conf.")
 

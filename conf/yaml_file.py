@@ -17,6 +17,12 @@ from conf.errors import SettingsError, one_line_each
 _TEXT, _NULL, _MERGE = (f"tag:yaml.org,2002:{name}" for name in ("str", "null", "merge"))
 
 
+def list_of_settings() -> str:
+    """The file with all settings and their defaults, by its path from here: an installed package has it, too."""
+    file, near = Path(__file__).with_name("local.yaml"), Path("conf", "local.yaml")
+    return str(near if near.exists() and near.samefile(file) else file)
+
+
 def read_yaml(file: Path) -> dict[str, Any]:
     """The settings of a file, by section.
 
@@ -36,7 +42,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise SettingsError(f"--config {file}: this is not YAML{_explain(error)}") from error
     if not isinstance(content or {}, dict):
-        raise SettingsError(f"--config {file}: must hold settings by name, like conf/local.yaml")
+        raise SettingsError(f"--config {file}: must hold settings by name, like {list_of_settings()}")
     return content or {}
 
 

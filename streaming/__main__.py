@@ -80,19 +80,19 @@ def _replay(settings: Settings, arguments: argparse.Namespace) -> Replayed | Idl
 
 
 def _replay_now(settings: Settings) -> Replayed | Idle:
-    from tqdm.contrib.logging import logging_redirect_tqdm
-
+    from conf.spark.ticks import ticking
     from streaming.engine.job import end_without_work, open_job
     from streaming.engine.metrics import open_metrics
     from streaming.engine.progress import Idle, ReplayProgress
 
-    output, progress = resolve(settings.output or ""), ReplayProgress()
+    output = resolve(settings.output or "")
 
     def advance(report: BatchReport) -> None:
         progress.advance(report)
         metrics.tell(report)
 
-    with open_metrics(settings) as metrics, open_job(settings, advance) as job, logging_redirect_tqdm():
+    with ticking(settings.spark) as ticks, open_metrics(settings) as metrics, open_job(settings, advance, ticks) as job:
+        progress = ReplayProgress(ticks)
         if job.is_idle():
             end_without_work(settings)
             return Idle(output, job.explain_idle())
@@ -121,13 +121,17 @@ def _quarantine(settings: Settings, arguments: argparse.Namespace) -> Listed | R
     return list_quarantine(settings, reason)
 
 
-def _status(settings: Settings, arguments: argparse.Namespace) -> Status | Health:
+def _status(settings: Settings, arguments: argparse.Namespace) -> Status | Health | None:
     from conf.aws.connection import S3Connection
     from streaming.operate.health import check_health
     from streaming.operate.status import read_status
+    from streaming.operate.watch import watch
     from streaming.output.places import open_output
 
     output = open_output(settings, S3Connection.of(settings.s3).hasty(_STATUS_SECONDS))
+    if arguments.watch:
+        watch(lambda: read_status(output, datetime.now(UTC)), as_json=arguments.json)
+        return None
     now = datetime.now(UTC)
     return check_health(output, now, arguments.max_behind) if arguments.check else read_status(output, now)
 
@@ -246,7 +250,7 @@ VERBS = (
         "Show the status of the stream on an output.",
         "Show the process that writes to the output, the last micro-batch, outstanding pictures, rows, rates, model,\n"
         "drift, and recent pictures in quarantine. It reads the output alone, and so answers for a stream that is\n"
-        "dead, too. It asks the store once and waits 5 s for an answer. --check is for monitors.",
+        "dead, too. It asks the store once and waits 5 s for an answer. --check is for monitors, --watch for people.",
         (Flag("output", "URI"),),
         ("output",),
         _status,

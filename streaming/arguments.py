@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from datetime import timedelta
 
-from conf.cli import Flag
+from conf.cli import Flag, count
 from conf.settings import parse_duration
 from streaming.features.reasons import Reason
 from streaming.search.choices import METRICS, WITHIN
@@ -76,7 +76,14 @@ def add_quarantine_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_status_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of status."""
-    parser.add_argument(
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument(
+        "--watch",
+        action="store_true",
+        help="Show it again every two seconds, in place on a terminal and else as lines, until Ctrl-C ends that with "
+        "exit code 0. On S3, each look is paid requests.",
+    )
+    how.add_argument(
         "--check",
         action="store_true",
         help="Only say in one line whether the stream is healthy, for monitors. The exit code is 8 if it is not: it "
@@ -102,7 +109,7 @@ def add_similar_arguments(parser: argparse.ArgumentParser) -> None:
         "picture", metavar="PICTURE", help="A file or s3a:// key, which need not be in the table; or the path of a row."
     )
     _add_table(parser)
-    parser.add_argument("-n", metavar="N", dest="count", type=_count, default=10, help="How many to find. Default: 10.")
+    parser.add_argument("-n", metavar="N", dest="count", type=count, default=10, help="How many to find. Default: 10.")
     parser.add_argument("--metric", choices=[*METRICS], default="cosine", help="The distance. Default: cosine.")
     _add_html(parser)
 
@@ -163,12 +170,6 @@ def _duration(value: str) -> timedelta:
         return parse_duration(value)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _count(value: str) -> int:
-    if not value.isdecimal() or not int(value):
-        raise argparse.ArgumentTypeError(f"{value!r} is not a number from 1 on")
-    return int(value)
 
 
 def _distance(value: str) -> float:

@@ -26,7 +26,7 @@ _SHA256 = "0" * 64
 
 
 def featurize_with(
-    broadcast: Broadcast, is_retry: Callable[[], bool]
+    broadcast: Broadcast, is_retry: Callable[[], bool], tick: Callable[[], object] = lambda: None
 ) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     """In place of `streaming.features.workers.featurize_with`; workers do not read the broadcast."""
     keeps_embeddings = broadcast.value.keeps_embeddings

@@ -28,6 +28,11 @@ def build_folder(platform: str) -> Path:
     return Path("build", "emr", platform)
 
 
+def is_built(folder: Path) -> bool:
+    """Whether a folder has a package."""
+    return all((folder / name).is_file() for name in _BUILT)
+
+
 def check_built(folder: Path) -> None:
     """Refuse a folder without a package.
 

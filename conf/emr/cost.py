@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from conf.emr.stack import template_of
+from conf.emr.stack import Compute, template_of
 from conf.errors import SettingsError
 from conf.settings import Settings
 
@@ -26,6 +26,7 @@ median of replay over a bare loop (docs/benchmarks.md). It was not measured on E
 IDLE_MINUTES = 2.0
 """Minutes of the driver of a job that finds nothing to do: its start, and some requests. An assumption."""
 
+_MEGABYTES, _CORE_NODES = 0.01, 2
 _HOURS_A_MONTH = 730
 _DRIVER, _EXECUTOR = (2, 5), (4, 8)  # cores and gigabytes, as serverless.py asks for them
 _CORES_PER_NODE = 4
@@ -145,6 +146,12 @@ def cluster(month: Month, prices: Mapping[str, Any]) -> Iterator[Line]:
     yield from _around(month, prices, "always on", 0)
 
 
+def monthly_usd(compute: Compute, pictures: float, prices: Mapping[str, Any]) -> float:
+    """The price of a month with so many pictures, with the defaults: on Serverless with schedules, or on a cluster."""
+    month = Month(pictures, MEASURED_RATE, _CORE_NODES, _MEGABYTES, IDLE_MINUTES)
+    return sum(line.usd for line in (hourly if compute == "serverless" else cluster)(month, prices))
+
+
 def _around(month: Month, prices: Mapping[str, Any], form: str, runs: float) -> Iterator[Line]:
     """The costs of every form: requests, logs, alarms, what is stored."""
     s3 = prices["s3"]
@@ -210,7 +217,9 @@ def add_cost_arguments(parser: argparse.ArgumentParser) -> None:
         default=MEASURED_RATE,
         help=f"Pictures a second on one core; measure yours with a replay. Default: {MEASURED_RATE:g}.",
     )
-    parser.add_argument("--megabytes", metavar="N", type=float, default=0.01, help="Of a picture. Default: 0.01.")
+    parser.add_argument(
+        "--megabytes", metavar="N", type=float, default=_MEGABYTES, help=f"Of a picture. Default: {_MEGABYTES:g}."
+    )
     parser.add_argument(
         "--idle-minutes",
         metavar="N",
@@ -218,7 +227,9 @@ def add_cost_arguments(parser: argparse.ArgumentParser) -> None:
         default=IDLE_MINUTES,
         help=f"What a scheduled job takes that finds nothing. Default: {IDLE_MINUTES:g}, which is assumed.",
     )
-    parser.add_argument("--core-nodes", metavar="N", type=int, default=2, help="Of the cluster. Default: 2.")
+    parser.add_argument(
+        "--core-nodes", metavar="N", type=int, default=_CORE_NODES, help=f"Of the cluster. Default: {_CORE_NODES}."
+    )
     parser.add_argument("--prices", metavar="FILE", type=Path, default=PRICES, help="Default: conf/emr/prices.yaml.")
 
 

@@ -6,18 +6,20 @@ import argparse
 import json
 import logging
 import re
+import textwrap
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from conf.emr import buckets, serverless
-from conf.emr.application import build_folder, check_built, locations_of, on_cluster, upload
+from conf.emr.application import build_folder, check_built, is_built, locations_of, on_cluster, upload
 from conf.emr.cluster import Cluster
-from conf.emr.cost import PRICES, read_prices
+from conf.emr.cost import PRICES, monthly_usd, read_prices
 from conf.emr.options import (
     COMPUTES,
     OfStackWithConsent,
@@ -29,6 +31,7 @@ from conf.emr.options import (
     stack_of,
 )
 from conf.emr.package import Platform, build
+from conf.emr.permissions import explain
 from conf.emr.preflight import check
 from conf.emr.spark_submit import Locations, scheduled, spark_submit_arguments
 from conf.emr.stack import Compute, Part, Stack, parameters_of, template_of
@@ -41,6 +44,9 @@ _logger = logging.getLogger(__name__)
 _INSTANCE_TYPES = {"x86_64": "m6i.xlarge,m5.xlarge,m7i.xlarge", "aarch64": "m6g.xlarge,m7g.xlarge,m6gd.xlarge"}
 _DEFAULT_PLATFORM = "aarch64"
 _OURS = re.compile("Name|KeyArn|Platform|AllowNonEu|QueueIsTaken|Generation|.+Job|.+Arguments")
+_DRY_RUN_SECONDS = 5.0  # for an answer of AWS, which need not be there
+_A_MILLION = 1e6
+_FORMS: Mapping[Compute, str] = {"serverless": ", with Schedules=yes", "cluster": ""}
 _NOBODY_IS_TOLD = "  (nobody is told of failures and of the budget; --set AlarmEmail=me@example.org tells you)"
 
 
@@ -132,10 +138,11 @@ def deploy(settings: Settings, options: DeployOptions) -> str | None:
     """
     data = stack_of(settings, options)
     compute = data.sibling(options.compute)
-    former = {stack.part: parameters_of(stack.describe() or {}) for stack in (data, compute)}
+    former, unreached = _former(data, compute, options)
     platform = options.platform or former[compute.part].get("Platform", _DEFAULT_PLATFORM)
     folder = build_folder(platform)
-    check_built(folder)
+    if not options.dry_run:
+        check_built(folder)
     for_emr = on_cluster(options.settings)
     given = _by_template(_pairs(options.set), compute.part)
     common = {"Name": data.name, "AllowNonEu": _yes(given=options.allow_non_eu)}
@@ -146,15 +153,17 @@ def deploy(settings: Settings, options: DeployOptions) -> str | None:
         **given[compute.part],
     }
     reaches_queue = compute.part == "cluster" or serverless.reaches_queue({**former[compute.part], **of_compute})
-    of_data = {**common, "QueueIsTaken": _yes(given=reaches_queue or _cluster_is_there(data)), **given["data"]}
-    if not options.no_check:
+    queue_is_taken = reaches_queue or (not unreached and _cluster_is_there(data))
+    of_data = {**common, "QueueIsTaken": _yes(given=queue_is_taken), **given["data"]}
+    if not options.no_check and not unreached:
         _check(compute, {**former[compute.part], **of_compute})
     plan = [
+        *unreached,
         *_changes(data, former["data"], of_data),
         *([] if {**former["data"], **of_data}.get("AlarmEmail") else [_NOBODY_IS_TOLD]),
-        f"upload {folder} and {options.settings}",
+        *_uploads(folder, options.settings),
         *_changes(compute, former[compute.part], of_compute),
-        "python -m conf.emr cost tells what that costs",
+        _cost(options.compute),
     ]
     if not agreed("\n".join(plan), options):
         return None
@@ -170,6 +179,39 @@ def deploy(settings: Settings, options: DeployOptions) -> str | None:
     everything = {**outputs, **compute.outputs()}
     lines = [f"{key:<14}{value}" for key, value in sorted(everything.items())]
     return "\n".join([*lines, *_next(data, everything)])
+
+
+def _former(data: Stack, compute: Stack, options: DeployOptions) -> tuple[dict[Part, dict[str, str]], list[str]]:
+    """The parameters of the stacks that are there.
+
+    In a dry run AWS need not be reached: then nothing is there, and a line says why.
+    """
+    asked = [data, compute]
+    if options.dry_run:
+        asked = [replace(one, connection=one.connection.hasty(_DRY_RUN_SECONDS)) for one in asked]
+    try:
+        return {one.part: parameters_of(one.describe() or {}) for one in asked}, []
+    except BotoCoreError as error:
+        if not options.dry_run:
+            raise
+        why = str(explain(error) or error).removeprefix("AWS: ")
+        return {one.part: {} for one in asked}, [f"not compared with what is there, and not checked: {why}"]
+
+
+def _uploads(folder: Path, settings: Path) -> Iterator[str]:
+    yield f"upload {folder} and {settings}"
+    if not is_built(folder):  # in a dry run
+        yield f"  (python -m conf.emr package --platform {folder.name} builds the former first)"
+
+
+def _cost(compute: Compute) -> str:
+    """What a month costs, for the plan."""
+    prices = read_prices(PRICES)
+    idle, busy = (monthly_usd(compute, pictures, prices) for pictures in (0.0, _A_MILLION))
+    return (
+        f"a month costs some {idle:,.0f} USD while no picture comes{_FORMS[compute]}, and {busy:,.0f} with a million\n"
+        f"(prices of {prices['region']}; python -m conf.emr cost --pictures 1e6 has the items)"
+    )
 
 
 def _yes(*, given: bool) -> str:
@@ -215,8 +257,16 @@ def _changes(stack: Stack, former: Mapping[str, str], parameters: Mapping[str, s
     changed = {key: value for key, value in parameters.items() if former.get(key) != value}
     return [
         f"{'change' if former else 'make'} stack {stack.full_name} in {stack.region}",
+        *([] if former else [_resources(stack.part)]),
         *(f"  {key} = {value}" for key, value in changed.items()),
     ]
+
+
+def _resources(part: Part) -> str:
+    """The resources of a template by kind; parameters decide about some of them."""
+    kinds = Counter(one["Type"].removeprefix("AWS::") for one in template_of(part)["Resources"].values())
+    listed = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+    return textwrap.fill(f"of at most {listed}", 100, initial_indent="  ", subsequent_indent="  ")
 
 
 def _instance_types(part: Part, platform: str, former: Mapping[Part, Mapping[str, str]]) -> dict[str, str]:

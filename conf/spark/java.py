@@ -22,7 +22,7 @@ _VERSIONS = ("17", "21")  # Spark 4.1's own documentation: "Spark runs on Java 1
 _MODULE = "jdk.incubator.vector"  # Spark starts its JVM with --add-modules=jdk.incubator.vector
 _REMEDY = (
     "install one (apt install openjdk-17-jre-headless, on Debian 13 openjdk-21-jre-headless; "
-    "dnf install java-21-openjdk-headless; brew install --cask temurin@21) or have `make setup` fetch one"
+    "dnf install java-21-openjdk-headless; brew install --cask temurin@21)"
 )
 _INSTALL = "import sys; sys.path.insert(0, sys.argv[1]); import jdk; jdk.install('17', path=sys.argv[2])"
 
@@ -42,6 +42,7 @@ _LAST_WORDS = tuple(
 
 _PROJECT = Path(__file__).resolve().parents[2]
 _FETCHED = _PROJECT / ".java"
+_OF_CHECKOUT = " or have `make setup` fetch one" if (_PROJECT / "Makefile").exists() else ""
 
 
 def find_java() -> Path:
@@ -59,7 +60,7 @@ def find_java() -> Path:
         except PlatformError as problem:
             unfit.append(str(problem))
     found = ", ".join(unfit) or "there is none in JAVA_HOME or on the PATH"
-    raise PlatformError(f"Spark needs Java 17 or 21, and {found}; {_REMEDY}")
+    raise PlatformError(f"Spark needs Java 17 or 21, and {found}; {_REMEDY}{_OF_CHECKOUT}")
 
 
 def last_words(stderr: str) -> str | None:

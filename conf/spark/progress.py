@@ -5,11 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING
 
-from pyspark import SparkContext
-from pyspark.sql import SparkSession
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
+
+if TYPE_CHECKING:  # a replay that finds nothing new ends without Spark
+    from pyspark import SparkContext
+    from pyspark.sql import SparkSession
 
 _REFRESH_SECONDS = 0.5
 
@@ -50,14 +53,16 @@ def _tasks(context: SparkContext) -> tuple[int, int]:
 def _following(unit: str, look: Callable[[], tuple[int, int]]) -> Iterator[None]:
     """A bar that follows `look`, which returns the number done and the total."""
     leave = threading.Event()
-    with tqdm(total=look()[1], unit=f" {unit}", disable=None, dynamic_ncols=True) as shown, logging_redirect_tqdm():
+    shown = tqdm(total=look()[1], unit=f" {unit}", disable=None, dynamic_ncols=True, miniters=1)
+    with shown, logging_redirect_tqdm():
         if shown.disable:
             yield
             return
 
         def show() -> None:
             done, shown.total = look()
-            shown.update(done - shown.n)
+            if not shown.update(done - shown.n):
+                shown.refresh()  # the clock goes on
 
         def follow() -> None:
             while not leave.wait(_REFRESH_SECONDS):

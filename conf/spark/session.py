@@ -5,6 +5,7 @@ PySpark is imported while Java starts, which takes as long.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -31,6 +32,8 @@ from conf.without_pandas import admit_pandas
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+_logger = logging.getLogger(__name__)
+
 _ALWAYS = {
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
@@ -44,7 +47,6 @@ _ALWAYS = {
 _LOCAL = {
     "spark.driver.host": "127.0.0.1",
     "spark.driver.bindAddress": "127.0.0.1",
-    "spark.ui.enabled": "false",
     "spark.python.daemon.module": worker_daemon.__name__,
 }
 _LOG4J = Path(__file__).with_name("log4j2.properties")
@@ -62,7 +64,10 @@ def is_submitted() -> bool:
 @contextmanager
 def spark_session(name: str, settings: Settings, properties: Mapping[str, str]) -> Iterator[SparkSession]:
     """The one Spark session of this process, which ends with the context; see `start_session`."""
+    _logger.info("starting Spark")
     spark = start_session(name, settings, properties)
+    if settings.spark.ui and (address := spark.sparkContext.uiWebUrl):
+        _logger.info("Spark's UI is at %s", address)
     try:
         yield spark
     finally:
@@ -92,7 +97,7 @@ def start_session(name: str, settings: Settings, properties: Mapping[str, str]) 
     if is_first:
         os.environ["JAVA_HOME"] = str(find_java())
     uses_tls = uses_s3 and properties.get("spark.hadoop.fs.s3a.connection.ssl.enabled") != "false"
-    where = _local(log, uses_tls=uses_tls) if local else {}
+    where = _local(log, uses_tls=uses_tls, ui=settings.spark.ui) if local else {}
     access = {**jvm.S3_PROPERTIES, **COMMITTER_PROPERTIES} if local and uses_s3 else {}
     fetches = local and uses_s3 and not s3_client.is_installed()
     options = {
@@ -226,7 +231,7 @@ def local_java_options(log: Path) -> str:
     )
 
 
-def _local(log: Path, *, uses_tls: bool) -> dict[str, str]:
+def _local(log: Path, *, uses_tls: bool, ui: bool) -> dict[str, str]:
     options = [local_java_options(log)]
     if CLASS_ARCHIVE.exists():
         options.append(f'-XX:SharedArchiveFile="{CLASS_ARCHIVE}"')
@@ -234,4 +239,5 @@ def _local(log: Path, *, uses_tls: bool) -> dict[str, str]:
         options += jvm.trust_options(Path(os.environ["JAVA_HOME"]))
     # Spark puts these before spark.driver.extraJavaOptions, so that a user's own add to them instead of replacing them.
     java = {"spark.driver.defaultJavaOptions": " ".join(options)}
-    return {**_LOCAL, **jvm.session_properties(), **jvm.local_folder(), **java}
+    show = {"spark.ui.enabled": str(ui).lower()}  # on SPARK_LOCAL_IP, which is 127.0.0.1: see jvm.environment
+    return {**_LOCAL, **show, **jvm.session_properties(), **jvm.local_folder(), **java}

@@ -10,6 +10,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from conf.spark.tasks import is_retry
+from conf.spark.ticks import Ticks
 from streaming.engine.serving import ServedModel
 from streaming.features.schema import OUTCOMES
 from streaming.features.workers import deal, featurize_with
@@ -19,10 +20,11 @@ _DEDICATED = "featurize"
 
 
 class Executors:
-    """Featurizes on all executors of a session."""
+    """Featurizes on all executors of a session; `ticks` counts the pictures as they are done."""
 
-    def __init__(self, spark: SparkSession) -> None:
+    def __init__(self, spark: SparkSession, ticks: Ticks) -> None:
         self._spark = spark
+        self._ticks = ticks
 
     def dedicate_thread(self) -> None:
         """Use the calling thread for featurizing only, so that Spark's small jobs need not wait for its tasks."""
@@ -53,6 +55,6 @@ class Executors:
         slices = self._spark.sparkContext.defaultParallelism * _SLICES_PER_SLOT
         dealt = deal(pictures, slices)
         frame = self._spark.createDataFrame(dealt)
-        to_outcomes = featurize_with(model.recipe, is_retry)
+        to_outcomes = featurize_with(model.recipe, is_retry, self._ticks.tick)
         outcomes = frame.mapInArrow(to_outcomes, from_arrow_schema(OUTCOMES)).toArrow().cast(OUTCOMES)
         return outcomes.take(pc.index_in(pictures.column("path"), outcomes.column("path")))

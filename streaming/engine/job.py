@@ -10,10 +10,12 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from conf.answers import command
 from conf.aws.connection import S3Connection
 from conf.errors import SettingsError
 from conf.settings import Settings
 from conf.spark.session import spark_session
+from conf.spark.ticks import Ticks
 from conf.spark.worker_daemon import preloading
 from streaming.discovery.by_events import EventsDiscoverer, check_interval
 from streaming.discovery.by_listing import Discoverer, DiscoveryThread, ListingDiscoverer, Look
@@ -44,8 +46,9 @@ _PICTURES_WITH_EMBEDDINGS = 20_000  # of 5 kB each, in this process and in Java'
 class StreamJob:
     """The work of `run` and `replay` on an opened output."""
 
-    def __init__(self, opened: Opened, on_report: Callable[[BatchReport], None]) -> None:
+    def __init__(self, opened: Opened, on_report: Callable[[BatchReport], None], ticks: Ticks) -> None:
         self._opened = opened
+        self._ticks = ticks
         self._settings = opened.settings
         self._places = opened.places
         self._tenure = opened.tenure
@@ -86,7 +89,8 @@ class StreamJob:
         with self._session() as spark, self._queries(spark) as queries:
             interval = self._settings.stream.interval
             self._interval, self._looked = interval.total_seconds(), time.monotonic()
-            _logger.info("watching %s; Ctrl-C, or python -m streaming stop, ends it", self._places.input.root)
+            root, stop = self._places.input.root, command("streaming", "stop")
+            _logger.info("watching %s; Ctrl-C, or %s, ends it", root, stop)
             with DiscoveryThread(discoverer, self._max_pictures(spark), interval) as discovery:
                 try:
                     queries.follow(discovery, on_look)
@@ -97,6 +101,7 @@ class StreamJob:
         """Featurize the pictures that can be found now."""
         output, discoverer = self._places.output, self._discoverer
         with self._session() as spark:
+            _logger.info("finding the pictures of %s", self._places.input.root)
             look = discoverer.catch_up(self._max_pictures(spark))
             pictures = sum(len(listed) for _, listed in manifests.read_manifests(output, unfinished(output)))
             on_backlog(Backlog(pictures, look.unsettled))
@@ -138,7 +143,7 @@ class StreamJob:
     def _queries(self, spark: SparkSession) -> AbstractContextManager[Queries]:
         from streaming.engine.queries import open_queries  # noqa: PLC0415 - imports PySpark
 
-        return open_queries(self._opened, spark, self._on_report)
+        return open_queries(self._opened, spark, self._on_report, self._ticks)
 
     def _max_pictures(self, spark: SparkSession) -> int:
         stream, slots = self._settings.stream, spark.sparkContext.defaultParallelism
@@ -165,11 +170,13 @@ def skip(settings: Settings) -> str:
 
 
 @contextmanager
-def open_job(settings: Settings, on_report: Callable[[BatchReport], None]) -> Iterator[StreamJob]:
-    """Open the output for this context.
+def open_job(
+    settings: Settings, on_report: Callable[[BatchReport], None], ticks: Ticks | None = None
+) -> Iterator[StreamJob]:
+    """Open the output for this context; `ticks` counts the pictures as they are done, before a report has them.
 
     Raises:
         AppError: a check failed, so that Spark need not be started.
     """
     with opening(settings) as opened:
-        yield StreamJob(opened, on_report)
+        yield StreamJob(opened, on_report, ticks or Ticks())

@@ -6,11 +6,12 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
-from tqdm import tqdm
-
 from conf.answers import Answer, Row, reading
+from conf.spark.progress import bar
+from conf.spark.ticks import Ticks
 from streaming.output.batch_report import Backlog, BatchReport
 
 _logger = logging.getLogger(__name__)
@@ -110,8 +111,9 @@ class Replayed(Answer):
 class ReplayProgress:
     """The bar while a replay runs, and the summary after it."""
 
-    def __init__(self) -> None:
-        self._bar: tqdm | None = None  # type: ignore[type-arg] # generic only for type checkers
+    def __init__(self, ticks: Ticks) -> None:
+        self._ticks = ticks
+        self._bar = ExitStack()
         self._started = time.monotonic()
         self._quarantined: Counter[str] = Counter()
         self._pictures = 0
@@ -122,20 +124,17 @@ class ReplayProgress:
         """Show the bar."""
         self._started = time.monotonic()
         self._unsettled, self._total = backlog.unsettled, backlog.pictures
-        self._bar = tqdm(total=backlog.pictures, unit=" pictures", disable=None, dynamic_ncols=True)
+        self._bar.enter_context(bar(self._total, "pictures", lambda: self._ticks.count(self._pictures, self._total)))
 
     def advance(self, report: BatchReport) -> None:
-        """Move it on by a micro-batch."""
+        """Count a micro-batch."""
         self._pictures += report.pictures
         self._quarantined += report.quarantined
         self._models[report.model_version] = None
-        if self._bar is not None:
-            self._bar.update(report.pictures)
 
     def end(self) -> None:
         """Leave the bar as it is."""
-        if self._bar is not None:
-            self._bar.close()
+        self._bar.close()
 
     def warn(self) -> None:
         """Warn if no picture could be used: then the input as a whole is probably wrong."""

@@ -14,6 +14,7 @@ from contextlib import closing, contextmanager
 from pyspark.sql import SparkSession
 
 from conf.interrupts import draining
+from conf.spark.ticks import Ticks
 from streaming.discovery.by_listing import DiscoveryThread
 from streaming.engine.drift import DriftMonitor
 from streaming.engine.executors import Executors
@@ -73,15 +74,18 @@ class Queries:
 
 
 @contextmanager
-def open_queries(opened: Opened, spark: SparkSession, on_report: Callable[[BatchReport], None]) -> Iterator[Queries]:
-    """The queries on a session, whose workers begin in this context.
+def open_queries(
+    opened: Opened, spark: SparkSession, on_report: Callable[[BatchReport], None], ticks: Ticks
+) -> Iterator[Queries]:
+    """The queries on a session, whose workers begin in this context, and count the pictures by `ticks`.
 
     Raises:
         ModelError: the current model cannot be used; this must end the program now, not at a picture.
     """
     models = ModelSource(spark.sparkContext, Registry(opened.places.models), opened.settings)
-    with closing(Prefetch(Executors(spark), models, opened.log)) as prefetch:
+    with closing(Prefetch(Executors(spark, ticks), models, opened.log)) as prefetch:
         queries = Queries(opened, spark, prefetch, on_report)
+        _logger.info("loading model %s in the workers", models.current().version)
         queries.warm_up()
         _warn_of_change(opened.places, models.current().version)  # while the workers are busy
         yield queries

@@ -157,8 +157,8 @@ class Featurizer:
         reader = PictureReader(recipe.limits.max_bytes, recipe.connection, recipe.source)
         self._fetch = Fetcher(reader, recipe.limits.max_bytes, recipe.fetch_ahead)
 
-    def __call__(self, pictures: pa.RecordBatch) -> pa.RecordBatch:
-        """Featurize a batch.
+    def __call__(self, pictures: pa.RecordBatch, tick: Callable[[], object] = lambda: None) -> pa.RecordBatch:
+        """Featurize a batch; `tick` is called after each picture.
 
         Raises:
             StorageError, InputError: no picture can be read, for now (TransientError) or permanently.
@@ -166,10 +166,10 @@ class Featurizer:
         """
         paths: list[str] = pictures.column("path").to_pylist()
         lengths: list[int] = pictures.column("length").to_pylist()
-        outcomes = [
-            self._featurize(content, length)
-            for content, length in zip(self._fetch(paths, lengths), lengths, strict=True)
-        ]
+        outcomes = []
+        for content, length in zip(self._fetch(paths, lengths), lengths, strict=True):
+            outcomes.append(self._featurize(content, length))
+            tick()
         for place, outcome in self._look_again(pictures, outcomes):
             outcomes[place] = outcome
         return _as_batch(pictures, outcomes)

@@ -35,7 +35,7 @@ class Broadcast(Protocol):
 
 
 def featurize_with(
-    broadcast: Broadcast, is_retry: Callable[[], bool]
+    broadcast: Broadcast, is_retry: Callable[[], bool], tick: Callable[[], object] = lambda: None
 ) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     """The function that mapInArrow runs in the workers: batches of `PICTURES` to batches of `OUTCOMES`.
 
@@ -43,17 +43,20 @@ def featurize_with(
         broadcast: of the recipe.
         is_retry: asked in the worker; if the task failed before, perhaps with its worker, its pictures are featurized
             in an isolated process.
+        tick: called in the worker after each picture.
     """
 
     def featurize(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         if is_retry():
             with ExpendableFeaturizer(broadcast.value) as expendable:
                 for batch in batches:
-                    yield from expendable(batch)
+                    for outcome in expendable(batch):
+                        tick()
+                        yield outcome
             return
         featurizer = load_featurizer(broadcast.value)
         for batch in batches:
-            yield featurizer(batch)
+            yield featurizer(batch, tick)
 
     return featurize
 

@@ -19,6 +19,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
+from conf.answers import command
 from conf.errors import (
     AlreadyExistsError,
     AppError,
@@ -178,7 +179,7 @@ class Lease:
         if not is_over:
             raise LeaseHeldError(
                 f"{self._output.root}: another stream writes to this output: {present}; stop it with "
-                f"python -m streaming stop --output {self._output.root}, or choose another output"
+                f"{command('streaming', 'stop', '--output', self._output.root)}, or choose another output"
             )
         try:
             self._write(self._output, tag)

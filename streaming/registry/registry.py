@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 from pydantic import BaseModel, ConfigDict
 
-from conf.errors import AlreadyExistsError, BundleError, ConflictError, ModelError, NoModelError
+from conf.answers import command
+from conf.errors import AlreadyExistsError, BundleError, ConflictError, ModelError, NoModelError, NotFoundError
 from streaming.registry.bundle import (
     MANIFEST,
     Bundle,
@@ -52,7 +55,7 @@ class Registry:
         if version is None:
             raise NoModelError(
                 f"no model in {self._models.root}: fit one with "
-                f"python -m batch_fit fit --input PICTURES --models {self._models.root}"
+                f"{command('batch_fit', 'fit', '--input', 'PICTURES', '--models', self._models.root)}"
             )
         return version
 
@@ -112,35 +115,63 @@ class Registry:
             ModelError: there is no such version, or it was changed.
         """
         if not is_version(version):
-            raise ModelError(f"{version!r} is not a model version; python -m batch_fit models list shows them")
+            raise ModelError(f"{version!r} is not a model version; {command('batch_fit', 'models', 'list')} shows them")
         return Bundle(self._models, version)
 
     def promote(self, version: str) -> None:
         """Make `version`, which must be a sound bundle, the current one; the present one becomes history.
 
         Raises:
-            ModelError: the bundle is not usable, or another process promoted at the same time.
+            ModelError: the bundle is not usable, or another process promoted, or deleted it, at the same time.
         """
         self.open(version)
         state, tag = self._state()
         if state and state.version == version:
             return
         previous = (state.version, *state.previous) if state else ()
-        self._write(Current(version=version, previous=previous, promoted_at=datetime.now(UTC)), tag)
+        self._serve(version, previous, state, tag)
 
     def rollback(self) -> str:
         """Go back to the model that was current before, and return its version.
 
         Raises:
-            ModelError: there is none, it is not usable, or another process promoted at the same time.
+            ModelError: there is none, it is not usable, or another process promoted, or deleted it, at the same time.
         """
         state, tag = self._state()
         if state is None or not state.previous:
             raise ModelError(f"{self._models.root}: there is no earlier model to go back to")
         version, *earlier = state.previous
         self.open(version)
-        self._write(Current(version=version, previous=tuple(earlier), promoted_at=datetime.now(UTC)), tag)
+        self._serve(version, tuple(earlier), state, tag)
         return version
+
+    def delete(self, versions: Collection[str]) -> None:
+        """Delete bundles. Repeating a killed call, after `remove_incomplete`, finishes it.
+
+        History loses them first, so that `rollback` finds none of them. Then each loses its manifest, without which it
+        is not a bundle, and then its files. Of a promotion at the same time, either sees the other: it looks for the
+        manifest after it has written CURRENT, and this looks at CURRENT after it has deleted the manifest.
+
+        Raises:
+            ModelError: one of them is the current model, or another process promoted a model meanwhile.
+        """
+        state, tag = self._state()
+        if state and not set(state.previous).isdisjoint(versions):
+            previous = tuple(version for version in state.previous if version not in versions)
+            self._write(state.model_copy(update={"previous": previous}), tag)
+        for version in versions:
+            name = f"{version}/{MANIFEST}"
+            try:
+                sealed = self._models.read(name)
+            except NotFoundError:  # another one deletes it, too
+                continue
+            if self.current_or_none() != version:
+                self._models.delete(name)
+            if self.current_or_none() == version:
+                with suppress(AlreadyExistsError):
+                    self._models.create(name, sealed)
+                raise ModelError(f"{self._models.path(version)} is the current model; promote another version first")
+            self._models.delete_tree(version)
 
     def _state(self) -> tuple[Current | None, str | None]:
         where = self._models.path(CURRENT)
@@ -151,10 +182,20 @@ class Registry:
             lambda why: ModelError(f"{where} cannot be read: {why}; delete it and promote a version"),
         )
 
-    def _write(self, state: Current, tag: str | None) -> None:
+    def _serve(self, version: str, previous: tuple[str, ...], former: Current | None, tag: str | None) -> None:
+        """Make a version the current one in the place of the `former`, unless it is being deleted: see `delete`."""
+        tag = self._write(Current(version=version, previous=previous, promoted_at=datetime.now(UTC)), tag)
+        if self._models.exists(f"{version}/{MANIFEST}"):
+            return
+        with suppress(ModelError):  # somebody has promoted another one already
+            if former:
+                self._write(former, tag)
+        raise ModelError(f"{self._models.path(version)} was deleted meanwhile; promote another version")
+
+    def _write(self, state: Current, tag: str | None) -> str:
         data = state.model_dump_json(indent=2).encode()
         try:
-            create_or_replace(self._models, CURRENT, data, tag)
+            return create_or_replace(self._models, CURRENT, data, tag)
         except (AlreadyExistsError, ConflictError):
             raise ModelError(
                 f"{self._models.path(CURRENT)} was changed by somebody else meanwhile; look at it and try again"

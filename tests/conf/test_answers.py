@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 import pytest
 
 from batch_fit.fitted import Converted, Fitted
+from batch_fit.prune import KeptModel, Pruned, PrunedModel
 from batch_fit.versions import ListedModel, ListedModels, Promoted
 from conf.answers import Answer, Row, command, reading
 from conf.cli import Verb, make_parser, run_program
@@ -89,6 +90,13 @@ def test_a_path_is_quoted_for_shell_and_python() -> None:
     assert reading('/a b/"é"') == """python -c 'import pandas; print(pandas.read_parquet("/a b/\\"é\\""))'"""
 
 
+def test_who_has_typed_the_installed_command_is_told_to_type_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Python that it runs in need not be on the PATH."""
+    assert command("streaming", "stop", "--output", "a b") == "python -m streaming stop --output 'a b'"
+    monkeypatch.setattr("sys.argv", ["/opt/features/bin/picture-features", "run"])
+    assert command("streaming", "stop", "--output", "a b") == "picture-features stop --output 'a b'"
+
+
 def documented(verb: str) -> list[str]:
     """The keys in the row of a verb, in the order of the page."""
     [row] = [line for line in FORMATS.splitlines() if line.startswith(f"| {verb} |")]
@@ -115,6 +123,7 @@ def keys(*kinds: type) -> list[str]:
         ("`convert`", (Converted,)),
         ("`models list`", (ListedModels, ListedModel)),
         ("`models promote`, `rollback`", (Promoted,)),
+        ("`models prune`", (Pruned, PrunedModel, KeptModel)),
     ],
 )
 def test_the_page_lists_the_keys_of_each_answer(verb: str, kinds: Sequence[type]) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from conf.logs import Log, logging_to
 from conf.settings import LogSettings
+from conf.spark.ticks import Ticks
 from conf.uris import resolve
 from streaming.__main__ import main as stream
 from streaming.engine.progress import ReplayProgress
@@ -126,7 +127,7 @@ def test_files_of_outputs_that_nobody_writes_to_any_more_go(tmp_path: Path) -> N
 @pytest.mark.parametrize("quarantined", [20, 19, 0])
 def test_a_replay_that_could_use_no_picture_warns(quarantined: int, caplog: pytest.LogCaptureFixture) -> None:
     """20 rows in quarantine and none in features are rather a wrong folder than 20 broken pictures."""
-    progress = ReplayProgress()
+    progress = ReplayProgress(Ticks())
     reasons = Counter(not_an_image=quarantined)
     progress.advance(BatchReport("m", 15, Counter(not_an_image=min(quarantined, 15)), 1, 1, "v", None))
     progress.advance(BatchReport("n", 5, reasons - Counter(not_an_image=15), 1, 1, "v", None))

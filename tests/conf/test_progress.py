@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import io
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from pyspark.sql import SparkSession
 
+from conf.settings import SparkSettings
 from conf.spark import progress
+from conf.spark.ticks import Ticks, ticking
 
 
 class _Terminal(io.StringIO):
@@ -29,6 +33,39 @@ def test_the_tasks_of_spark_are_shown(
     assert isinstance(sys.stderr, _Terminal)
     assert "6/6" in sys.stderr.getvalue()
     assert "tasks" in sys.stderr.getvalue()
+
+
+def test_a_bar_moves_while_a_task_runs(
+    spark: SparkSession, wait_for: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With each picture, where the workers are on this machine and somebody looks."""
+    monkeypatch.setattr(sys, "stderr", _Terminal())
+    with ticking(SparkSettings(master="local[1]")) as ticks, ThreadPoolExecutor(1) as driver:
+
+        def work(_: int) -> None:
+            ticks.tick()
+            time.sleep(0.1)
+
+        task = driver.submit(spark.sparkContext.parallelize(range(10), 1).foreach, work)
+        wait_for(lambda: ticks.count(0, 10) in range(1, 9), every=0.02)
+        assert not task.done()
+        task.result()
+        assert ticks.count(0, 10) == 10
+        assert ticks.count(0, 4) == 4  # some were tried twice
+
+
+def test_pictures_are_counted_only_for_a_terminal_and_never_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers on other machines tell of finished tasks alone."""
+    with ticking(SparkSettings(master="local[1]")) as unseen:
+        assert unseen == Ticks()
+    monkeypatch.setattr(sys, "stderr", _Terminal())
+    with ticking(SparkSettings(master=None)) as elsewhere:
+        assert elsewhere == Ticks()
+    elsewhere.tick()
+    assert elsewhere.count(7, 10) == 7
+    with ticking(SparkSettings(master="local[1]")) as ticks:
+        pass
+    ticks.tick()  # of a worker that outlives its driver
 
 
 def test_nobody_sees_a_bar_without_a_terminal(spark: SparkSession, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,7 @@ from boto3.exceptions import S3UploadFailedError
 from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 
+from conf.aws.connection import forget_clients
 from conf.emr import buckets
 from conf.emr import stack as stacks
 from conf.emr.__main__ import main
@@ -222,6 +224,34 @@ def test_a_region_outside_the_union_has_to_be_allowed(aws: Stack, capsys: pytest
     assert main(["deploy", "--dry-run", "--region", "eu-west-2", "--allow-non-eu"]) == 0
     assert main(["deploy", "--dry-run"]) == 0
     assert "make stack picture-features-data in eu-west-3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("compute", "nothing"), [("serverless", "8 USD"), ("cluster", "563 USD")])
+def test_a_dry_run_needs_neither_aws_nor_credentials_nor_a_package(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, compute: str, nothing: str
+) -> None:
+    """It says what would be made, and what a month of that costs."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "nothing"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    forget_clients()
+    assert main(["deploy", "--dry-run", "--compute", compute]) == 0
+    said = capsys.readouterr().err
+    assert said.startswith("not compared with what is there, and not checked: no AWS credentials were found")
+    assert f"make stack picture-features-{compute} in eu-west-3" in said
+    assert "4 S3::Bucket" in " ".join(said.split())
+    assert "package --platform aarch64 builds the former first" in said
+    assert f"a month costs some {nothing} while no picture comes" in said
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    forget_clients()
+    assert main(["deploy", "--dry-run", "--compute", compute]) == 0
+    assert "not checked: AWS does not answer: Could not connect" in capsys.readouterr().err
+    forget_clients()
 
 
 @pytest.mark.parametrize(

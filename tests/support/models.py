@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from streaming.features.projection import Projection
 from streaming.registry import bundle
 from streaming.registry.registry import Registry
+from streaming.storage.folder import Folder
 from streaming.storage.locations import open_folder
 
 
@@ -28,8 +30,14 @@ def promote_model(
     side: int = 224,
 ) -> str:
     """Put a model into a registry, make it the current one, and return its version."""
-    models, now = open_folder(str(folder)), datetime.now(UTC)
-    projection = random_projection(k, seed)
+    models = open_folder(str(folder))
+    version = add_model(models, datetime.now(UTC), backbone, random_projection(k, seed), held_back=held_back, side=side)
+    Registry(models).promote(version)
+    return version
+
+
+def add_model(models: Folder, now: datetime, backbone: bytes, projection: Projection, **more: Any) -> str:
+    """Put a model that was made `now` into a registry, with `more` in its manifest, and return its version."""
     version = bundle.new_version(now, backbone, projection)
     models.create(f"{version}/{bundle.BACKBONE}", backbone)
     models.create(f"{version}/{bundle.PROJECTION}", projection.to_bytes())
@@ -37,17 +45,15 @@ def promote_model(
         version=version,
         created_at=now,
         weights="random:0",
-        side=side,
-        k=k,
-        variance_kept=k / 1280,
+        k=projection.k,
+        variance_kept=projection.k / 1280,
         pictures=100,
         quarantined=0,
         input="/nowhere",
         limit=None,
         from_version=None,
-        held_back=held_back,
         files=bundle.hash_files(models, version),
+        **more,
     )
     bundle.seal(models, version, manifest)
-    Registry(models).promote(version)
     return version

@@ -204,7 +204,7 @@ def test_a_failing_job_is_one_line_and_the_log_has_the_rest(
 ) -> None:
     """Python's and Spark's traces are in the file that the line names, not on the terminal."""
 
-    def failing(_recipe: object, _is_retry: object) -> Callable[[object], object]:
+    def failing(*_: object) -> Callable[[object], object]:
         def fail(_batches: object) -> object:
             raise ZeroDivisionError("a defect")
 

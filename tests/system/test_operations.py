@@ -35,7 +35,7 @@ def test_the_runbook_does_what_it_says(
     said = [run_commands(commands, here) for commands in others]
     stream.communicate(timeout=180)
     assert stream.returncode == 0
-    status, stop, replay, quarantine, reconcile, rollback, export, forget = said
+    status, stop, replay, quarantine, reconcile, rollback, export, forget, prune = said
     assert "stream       process" in status
     assert re.search(r"recently +29 pictures in 1 micro-batch from ", status)
     assert "\nhealthy: process" in status
@@ -46,6 +46,7 @@ def test_the_runbook_does_what_it_says(
     assert re.search(r"^current +\d{8}T", rollback, re.MULTILINE)
     assert re.search(r"rows +25 of", export)
     assert "5 from features" in forget
+    assert prune.startswith("would prune  0 of 2 models")
     [snippet] = blocks(RUNBOOK, "python")
     assert run_python(snippet, here).startswith("20 rows of")
     assert unlisted(FORMATS, "An output", here / "table") == []
