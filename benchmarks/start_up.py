@@ -42,8 +42,8 @@ def measure(*others: Path) -> Iterator[Figure]:
                 yield Figure(f"{name}: command to {what}, {_ROUNDS} runs", _spread(values))
         status = ["status", "--output", str(place.root / f"out-{PROJECT.name}-0"), "--log-folder", str(place.root)]
         for what, words in (("--help", ["--help"]), ("status", status)):
-            values = [ended - started for started, ended in (_run(PROJECT, "streaming", words) for _ in range(_ROUNDS))]
-            yield at_most(f"`{what}`, {_spread(values)}", median(values), 0.6, " s")
+            took = [ended - started for started, ended in (_run(PROJECT, "streaming", words) for _ in range(_ROUNDS))]
+            yield at_most(f"`{what}`, {_spread(took)}", median(took), 0.6, " s")
 
 
 def _run(checkout: Path, program: str, words: Sequence[str]) -> tuple[float, float]:

@@ -10,7 +10,7 @@ import pytest
 
 from conf.aws.connection import AWS_DEFAULTS
 from conf.uris import resolve
-from streaming.operate import in_process, reconcile
+from streaming.operate import in_process, on_spark, reconcile
 from streaming.output import known, manifests, requests
 from streaming.storage.folder import Folder, StoredPicture
 from streaming.storage.locations import open_folder
@@ -62,7 +62,7 @@ def test_spark_finds_on_s3_what_this_process_finds(
         others = [StoredPicture(f"s3://other/{number}.jpg", 1, now) for number in range(20)]
         known.fold(LooseTenure(output), [manifests.append_manifest(output, others, now)])
         monkeypatch.setattr(in_process, "LIMIT", len(others))
-        by_spark = Mock(wraps=reconcile.compare_on_spark)
+        by_spark = Mock(wraps=on_spark.compare_on_spark)
         monkeypatch.setattr(reconcile, "compare_on_spark", by_spark)
         assert ask("--enqueue", "--log-folder", str(tmp_path)) == here
         assert by_spark.called
