@@ -6,6 +6,7 @@ import html
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from batch_fit.classes import Classes
 from batch_fit.classification import Answers, Classification
 from batch_fit.report.classes import ClassesReport, describe_classes
+from batch_fit.report.pictures import Sample
 from batch_fit.report.report import FitReport, Rejections, render
 from batch_fit.sides import SideFigures, SidesCompared
 from conf.emr.package import _archive, _code
@@ -56,6 +58,7 @@ def report_of(k: int = 12, labels: list[str] = LABELS, **of_model: Any) -> FitRe
     )
     return FitReport(
         manifest=manifest.model_copy(update=of_model),
+        models="/models",
         labels={label: score_labels.count(label) for label in labels},
         quarantined=[
             Rejections("corrupt", 1234, [("/pictures/in/b/half.png", "this PNG does not decode")]),
@@ -64,8 +67,17 @@ def report_of(k: int = 12, labels: list[str] = LABELS, **of_model: Any) -> FitRe
         seconds={"list the pictures": 0.04, "featurize and fold": 192.3},
         explained_variance=shares(),
         variance_target=0.5,
-        scores=np.random.default_rng(0).normal(size=(len(score_labels), k)).astype(np.float32),
-        score_labels=score_labels,
+        sample=sample_of(score_labels, k),
+    )
+
+
+def sample_of(labels: Sequence[str], k: int = 12) -> Sample:
+    random = np.random.default_rng(0)
+    return Sample(
+        paths=[f"/pictures/in/{label}/{number}.jpg" for number, label in enumerate(labels)],
+        labels=labels,
+        scores=random.normal(size=(len(labels), k)).astype(np.float32),
+        errors=random.uniform(size=len(labels)),
     )
 
 
@@ -85,7 +97,7 @@ def classes_of(labels: list[str] = LABELS, holdout: str = "picture", *, measured
 class Page(HTMLParser):
     """Collects what a page is made of, and checks that its elements are closed in order."""
 
-    VOID = ("meta", "br", "path", "use", "circle", "rect")
+    VOID = ("meta", "br", "path", "circle", "rect", "img", "input")
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -185,8 +197,7 @@ def test_nothing_quarantined_and_nothing_new_are_said() -> None:
         report_of(from_version="20261001T000000Z-00000000", quarantined=0),
         labels={},
         quarantined=[],
-        scores=np.empty((0, 12), np.float32),
-        score_labels=[],
+        sample=sample_of([]),
     )
     words = Page(render(report)).words
     assert "Every picture that was read could be used." in words
