@@ -131,6 +131,8 @@ def _status(settings: Settings, arguments: argparse.Namespace) -> Status | Healt
     check_page(arguments.html)
     if arguments.check and arguments.html:
         raise SettingsError("status --check: takes no --html, as it only says whether the stream is healthy")
+    if arguments.no_thumbnails and not arguments.html:
+        raise SettingsError("status --no-thumbnails: is about a page; give --html FILE, too")
     output = open_output(settings, S3Connection.of(settings.s3).hasty(_STATUS_SECONDS))
     now = datetime.now(UTC)
     if arguments.check:

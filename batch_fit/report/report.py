@@ -97,6 +97,8 @@ def render(report: FitReport) -> str:
     groups = _by_count(Counter(report.sample.labels))
     names = [label for label, _ in groups[:_GROUPS]]
     bins = report.classes.bins if report.classes else []
+    shown = report.thumbnails or {}
+    drawn = {path for path, thumbnail in shown.items() if thumbnail.uri}
     return template().render(
         report=report,
         explained=explained,
@@ -109,7 +111,8 @@ def render(report: FitReport) -> str:
         series=SERIES_COUNT,
         other_groups=len(groups[_GROUPS:]),
         labels=_by_count(report.labels),
-        drawn={path for path, thumbnail in (report.thumbnails or {}).items() if thumbnail.uri},
+        drawn=drawn,
+        unseen=len(shown) - len(drawn),
         chosen=choose_pictures(report.sample),
         steps=[*_steps(report)],
     )
