@@ -98,4 +98,4 @@ def _typical(sample: Sample, label: str) -> str:
     places = np.flatnonzero(np.array(sample.labels) == label)
     own = sample.scores[places].astype(np.float64)
     distances = np.square(own - own.mean(axis=0)).sum(axis=1)
-    return sample.paths[places[np.argmin(distances)]]
+    return sample.paths[int(places[np.argmin(distances)])]
