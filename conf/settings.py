@@ -262,8 +262,8 @@ class FitSettings(Section):
     )
     thumbnails: bool = Field(
         True,
-        description="Whether the report shows some of the pictures, small, as it does by default. --no-thumbnails leaves numbers "
-        "and paths.",
+        description="Whether the report shows some of the pictures, small, as it does by default. --no-thumbnails "
+        "leaves numbers and paths.",
     )
 
     @model_validator(mode="after")
