@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 _COMPONENTS = 4
 _PER_END = 6
-_WORST = 12
+_MOST_WORST = 12
 _TYPICAL = 200
 
 
@@ -23,13 +23,32 @@ class Sample:
         paths: of each.
         labels: of each.
         scores: (m, k) float32, their components.
-        errors: (m,), their reconstruction errors.
     """
 
     paths: Sequence[str]
     labels: Sequence[str]
     scores: NDArray[np.float32]
-    errors: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Worst:
+    """The pictures that components express worst.
+
+    Attributes:
+        pictures: path and reconstruction error, the greatest first.
+        measured: the number of pictures among which these are.
+        held_out: whether they were measured by a model that has not seen them. A fitted picture has a small error.
+    """
+
+    pictures: Sequence[tuple[str, float]]
+    measured: int
+    held_out: bool
+
+    @classmethod
+    def of(cls, paths: Sequence[str], errors: NDArray[np.float64], *, held_out: bool) -> Worst:
+        """The worst of pictures with these reconstruction errors."""
+        worst = np.argsort(-errors, kind="stable")[:_MOST_WORST]
+        return cls([(paths[place], float(errors[place])) for place in worst], len(paths), held_out)
 
 
 @dataclass(frozen=True)
@@ -49,18 +68,16 @@ class Ends:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The pictures to show, by path.
+    """The pictures of the sample to show, by path.
 
     Attributes:
         ends: of the first components.
-        worst: path and reconstruction error, the greatest first.
         typical: label, its number of pictures in the sample and the path of the one nearest to their centre, the most
             frequent label first.
         others: the number of labels that are left out of these.
     """
 
     ends: Sequence[Ends]
-    worst: Sequence[tuple[str, float]]
     typical: Sequence[tuple[str, int, str]]
     others: int
 
@@ -68,7 +85,6 @@ class Chosen:
         """All of them; one may come several times."""
         for ends in self.ends:
             yield from (*ends.low, *ends.high)
-        yield from (path for path, _ in self.worst)
         yield from (path for _, _, path in self.typical)
 
 
@@ -76,10 +92,8 @@ def choose_pictures(sample: Sample) -> Chosen:
     """The pictures to show; the same sample gives the same ones."""
     counts = Counter(sample.labels)
     labels = sorted(counts, key=lambda label: (-counts[label], label))
-    worst = np.argsort(-sample.errors, kind="stable")[:_WORST]
     return Chosen(
         ends=[_ends(sample, place) for place in range(min(_COMPONENTS, sample.scores.shape[1]))],
-        worst=[(sample.paths[place], float(sample.errors[place])) for place in worst],
         typical=[(label, counts[label], _typical(sample, label)) for label in labels[:_TYPICAL]],
         others=len(labels[_TYPICAL:]),
     )

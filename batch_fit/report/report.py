@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from batch_fit.report.charts import SERIES_COUNT, calibration_chart, scatter_chart, variance_chart
 from batch_fit.report.classes import ClassesReport
-from batch_fit.report.pictures import Sample, choose_pictures
+from batch_fit.report.pictures import Sample, Worst, choose_pictures
 from batch_fit.sides import SidesCompared
 from conf.answers import command
 from conf.pages.environment import page_environment
@@ -58,6 +58,7 @@ class FitReport:
         explained_variance: (d,) shares of all components, descending.
         variance_target: the share that was asked for, if it was this that decided k.
         sample: of the pictures.
+        worst: of the held-out pictures, or where they are too few, of the sample.
         is_on_embeddings: whether the input is an output whose embeddings were read.
         thumbnails: of the pictures to show, by path; None if the page is to show none.
         classes: of the classifier; None if there is none.
@@ -72,6 +73,7 @@ class FitReport:
     explained_variance: NDArray[np.float64]
     variance_target: float | None
     sample: Sample
+    worst: Worst
     is_on_embeddings: bool = False
     thumbnails: Mapping[str, Thumbnail] | None = None
     classes: ClassesReport | None = None
@@ -86,7 +88,8 @@ class FitReport:
 def with_thumbnails(report: FitReport, settings: Settings) -> FitReport:
     """The report with the pictures that it shows, of which the ones that cannot be read stay names."""
     rejected = (path for one in report.quarantined if is_drawable(one.reason) for path, _ in one.examples)
-    paths = dict.fromkeys((*choose_pictures(report.sample).paths(), *rejected))
+    worst = (path for path, _ in report.worst.pictures)
+    paths = dict.fromkeys((*choose_pictures(report.sample).paths(), *worst, *rejected))
     shown = thumbnails(settings, ((path, None) for path in paths), _SIDE, _SECONDS)
     return replace(report, thumbnails=shown)
 

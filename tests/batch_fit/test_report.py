@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
@@ -24,11 +25,14 @@ from PIL import Image
 from batch_fit.__main__ import VERBS as FIT
 from batch_fit.classes import Classes
 from batch_fit.classification import Answers, Classification
+from batch_fit.held_back import Evidence, HeldBack, is_held_back
 from batch_fit.report.charts import scatter_chart
 from batch_fit.report.classes import ClassesReport, describe_classes
-from batch_fit.report.pictures import Sample, choose_pictures
+from batch_fit.report.describe import describe_worst
+from batch_fit.report.pictures import Sample, Worst, choose_pictures
 from batch_fit.report.report import FitReport, Rejections, render, with_thumbnails
 from batch_fit.sides import SideFigures, SidesCompared
+from batch_fit.statistics import Statistics
 from conf.cli import make_parser
 from conf.emr.package import _archive, _code
 from conf.loading import load_settings
@@ -36,6 +40,7 @@ from streaming.__main__ import VERBS as STREAM
 from streaming.features.classifier import Classifier
 from streaming.forget.models import _NAMED
 from streaming.registry.bundle import BundleManifest, HeldBackFigures, ModelComparison
+from streaming.storage.folder import identity_of
 from tests.support.streams import PROJECT
 
 LABELS = [f"Fruit {number}" for number in range(58)]
@@ -77,6 +82,7 @@ def report_of(k: int = 12, labels: list[str] = LABELS, **of_model: Any) -> FitRe
         explained_variance=shares(),
         variance_target=0.5,
         sample=sample_of(score_labels, k),
+        worst=worst_of(sample_of(score_labels).paths),
     )
 
 
@@ -86,8 +92,12 @@ def sample_of(labels: Sequence[str], k: int = 12) -> Sample:
         paths=[f"/pictures/in/{label}/{number}.jpg" for number, label in enumerate(labels)],
         labels=labels,
         scores=random.normal(size=(len(labels), k)).astype(np.float32),
-        errors=random.uniform(size=len(labels)),
     )
+
+
+def worst_of(paths: Sequence[str]) -> Worst:
+    """Of held-out pictures, of which the last is the worst."""
+    return Worst.of(paths, np.arange(len(paths), dtype=np.float64), held_out=True)
 
 
 def classes_of(labels: list[str] = LABELS, holdout: str = "picture", *, measured: bool = True) -> ClassesReport:
@@ -231,6 +241,7 @@ def test_nothing_quarantined_and_nothing_new_are_said() -> None:
         labels={},
         quarantined=[],
         sample=sample_of([]),
+        worst=worst_of([]),
     )
     words = Page(render(report)).words
     assert "Every picture that was read could be used." in words
@@ -356,19 +367,45 @@ def test_forget_finds_every_example_in_the_page() -> None:
 
 
 def test_the_pictures_that_say_most_are_chosen() -> None:
-    """Those at the ends of the first four components, the worst expressed, and for each label the most typical one."""
+    """Those at the ends of the first four components, and for each label the most typical one."""
     scores = np.zeros((40, 5), np.float32)
     scores[:, 0] = [*range(20), *range(20)]
     scores[20:, 1] = 100
     labels = ["low"] * 20 + ["high"] * 20
-    sample = replace(sample_of(labels), scores=scores, errors=np.arange(40.0)[::-1])
+    sample = replace(sample_of(labels), scores=scores)
     chosen = choose_pictures(sample)
     assert [ends.component for ends in chosen.ends] == [1, 2, 3, 4]
     assert {*chosen.ends[0].low} == {sample.paths[place] for place in (0, 20, 1, 21, 2, 22)}
     assert {*chosen.ends[0].high} == {sample.paths[place] for place in (17, 37, 18, 38, 19, 39)}
-    assert chosen.worst == [(sample.paths[place], 39.0 - place) for place in range(12)]
     assert [label for label, _, _ in chosen.typical] == ["high", "low"]
     assert chosen.typical[1] == ("low", 20, sample.paths[9])
+
+
+def test_the_worst_expressed_are_held_out_strangers() -> None:
+    """Of pictures that vary in two directions, and two of another kind; a model that was fitted to these knows them."""
+    random = np.random.default_rng(0)
+    plane = random.normal(size=(2, 1280)).astype(np.float32)
+    paths = [f"/in/{number}.jpg" for number in range(400)]
+    features = (random.normal(size=(400, 2)) @ plane + random.normal(scale=0.01, size=(400, 1280))).astype(np.float32)
+    held = [place for place, path in enumerate(paths) if is_held_back(identity_of(path))]
+    strangers = held[:2]
+    features[strangers] += 3 * random.normal(size=(2, 1280)).astype(np.float32)
+    others = Statistics.of(np.delete(features, held, axis=0))
+    evidence = Evidence(others, HeldBack.of({identity_of(paths[place]): features[place] for place in held}))
+    worst = describe_worst(evidence, pa.table({"path": paths}), 2)
+    assert worst
+    assert (worst.measured, worst.held_out, len(worst.pictures)) == (len(held), True, 12)
+    assert {path for path, _ in worst.pictures[:2]} == {paths[place] for place in strangers}
+    assert worst.pictures[1][1] > 10 * worst.pictures[2][1]
+    assert describe_worst(evidence, pa.table({"path": ["/in/unread.jpg"]}), 2) is None
+    assert describe_worst(Evidence(others, HeldBack.of({})), pa.table({"path": paths}), 2) is None
+
+
+def test_worst_pictures_that_were_fitted_are_not_called_strangers() -> None:
+    report = report_of()
+    words = Page(render(replace(report, worst=replace(report.worst, held_out=False)))).words
+    assert "so even strangers may have a small one" in words
+    assert "Of 583 held-out pictures" in Page(render(report)).words
 
 
 def test_few_pictures_are_at_one_end_only_and_none_at_no_end() -> None:
@@ -383,7 +420,7 @@ def test_few_pictures_are_at_one_end_only_and_none_at_no_end() -> None:
 def test_many_labels_do_not_make_the_page_large() -> None:
     chosen = choose_pictures(sample_of([f"label {number}" for number in range(1000)]))
     assert (len(chosen.typical), chosen.others) == (200, 800)
-    assert len({*chosen.paths()}) <= 48 + 12 + 200
+    assert len({*chosen.paths()}) <= 48 + 200
 
 
 @pytest.fixture
@@ -393,10 +430,10 @@ def pictured(pictures: list[Path], tmp_path: Path) -> FitReport:
     cut.write_bytes(pictures[0].read_bytes()[:-300])
     sample = sample_of([path.parent.name for path in pictures])
     paths = [*map(str, pictures[1:]), str(tmp_path / "gone.jpg")]
-    worst = np.arange(len(paths), dtype=np.float64)
     return replace(
         report_of(),
-        sample=replace(sample, paths=paths, errors=worst),
+        sample=replace(sample, paths=paths),
+        worst=worst_of(paths),
         quarantined=[
             Rejections("corrupt", 1, [(str(cut), "it is cut off")]),
             Rejections("crashed", 1, [(str(pictures[0]), "its process died")]),
@@ -433,7 +470,7 @@ def test_without_thumbnails_there_are_numbers_and_paths(pictured: FitReport) -> 
 
 def test_pictures_that_cannot_be_read_are_named_and_it_says_so(pictured: FitReport) -> None:
     """As in a fit on embeddings whose pictures lie elsewhere."""
-    away = replace(pictured, sample=sample_of(LABELS), quarantined=[])
+    away = replace(pictured, sample=sample_of(LABELS), worst=worst_of(["/in/a.jpg"]), quarantined=[])
     page = Page(render(with_thumbnails(away, load_settings({}))))
     assert not page.all("src")
     assert "None of the pictures could be read from here, so this page shows none." in page.words

@@ -35,7 +35,7 @@ def _with_thumbnail(path: str) -> str:
 
 def _with_point(path: str) -> str:
     """The part of a page in which it is a point."""
-    sample = Sample([path], ["a"], np.ones((1, 2), np.float32), np.ones(1))
+    sample = Sample([path], ["a"], np.ones((1, 2), np.float32))
     return scatter_chart(sample, ["a"], np.array([0.6, 0.4]))
 
 
