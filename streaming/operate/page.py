@@ -37,8 +37,8 @@ _FILES, _FILES_AHEAD = 50, 4  # the first one or two often do
 _SIDE = 96
 _SECONDS = 20.0
 """For all pictures of the page, so that a schedule can renew it."""
-_FEATURES = ("path", "label", "predicted_label", "confidence", "reconstruction_error", "sha256", "processed_at")
-_REJECTED = ("path", "reason", "detail", "sha256", "processed_at")
+_FEATURES = ("path", "label", "predicted_label", "reconstruction_error", "sha256")
+_REJECTED = ("path", "reason", "detail", "sha256")
 _WIDTH, _HEIGHT = 600.0, 140.0
 """Of a chart, in units of its own."""
 
