@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,7 +35,7 @@ from tests.support.waiting import locked, wait_until
 _NEEDS = {
     "spark": {"jvm", "tensorflow"},
     "store": {"store", "versitygw_address", "moto_address"},
-    "programs": {"programs", "package"},
+    "programs": {"programs", "packages"},
 }
 """Marks, and the fixtures that say of a test that it needs what a mark stands for."""
 
@@ -220,9 +221,21 @@ def bucket(store: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
 
 
 @pytest.fixture(scope="session")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Package:
-    """What a cluster of machines like this one gets."""
-    return build(cast("Platform", platform.machine()), tmp_path_factory.mktemp("package"))
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Package]]]:
+    """What a cluster of machines like this one gets, twice, and one of others: built at once, as each downloads."""
+    here = cast("Platform", platform.machine())
+    there: Platform = "x86_64" if here == "aarch64" else "aarch64"
+    with ThreadPoolExecutor() as threads:
+        yield {
+            name: threads.submit(build, target, tmp_path_factory.mktemp(name))
+            for name, target in {"here": here, "again": here, "there": there}.items()
+        }
+
+
+@pytest.fixture(scope="session")
+def package(packages: dict[str, Future[Package]]) -> Package:
+    """The first of them."""
+    return packages["here"].result()
 
 
 @pytest.fixture(scope="session")

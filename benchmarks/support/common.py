@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pyarrow.parquet as pq
 
+from conf.spark import worker_daemon
 from tests.support.streams import Place, start
 
 CORES = len(os.sched_getaffinity(0))
@@ -143,7 +144,7 @@ def java_of(stream: subprocess.Popen[str]) -> psutil.Process:
 def workers_of(stream: subprocess.Popen[str]) -> list[psutil.Process]:
     """The Python workers, which Spark's daemon forks; they carry its command line."""
     family = psutil.Process(stream.pid).children(recursive=True)
-    daemons = [one for one in family if "pyspark.daemon" in one.as_dict(["cmdline"], ad_value=[])["cmdline"]]
+    daemons = [one for one in family if worker_daemon.__name__ in one.as_dict(["cmdline"], ad_value=[])["cmdline"]]
     return [one for one in daemons if one.parent() in daemons]
 
 

@@ -8,6 +8,7 @@ import platform
 import shutil
 import subprocess
 import zipfile
+from concurrent.futures import Future
 from pathlib import Path, PurePosixPath
 from typing import cast
 
@@ -18,7 +19,6 @@ from conf.emr.package import Package, Platform, build, is_needed, locked
 from conf.errors import PlatformError, SettingsError
 
 HERE = cast("Platform", platform.machine())
-THERE: Platform = "x86_64" if HERE == "aarch64" else "aarch64"
 MOST_BYTES = 300 * 10**6
 
 # All that driver and workers import, and a call of what lies in data files or shared objects.
@@ -77,22 +77,22 @@ def test_the_archive_is_small_and_holds_what_the_lock_file_says(package: Package
 
 
 @pytest.mark.yarn
-def test_two_builds_are_the_same_bytes(package: Package, tmp_path: Path) -> None:
+def test_two_builds_are_the_same_bytes(packages: dict[str, Future[Package]]) -> None:
     """So what was uploaded once need not be again, and one can tell what runs from its hash."""
-    again = build(HERE, tmp_path)
+    package, again = packages["here"].result(), packages["again"].result()
     for one, other in ((package.code, again.code), (package.dependencies, again.dependencies)):
         assert hashlib.sha256(one.read_bytes()).digest() == hashlib.sha256(other.read_bytes()).digest()
 
 
 @pytest.mark.yarn
-def test_each_platform_gets_shared_objects_of_its_own(tmp_path: Path) -> None:
+def test_each_platform_gets_shared_objects_of_its_own(packages: dict[str, Future[Package]]) -> None:
     """The field e_machine of an ELF header is 183 for aarch64 and 62 for x86_64."""
-    package = build(THERE, tmp_path)
+    package = packages["there"].result()
     assert package.dependencies.stat().st_size < MOST_BYTES
     with zipfile.ZipFile(package.dependencies) as archive:
         heads = [archive.open(name).read(20) for name in archive.namelist()]
     machines = {int.from_bytes(head[18:20], "little") for head in heads if head.startswith(b"\x7fELF")}
-    assert machines == {{"x86_64": 62, "aarch64": 183}[THERE]}
+    assert machines == {183 if HERE == "x86_64" else 62}
 
 
 def test_what_spark_brings_is_not_taken_from_the_lock_file() -> None:

@@ -1,0 +1,69 @@
+"""Measures the seconds from a command to what its user waits for, as whole programs on a warm disk.
+
+    python -m benchmarks.start_up [CHECKOUT]
+
+Of a replay it is the first committed row, and the end of the program. CHECKOUT is another version of the project with
+an environment in `.venv`; its replays run in turn with those of this one, each into an output of its own.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import median
+
+from benchmarks.support.common import Figure, arguments, at_most, link_pictures, print_figures, wait_for_quiet
+from tests.support.samples import write_samples
+from tests.support.scratch import new_place
+from tests.support.streams import PROJECT
+
+_PICTURES = 200
+_ROUNDS = 5
+
+
+def measure(*others: Path) -> Iterator[Figure]:
+    """Replays of this checkout and of others, then verbs that need no Spark."""
+    with new_place() as place:
+        link_pictures(place.source, write_samples(place.root / "pictures", _PICTURES, broken=0).pictures, _PICTURES)
+        runs: dict[Path, list[tuple[float, float]]] = {checkout: [] for checkout in (PROJECT, *others)}
+        for _ in range(_ROUNDS):
+            for checkout, seconds in runs.items():
+                output = place.root / f"out-{checkout.name}-{len(seconds)}"
+                words = [*arguments(place, "replay"), "--output", str(output)]
+                started, ended = _run(checkout, "streaming", words)
+                committed = min(file.stat().st_mtime for file in output.glob("features/date=*/2*.parquet"))
+                seconds.append((committed - started, ended - started))
+        for checkout, seconds in runs.items():
+            name = f"replay of {_PICTURES}" + ("" if checkout == PROJECT else f", version {_version(checkout)}")
+            for what, values in zip(("first committed row", "end"), zip(*seconds, strict=True), strict=True):
+                yield Figure(f"{name}: command to {what}, {_ROUNDS} runs", _spread(values))
+        status = ["status", "--output", str(place.root / f"out-{PROJECT.name}-0"), "--log-folder", str(place.root)]
+        for what, words in (("--help", ["--help"]), ("status", status)):
+            values = [ended - started for started, ended in (_run(PROJECT, "streaming", words) for _ in range(_ROUNDS))]
+            yield at_most(f"`{what}`, {_spread(values)}", median(values), 0.6, " s")
+
+
+def _run(checkout: Path, program: str, words: Sequence[str]) -> tuple[float, float]:
+    """When a program of a checkout was started, and when it had ended."""
+    wait_for_quiet()
+    started = time.time()
+    subprocess.run(
+        [checkout / ".venv/bin/python", "-m", program, *words], cwd=checkout, check=True, capture_output=True
+    )
+    return started, time.time()
+
+
+def _version(checkout: Path) -> str:
+    words = ["git", "-C", str(checkout), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def _spread(seconds: Sequence[float]) -> str:
+    return f"{median(seconds):.2f} s ({min(seconds):.2f} to {max(seconds):.2f})"
+
+
+if __name__ == "__main__":
+    print_figures(measure(*map(Path, sys.argv[1:])))
