@@ -111,6 +111,7 @@ VERBS = (
             Flag("fit.promote"),
             Flag("fit.classify"),
             Flag("fit.holdout"),
+            Flag("fit.thumbnails"),
             Flag("stream.ignore", "NAMES"),
             Flag("stream.include", "NAMES"),
             Flag("imaging.max_bytes", "SIZE"),

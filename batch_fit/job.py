@@ -20,8 +20,8 @@ from batch_fit.held_back import Evidence
 from batch_fit.pca import fit_pca
 from batch_fit.pipeline import build_pipeline
 from batch_fit.plan import FitPlan, plan_fit
-from batch_fit.report.describe import describe_fit
-from batch_fit.report.report import render
+from batch_fit.report.describe import describe_fit, describe_worst
+from batch_fit.report.report import render, with_thumbnails
 from batch_fit.sample import write_identities
 from batch_fit.sides import SidesCompared, compare_sides
 from batch_fit.stages import Stages
@@ -147,6 +147,7 @@ def _publish(settings: Settings, plan: FitPlan, learned: _Learned, saved: _Saved
             version, backbone.weights, backbone.side, projection.k, learned.evidence, saved.identities
         )
         comparison = compare_with_current(registry, contender)
+        worst = describe_worst(learned.evidence, learned.gathered.featurized.accepted, projection.k)
     rejected = Counter(learned.gathered.featurized.rejected.column("reason").to_pylist())
     manifest = bundle.BundleManifest(
         version=version,
@@ -167,15 +168,13 @@ def _publish(settings: Settings, plan: FitPlan, learned: _Learned, saved: _Saved
         saved_features=plan.save_to,
         forgotten=plan.base.manifest.forgotten if plan.base else 0,
     )
-    report = describe_fit(
-        manifest,
-        projection,
-        learned.gathered.featurized,
-        stages.seconds,
-        settings.fit.variance_target,
-        learned.classification,
-    )
-    models.create(f"{version}/{bundle.REPORT}", render(replace(report, sides=learned.sides)).encode())
+    report = describe_fit(plan, manifest, projection, learned.gathered.featurized, learned.classification, settings.fit)
+    report = replace(report, worst=worst or report.worst)
+    if settings.fit.thumbnails:
+        with stages("read pictures for the report"):
+            report = with_thumbnails(report, settings)
+    report = replace(report, sides=learned.sides, seconds=stages.seconds)
+    models.create(f"{version}/{bundle.REPORT}", render(report).encode())
     read = learned.gathered.featurized.outcomes
     delete_if_forgotten(saved.draft, paths_of(read), plan.base)
     sealed = _seal(models, manifest)

@@ -68,7 +68,7 @@ class Flag:
         stem = self.name or _stem(self.key)
         text = (field.description or "").replace("%", "%%")
         default = "" if field.default is None or "efault" in text else f" Default: {_shown(field.default)}."
-        if field.annotation == (bool | None):
+        if field.annotation in (bool, bool | None):
             either = argparse.BooleanOptionalAction
             parser.add_argument(f"--{stem}", dest=self.key, action=either, default=argparse.SUPPRESS, help=text)
         else:

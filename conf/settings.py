@@ -260,6 +260,11 @@ class FitSettings(Section):
         "r_2_100.jpg, are. A tenth of the series of each label is held out, at least one where there are two. The "
         "classifier that is served is fitted on all. Default: as the classifier of the former model was, else picture.",
     )
+    thumbnails: bool = Field(
+        True,
+        description="Whether the report shows some of the pictures, small, as it does by default. --no-thumbnails "
+        "leaves numbers and paths.",
+    )
 
     @model_validator(mode="after")
     def _one_decides(self) -> Self:

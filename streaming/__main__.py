@@ -123,17 +123,28 @@ def _quarantine(settings: Settings, arguments: argparse.Namespace) -> Listed | R
 
 def _status(settings: Settings, arguments: argparse.Namespace) -> Status | Health | None:
     from conf.aws.connection import S3Connection
+    from conf.pages.file import check_page
     from streaming.operate.health import check_health
     from streaming.operate.status import read_status
     from streaming.operate.watch import watch
     from streaming.output.places import open_output
 
+    check_page(arguments.html)
+    if arguments.no_thumbnails and not arguments.html:
+        raise SettingsError("status --no-thumbnails: is about a page; give --html FILE, too")
     output = open_output(settings, S3Connection.of(settings.s3).hasty(_STATUS_SECONDS))
     if arguments.watch:
         watch(lambda: read_status(output, datetime.now(UTC)), as_json=arguments.json)
         return None
     now = datetime.now(UTC)
-    return check_health(output, now, arguments.max_behind) if arguments.check else read_status(output, now)
+    if arguments.check:
+        return check_health(output, now, arguments.max_behind)
+    status = read_status(output, now)
+    if arguments.html:
+        from streaming.operate.page import write_status
+
+        write_status(settings, output, status, arguments.html, with_thumbnails=not arguments.no_thumbnails)
+    return status
 
 
 def _export(settings: Settings, arguments: argparse.Namespace) -> Exported | Planned:
@@ -144,7 +155,8 @@ def _export(settings: Settings, arguments: argparse.Namespace) -> Exported | Pla
 
 
 def _similar(settings: Settings, arguments: argparse.Namespace) -> Similar:
-    from streaming.search.page import check_page, write_similar
+    from conf.pages.file import check_page
+    from streaming.search.page import write_similar
     from streaming.search.similar import SimilarRequest, similar
 
     wanted = SimilarRequest(arguments.picture, arguments.table, arguments.count, arguments.metric, arguments.model)
@@ -156,8 +168,9 @@ def _similar(settings: Settings, arguments: argparse.Namespace) -> Similar:
 
 
 def _duplicates(settings: Settings, arguments: argparse.Namespace) -> Duplicates:
+    from conf.pages.file import check_page
     from streaming.search.duplicates import DuplicatesRequest, duplicates
-    from streaming.search.page import check_page, write_duplicates
+    from streaming.search.page import write_duplicates
 
     wanted = DuplicatesRequest(arguments.table, arguments.within, arguments.burst, arguments.model)
     check_page(arguments.html)

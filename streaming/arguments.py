@@ -89,6 +89,11 @@ def add_status_arguments(parser: argparse.ArgumentParser) -> None:
         help="Only say in one line whether the stream is healthy, for monitors. The exit code is 8 if it is not: it "
         "failed, died, cannot reach the output, does not look for new pictures, or is behind.",
     )
+    how.add_argument(
+        "--html",
+        metavar="FILE",
+        help="Also write a page with rates, lag and drift over time, quarantine, and the latest pictures.",
+    )
     parser.add_argument(
         "--max-behind",
         metavar="TIME",
@@ -96,6 +101,7 @@ def add_status_arguments(parser: argparse.ArgumentParser) -> None:
         default=_MAX_BEHIND,
         help="With --check: how long a picture may wait after it was found. Default: 10min.",
     )
+    parser.add_argument("--no-thumbnails", action="store_true", help="With --html: show paths and no pictures.")
 
 
 def add_export_arguments(parser: argparse.ArgumentParser) -> None:

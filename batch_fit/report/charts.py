@@ -8,11 +8,13 @@ from __future__ import annotations
 import html
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from batch_fit.report.pictures import Sample
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,6 +23,8 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 SERIES_COUNT = len(_MARKERS)
 """So many labels get a colour and a shape of their own."""
+
+_GROUP = "group-"
 
 # What matplotlib takes for colours becomes a CSS variable of the page: var(--ink) and so on.
 _INK, _FAINT, _ACCENT, _REST = "#0000f0", "#0000f1", "#0000f2", "#0000f3"
@@ -102,27 +106,34 @@ def variance_chart(explained: NDArray[np.float64], k: int, target: float | None)
     )
 
 
-def scatter_chart(
-    scores: NDArray[np.float32], labels: Sequence[str], series: Sequence[str], explained: NDArray[np.float64]
-) -> str:
+def scatter_chart(sample: Sample, groups: Sequence[str], explained: NDArray[np.float64]) -> str:
     """A point for each picture: on the first two components, or on the first alone where there is no second.
 
+    A point tells its path. The points of a group are an element with the id `scatter-group-<its place>`, and those of
+    all other labels one more.
+
     Args:
-        scores: (m, k) float32, of m pictures.
-        labels: of these pictures.
-        series: the labels to tell apart, at most `SERIES_COUNT`; others are grey.
+        sample: of pictures.
+        groups: labels. The first `SERIES_COUNT` have a colour and a shape of their own; others are grey.
         explained: shares of the components.
     """
-    is_plane = scores.shape[1] > 1
-    rows = np.array([series.index(label) if label in series else SERIES_COUNT for label in labels])
+    is_plane = sample.scores.shape[1] > 1
+    place_of = {label: place for place, label in enumerate(groups)}
+    places = np.array([place_of.get(label, len(groups)) for label in sample.labels])
+    members = [np.flatnonzero(places == place) for place in range(len(groups) + 1)]
+    drawn = [*range(SERIES_COUNT, len(groups) + 1), *range(min(SERIES_COUNT, len(groups)))]  # colours above grey
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        for row, (marker, colour) in [(SERIES_COUNT, ("o", _REST)), *enumerate(zip(_MARKERS, _SERIES, strict=True))]:
-            points = scores[rows == row]
+        for place in drawn:
+            points, is_series = sample.scores[members[place]], place < min(SERIES_COUNT, len(groups))
+            row = place if is_series else SERIES_COUNT
             heights = points[:, 1] if is_plane else _spread(len(points)) - row
-            size = 3.0 if colour == _REST else 4.5
-            axes.plot(points[:, 0], heights, marker, color=colour, markersize=size, markeredgewidth=0, alpha=0.8)
+            marker, colour, size = (_MARKERS[place], _SERIES[place], 4.5) if is_series else ("o", _REST, 3.0)
+            [line] = axes.plot(
+                points[:, 0], heights, marker, color=colour, markersize=size, markeredgewidth=0, alpha=0.8
+            )
+            line.set_gid(f"{_GROUP}{place}")
         axes.set(xlabel=f"PC 1 ({explained[0]:.1%} of the variance)")
         axes.locator_params(nbins=6)
         if is_plane:
@@ -130,7 +141,29 @@ def scatter_chart(
         else:
             axes.yaxis.set_visible(False)
 
-    return _svg("scatter", draw, f"{len(labels)} pictures on the first {'two components' if is_plane else 'component'}")
+    described = f"{len(places)} pictures on the first {'two components' if is_plane else 'component'}"
+    paths = [[sample.paths[one] for one in members[place]] for place in drawn]
+    return _with_titles(_svg("scatter", draw, described), f'<g id="scatter-{_GROUP}', paths)
+
+
+def _with_titles(svg: str, begin: str, titles: Sequence[Sequence[str]]) -> str:
+    """The chart with what a pointer over a marker shows. `forget` finds what names a picture as a whole title.
+
+    Args:
+        svg: the chart.
+        begin: of each element that has markers, in the order in which they were drawn.
+        titles: for the markers of each.
+    """
+    before, *elements = svg.split(begin)
+    for place, (element, of_markers) in enumerate(zip(elements, titles, strict=True)):
+        waiting = iter(of_markers)
+
+        def named(match: re.Match[str], waiting: Iterator[str] = waiting) -> str:
+            title = next(waiting, None)
+            return match[0] if title is None else f"{match[1]}><title>{html.escape(title)}</title></use>"
+
+        elements[place] = re.sub(r"(<use [^>]*)/>", named, element)
+    return begin.join((before, *elements))
 
 
 def calibration_chart(counts: Sequence[int], accuracies: Sequence[float]) -> str:

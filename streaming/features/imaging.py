@@ -37,7 +37,7 @@ from streaming.features.exif import Exif, read_exif
 from streaming.features.formats import Format, Rejected, recognise, unsupported, without_bad_metadata
 from streaming.features.reasons import Reason
 
-__all__ = ["DEFAULT_SIDE", "Limits", "Picture", "Rejected", "decode", "thumbnail"]
+__all__ = ["DEFAULT_SIDE", "Limits", "Picture", "Rejected", "decode", "decode_damaged", "thumbnail"]
 
 DEFAULT_SIDE = 224
 """Width and height in pixels of the input of a backbone for which no other side was asked."""
@@ -54,6 +54,8 @@ and can be 11 bytes long: without a limit, one file of ten megabytes would hold 
 
 _BYTES_PER_PIXEL = 21
 """The most memory that decoding takes: by HEIC and AVIF of 10 bits, 4:4:4 and with transparency; WebP takes 16."""
+
+_START_OF_JPEG, _END_OF_JPEG = b"\xff\xd8", b"\xff\xd9"
 
 _OUT_OF_MEMORY = re.compile(r"^Out of memory|: Out of memory|^Memory allocation error:.*: Allocating \d+ bytes failed")
 """Messages of libavif and libheif, in exceptions of other types, when there is not enough memory."""
@@ -128,6 +130,15 @@ def decode(data: bytes, limits: Limits, side: int = DEFAULT_SIDE, out: NDArray[n
     if isinstance(outcome, Rejected):
         raise outcome
     return outcome
+
+
+def decode_damaged(data: bytes, limits: Limits) -> Picture:
+    """As much as there is of a JPEG that was cut off, gray below; for people, not for features.
+
+    Raises:
+        Rejected, MemoryError: as `decode`; also for anything but a JPEG that was cut off.
+    """
+    return decode(data + _END_OF_JPEG if data.startswith(_START_OF_JPEG) else data, limits)
 
 
 def thumbnail(picture: Picture, side: int) -> bytes:

@@ -2,7 +2,7 @@
 
 A model's statistics and PCA are sums over all of its pictures, which only another fit can change: they stay. Data of a
 single picture are erased: its identity in `pictures.parquet`, its held-out features in `held_back.parquet`, and the
-whole report of a model that has the picture or shows it as an example, because a report draws single pictures, too.
+whole report of a model that has the picture or names it, because a report shows single pictures, too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from streaming.registry.registry import Registry
 from streaming.storage.folder import Folder
 from streaming.storage.parquet import as_parquet, rows_in
 
-_EXAMPLE = re.compile(r"<code>(.*?)</code>", re.DOTALL)
+_NAMED = re.compile(r"<(code|title)>(.*?)</\1>", re.DOTALL)
 _NO_REPORT = b"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Report removed</title></head>
 <body><p>The report of this model was removed, because it told of pictures that had to be forgotten.
@@ -49,7 +49,7 @@ def find_models(models: Folder, denylist: Denylist, is_found: Callable[[bytes], 
         held_back, _ = _without(_read(models, manifest, HELD_BACK, tags), is_found)
         report = _read(models, manifest, REPORT, tags)
         shown = report is not None and any(
-            denylist.is_forgotten(html.unescape(example)) for example in _EXAMPLE.findall(report.decode())
+            denylist.is_forgotten(html.unescape(path)) for _, path in _NAMED.findall(report.decode())
         )
         files = {
             IDENTITIES: pictures,

@@ -5,30 +5,14 @@ What they say is in the templates beside this module, how they look in `search.c
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
-from conf.errors import SettingsError, StorageError
+from conf.pages.file import write_page
 from conf.settings import Settings
+from streaming.features.thumbnails import thumbnails
 from streaming.search.duplicates import Duplicates
 from streaming.search.similar import Similar
-from streaming.search.thumbnails import thumbnails
 
 _GROUPS = 100
 _PER_GROUP = 12
-
-
-def check_page(file: str | None) -> None:
-    """Refuse a file that cannot be written, if a page is asked for, before a search that may take minutes.
-
-    Raises:
-        SettingsError: its folder is not there, or it is a folder itself.
-    """
-    if file is None:
-        return
-    path = Path(file)
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise SettingsError(f"--html: {file} is a folder, or its folder is not there; give a file in a folder that is")
 
 
 def write_similar(settings: Settings, found: Similar, file: str) -> None:
@@ -39,7 +23,7 @@ def write_similar(settings: Settings, found: Similar, file: str) -> None:
     """
     shown = thumbnails(settings, [(found.picture, None), *((match.path, match.sha256) for match in found.matches)])
     farthest = max((match.distance for match in found.matches), default=0.0)
-    _write(file, "similar.html.j2", found=found, shown=shown, farthest=farthest)
+    write_page(file, __package__, "similar.html.j2", found=found, shown=shown, farthest=farthest)
 
 
 def write_duplicates(settings: Settings, found: Duplicates, file: str) -> None:
@@ -51,14 +35,4 @@ def write_duplicates(settings: Settings, found: Duplicates, file: str) -> None:
     groups = found.groups[:_GROUPS]
     pictures = [(one.path, one.sha256) for group in groups for one in group.pictures[:_PER_GROUP]]
     shown = thumbnails(settings, pictures)
-    _write(file, "duplicates.html.j2", found=found, groups=groups, most=_PER_GROUP, shown=shown)
-
-
-def _write(file: str, template: str, **values: Any) -> None:
-    from conf.pages.environment import page_environment  # noqa: PLC0415 - Jinja takes time, and most searches no page
-
-    page = page_environment("streaming.search").get_template(template).render(**values)
-    try:
-        Path(file).write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise StorageError(f"--html: {file} cannot be written: {error.strerror}") from error
+    write_page(file, __package__, "duplicates.html.j2", found=found, groups=groups, most=_PER_GROUP, shown=shown)

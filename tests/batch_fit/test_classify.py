@@ -68,7 +68,9 @@ def test_stream_and_spark_predict_the_same_label(
     assert figures.left_out == ("Rare",)
     assert f"classes      4, accuracy {figures.accuracy:.1%} on {figures.pictures} held-out pictures" in said
     assert "left out     1 with fewer than 10 pictures: Rare" in said
-    assert "<h2>Classes</h2>" in model.file(bundle.REPORT).decode()
+    report = model.file(bundle.REPORT).decode()
+    assert "<h2>Classes</h2>" in report
+    assert "data:image/jpeg" in report
     assert stream(place.arguments("replay")) == 0
     rows = place.rows()
     for features, label, confidence in zip(

@@ -243,7 +243,7 @@ def test_a_refit_is_promoted_if_it_is_not_worse(
 
     def refit(k: int) -> str:
         capsys.readouterr()
-        assert _fit(empty, "--k", str(k), "--promote", "if-not-worse") == 0
+        assert _fit(empty, "--k", str(k), "--promote", "if-not-worse", "--no-thumbnails") == 0
         return capsys.readouterr().out
 
     assert "compared" not in refit(10)
@@ -258,7 +258,9 @@ def test_a_refit_is_promoted_if_it_is_not_worse(
     comparison = latest.manifest.comparison
     assert comparison is not None
     assert (comparison.current, comparison.not_worse) == (first, True)
-    assert comparison.reason in latest.file(bundle.REPORT).decode()
+    report = latest.file(bundle.REPORT).decode()
+    assert comparison.reason in report
+    assert "data:image" not in report
 
 
 @pytest.mark.parametrize("name", ["backbone.tflite", "projection.npz", "manifest.json"])

@@ -155,7 +155,9 @@ def test_a_refit_keeps_the_side_of_its_embeddings(
     assert "which sees 160 pixels; leave out --side" in capsys.readouterr().err
     made = _fitted(place, "--embeddings", str(place.output))
     assert (made.manifest.side, made.file(bundle.BACKBONE)) == (160, small)
-    assert "too few to compare with 224 pixels" in made.file(bundle.REPORT).decode()
+    report = made.file(bundle.REPORT).decode()
+    assert "too few to compare with 224 pixels" in report
+    assert "None of the pictures could be read from here" in report
 
 
 def test_what_cannot_be_fitted_is_one_line(

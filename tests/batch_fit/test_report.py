@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import html
+import io
 import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
@@ -13,18 +17,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
+from batch_fit.__main__ import VERBS as FIT
 from batch_fit.classes import Classes
 from batch_fit.classification import Answers, Classification
+from batch_fit.held_back import Evidence, HeldBack, is_held_back
+from batch_fit.report.charts import scatter_chart
 from batch_fit.report.classes import ClassesReport, describe_classes
-from batch_fit.report.report import FitReport, Rejections, render
+from batch_fit.report.describe import describe_worst
+from batch_fit.report.pictures import Sample, Worst, choose_pictures
+from batch_fit.report.report import FitReport, Rejections, render, with_thumbnails
 from batch_fit.sides import SideFigures, SidesCompared
+from batch_fit.statistics import Statistics
+from conf.cli import make_parser
 from conf.emr.package import _archive, _code
+from conf.loading import load_settings
+from streaming.__main__ import VERBS as STREAM
 from streaming.features.classifier import Classifier
-from streaming.forget.models import _EXAMPLE
+from streaming.forget.models import _NAMED
 from streaming.registry.bundle import BundleManifest, HeldBackFigures, ModelComparison
+from streaming.storage.folder import identity_of
 from tests.support.streams import PROJECT
 
 LABELS = [f"Fruit {number}" for number in range(58)]
@@ -56,6 +72,7 @@ def report_of(k: int = 12, labels: list[str] = LABELS, **of_model: Any) -> FitRe
     )
     return FitReport(
         manifest=manifest.model_copy(update=of_model),
+        models="/models",
         labels={label: score_labels.count(label) for label in labels},
         quarantined=[
             Rejections("corrupt", 1234, [("/pictures/in/b/half.png", "this PNG does not decode")]),
@@ -64,9 +81,23 @@ def report_of(k: int = 12, labels: list[str] = LABELS, **of_model: Any) -> FitRe
         seconds={"list the pictures": 0.04, "featurize and fold": 192.3},
         explained_variance=shares(),
         variance_target=0.5,
-        scores=np.random.default_rng(0).normal(size=(len(score_labels), k)).astype(np.float32),
-        score_labels=score_labels,
+        sample=sample_of(score_labels, k),
+        worst=worst_of(sample_of(score_labels).paths),
     )
+
+
+def sample_of(labels: Sequence[str], k: int = 12) -> Sample:
+    random = np.random.default_rng(0)
+    return Sample(
+        paths=[f"/pictures/in/{label}/{number}.jpg" for number, label in enumerate(labels)],
+        labels=labels,
+        scores=random.normal(size=(len(labels), k)).astype(np.float32),
+    )
+
+
+def worst_of(paths: Sequence[str]) -> Worst:
+    """Of held-out pictures, of which the last is the worst."""
+    return Worst.of(paths, np.arange(len(paths), dtype=np.float64), held_out=True)
 
 
 def classes_of(labels: list[str] = LABELS, holdout: str = "picture", *, measured: bool = True) -> ClassesReport:
@@ -85,7 +116,7 @@ def classes_of(labels: list[str] = LABELS, holdout: str = "picture", *, measured
 class Page(HTMLParser):
     """Collects what a page is made of, and checks that its elements are closed in order."""
 
-    VOID = ("meta", "br", "path", "use", "circle", "rect")
+    VOID = ("meta", "br", "path", "circle", "rect", "img", "input")
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -118,6 +149,11 @@ class Page(HTMLParser):
         return [value for attribute, value in self.attributes if attribute == name]
 
 
+def named_in(page: str) -> set[str]:
+    """What `forget` finds."""
+    return {html.unescape(path) for _, path in _NAMED.findall(page)}
+
+
 def points(page: Page) -> int:
     """How many pictures the scatter plot shows."""
     return sum(reference.startswith("#scatter-m") for reference in page.all("xlink:href")) - ticks(page)
@@ -130,9 +166,9 @@ def ticks(page: Page) -> int:
 def test_the_page_loads_nothing() -> None:
     page = Page(render(report_of()))
     assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
-    assert not page.all("src")
+    assert not page.all("src")  # with thumbnails, as data: see below
     assert not [value for name in ("href", "xlink:href") for value in page.all(name) if not value.startswith("#")]
-    assert "default-src 'none'; style-src 'unsafe-inline'" in page.all("content")
+    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in page.all("content")
     assert not re.search(r"https?:|@import|url\((?!#)", render(report_of()))
 
 
@@ -166,10 +202,29 @@ def test_the_chosen_k_and_its_share_are_marked(k: int) -> None:
     assert f"k = {k:,} {kept}" in words
 
 
-def test_every_picture_of_the_sample_is_a_point_and_every_label_is_accounted_for() -> None:
-    page = Page(render(report_of()))
+def test_every_picture_of_the_sample_is_a_point_that_tells_its_path_and_every_label_can_be_chosen() -> None:
+    report = report_of()
+    rendered = render(report)
+    page = Page(rendered)
     assert points(page) == 583
-    assert "Fruit 0 Fruit 1 Fruit 10 Fruit 11 Fruit 12 Fruit 13 Fruit 14 51 other labels" in page.words
+    assert {*report.sample.paths} <= named_in(rendered)
+    assert "all 583 Fruit 0 13 Fruit 1 10 Fruit 10 10 Fruit 11 10" in page.words
+    chosen = re.findall(r"#label-(\d+):checked\) #scatter-group-(\d+) \{", rendered)
+    assert chosen == [(str(number), str(number)) for number in range(58)]
+    assert {f"label-{number}" for number in range(58)} | {f"scatter-group-{number}" for number in range(58)} <= {
+        *page.all("id")
+    }
+
+
+def test_a_point_tells_of_its_own_picture() -> None:
+    """The points of a label stand in its element, in the order of the sample."""
+    sample = sample_of(["a", "b", "c"] * 20)
+    [of_b] = re.findall(
+        r'<g id="scatter-group-1">(.*?)</g>', scatter_chart(sample, ["a", "b", "c"], shares()), re.DOTALL
+    )
+    assert re.findall("<title>(.*?)</title>", of_b) == sample.paths[1::3]
+    across = [float(x) for x in re.findall(r' x="([\d.]+)"', of_b)]
+    assert np.argsort(across).tolist() == np.argsort(sample.scores[1::3, 0]).tolist()
 
 
 def test_one_label_and_one_component_still_make_a_picture() -> None:
@@ -185,13 +240,14 @@ def test_nothing_quarantined_and_nothing_new_are_said() -> None:
         report_of(from_version="20261001T000000Z-00000000", quarantined=0),
         labels={},
         quarantined=[],
-        scores=np.empty((0, 12), np.float32),
-        score_labels=[],
+        sample=sample_of([]),
+        worst=worst_of([]),
     )
     words = Page(render(report)).words
     assert "Every picture that was read could be used." in words
     assert "This fit has read no new pictures" in words
     assert "Added to 20261001T000000Z-00000000 , 583 pictures" in words
+    assert "The worst expressed" not in words
 
 
 def test_a_sample_is_called_one() -> None:
@@ -285,7 +341,7 @@ def test_names_are_text_and_nothing_else() -> None:
     )
     page = Page(render(report))
     assert "script" not in page.tags
-    assert page.words.count(HOSTILE) == 10
+    assert page.words.count(HOSTILE) >= 10
     assert "no folder 10" in page.words
 
 
@@ -307,7 +363,130 @@ def test_forget_finds_every_example_in_the_page() -> None:
     """It reads the whole content of an element `code` as a path, whatever characters that has."""
     paths = [HOSTILE, "/pictures/it's  a\npicture.jpg", "/pictures/{{ path }}.jpg"]
     page = render(replace(report_of(), quarantined=[Rejections("empty", 3, [(path, "") for path in paths])]))
-    assert {*paths} <= {*map(html.unescape, _EXAMPLE.findall(page))}
+    assert {*paths} <= named_in(page)
+
+
+def test_the_pictures_that_say_most_are_chosen() -> None:
+    """Those at the ends of the first four components, and for each label the most typical one."""
+    scores = np.zeros((40, 5), np.float32)
+    scores[:, 0] = [*range(20), *range(20)]
+    scores[20:, 1] = 100
+    labels = ["low"] * 20 + ["high"] * 20
+    sample = replace(sample_of(labels), scores=scores)
+    chosen = choose_pictures(sample)
+    assert [ends.component for ends in chosen.ends] == [1, 2, 3, 4]
+    assert {*chosen.ends[0].low} == {sample.paths[place] for place in (0, 20, 1, 21, 2, 22)}
+    assert {*chosen.ends[0].high} == {sample.paths[place] for place in (17, 37, 18, 38, 19, 39)}
+    assert [label for label, _, _ in chosen.typical] == ["high", "low"]
+    assert chosen.typical[1] == ("low", 20, sample.paths[9])
+
+
+def test_the_worst_expressed_are_held_out_strangers() -> None:
+    """Of pictures that vary in two directions, and two of another kind; a model that was fitted to these knows them."""
+    random = np.random.default_rng(0)
+    plane = random.normal(size=(2, 1280)).astype(np.float32)
+    paths = [f"/in/{number}.jpg" for number in range(400)]
+    features = (random.normal(size=(400, 2)) @ plane + random.normal(scale=0.01, size=(400, 1280))).astype(np.float32)
+    held = [place for place, path in enumerate(paths) if is_held_back(identity_of(path))]
+    strangers = held[:2]
+    features[strangers] += 3 * random.normal(size=(2, 1280)).astype(np.float32)
+    others = Statistics.of(np.delete(features, held, axis=0))
+    evidence = Evidence(others, HeldBack.of({identity_of(paths[place]): features[place] for place in held}))
+    worst = describe_worst(evidence, pa.table({"path": paths}), 2)
+    assert worst
+    assert (worst.measured, worst.held_out, len(worst.pictures)) == (len(held), True, 12)
+    assert {path for path, _ in worst.pictures[:2]} == {paths[place] for place in strangers}
+    assert worst.pictures[1][1] > 10 * worst.pictures[2][1]
+    assert describe_worst(evidence, pa.table({"path": ["/in/unread.jpg"]}), 2) is None
+    assert describe_worst(Evidence(others, HeldBack.of({})), pa.table({"path": paths}), 2) is None
+
+
+def test_worst_pictures_that_were_fitted_are_not_called_strangers() -> None:
+    report = report_of()
+    words = Page(render(replace(report, worst=replace(report.worst, held_out=False)))).words
+    assert "so even strangers may have a small one" in words
+    assert "Of 583 held-out pictures" in Page(render(report)).words
+
+
+def test_few_pictures_are_at_one_end_only_and_none_at_no_end() -> None:
+    [ends] = choose_pictures(sample_of(["a"] * 5, k=1)).ends
+    assert (len(ends.low), len(ends.high)) == (2, 2)
+    assert not {*ends.low} & {*ends.high}
+    [alone] = choose_pictures(sample_of(["a"], k=1)).ends
+    assert (alone.low, alone.high) == ([], [])
+    assert [*choose_pictures(sample_of([])).paths()] == []
+
+
+def test_many_labels_do_not_make_the_page_large() -> None:
+    chosen = choose_pictures(sample_of([f"label {number}" for number in range(1000)]))
+    assert (len(chosen.typical), chosen.others) == (200, 800)
+    assert len({*chosen.paths()}) <= 48 + 200
+
+
+@pytest.fixture
+def pictured(pictures: list[Path], tmp_path: Path) -> FitReport:
+    """A report on 60 real pictures, of which one is gone, and on a damaged one."""
+    cut = tmp_path / "cut.jpg"
+    cut.write_bytes(pictures[0].read_bytes()[:-300])
+    sample = sample_of([path.parent.name for path in pictures])
+    paths = [*map(str, pictures[1:]), str(tmp_path / "gone.jpg")]
+    return replace(
+        report_of(),
+        sample=replace(sample, paths=paths),
+        worst=worst_of(paths),
+        quarantined=[
+            Rejections("corrupt", 1, [(str(cut), "it is cut off")]),
+            Rejections("crashed", 1, [(str(pictures[0]), "its process died")]),
+        ],
+    )
+
+
+def test_thumbnails_stand_in_the_page(pictured: FitReport, tmp_path: Path) -> None:
+    """Each is at most 96 pixels wide and high; one that cannot be read is its name, and `forget` finds all of them."""
+    report = with_thumbnails(pictured, load_settings({}))
+    assert report.thumbnails
+    rendered = render(report)
+    page = Page(rendered)
+    sizes = [Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).size for uri in page.all("src")]
+    assert all(uri.startswith("data:image/jpeg;base64,") for uri in page.all("src"))
+    assert {max(size) for size in sizes} == {96}
+    assert len(rendered) < 1_000_000
+    assert "1 picture of" in page.words
+    assert f"it is no longer there 59 {tmp_path / 'gone.jpg'}" in page.words
+    assert "it is cut off" in page.words
+    assert report.thumbnails[str(tmp_path / "cut.jpg")].uri
+    assert pictured.quarantined[1].examples[0][0] not in report.thumbnails
+    assert {*report.thumbnails} <= named_in(rendered)
+    for heading in ("What the components see", "A typical picture of each label", "The worst expressed"):
+        assert heading in page.words
+
+
+def test_without_thumbnails_there_are_numbers_and_paths(pictured: FitReport) -> None:
+    page = Page(render(pictured))
+    assert not page.all("src")
+    assert "What the components see" not in page.words
+    assert f"Picture Error {pictured.sample.paths[-1]} 59" in page.words
+
+
+def test_pictures_that_cannot_be_read_are_named_and_it_says_so(pictured: FitReport) -> None:
+    """As in a fit on embeddings whose pictures lie elsewhere."""
+    away = replace(pictured, sample=sample_of(LABELS), worst=worst_of(["/in/a.jpg"]), quarantined=[])
+    page = Page(render(with_thumbnails(away, load_settings({}))))
+    assert not page.all("src")
+    assert "None of the pictures could be read from here, so this page shows none." in page.words
+
+
+@pytest.mark.parametrize("is_on_embeddings", [False, True])
+def test_the_page_ends_with_commands_that_the_programs_take(is_on_embeddings: bool) -> None:  # noqa: FBT001 - parameter
+    page = Page(render(replace(report_of(input="/pic tures"), is_on_embeddings=is_on_embeddings)))
+    parsers = {"batch_fit": make_parser("batch_fit", "", FIT), "streaming": make_parser("streaming", "", STREAM)}
+    words = page.words.partition("What to do next")[2]
+    commands = [shlex.split(one) for one in re.findall(r"python -m .*?(?= [A-Z][a-z]+ |$)", words)]
+    assert len(commands) == 6
+    for _, _, program, *rest in commands:
+        parsers[program].parse_args(rest)
+    source = ["--output" if is_on_embeddings else "--input", "/pic tures"]
+    assert commands[0][2:6] == ["streaming", "export" if is_on_embeddings else "replay", *source]
 
 
 def test_the_page_is_made_from_a_zip_file_too(tmp_path: Path) -> None:
