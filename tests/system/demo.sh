@@ -67,6 +67,7 @@ cat <<END
 Type next
   $python -m streaming status --output $demo/output
   $python -m streaming quarantine list --output $demo/output
+  $python -m streaming similar $demo/pictures/monday/Lime/000033.jpg --table $demo/output --html $demo/similar.html
   $python -m streaming run --input $demo/pictures --models $demo/models --output $demo/output
 and, while that runs, copy pictures of your own into $demo/pictures/wednesday. Ctrl-C stops it.
 END
