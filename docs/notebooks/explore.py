@@ -180,7 +180,7 @@ for fruit in ("Banana", "Watermelon"):
 # ## What the classifier takes for what
 #
 # Of Tuesday's pictures alone, since it was fitted to Monday's. It knows six labels and nothing else, so each watermelon
-# gets the name of another fruit, and its confidence does not warn. The reconstruction error does: see below.
+# gets the name of another fruit, and its confidence hardly warns. The reconstruction error does.
 
 # %%
 known = load_model(str(MODELS), table.model).labels
@@ -198,6 +198,8 @@ cell.set_yticks(range(len(confusions.index)), confusions.index)
 cell.set(xlabel="predicted", ylabel="label")
 cell.spines[:].set_visible(False)
 plt.show()
+
+tuesday.groupby("label")[["confidence", "reconstruction_error"]].median()
 
 # %% [markdown]
 # ## Drift
@@ -283,8 +285,8 @@ from pyspark.ml import PipelineModel
 from pyspark.ml.functions import array_to_vector, vector_to_array
 from pyspark.sql import SparkSession
 
-spark = SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false").getOrCreate()
-spark.sparkContext.setLogLevel("ERROR")
+options = {"spark.ui.enabled": "false", "spark.ui.showConsoleProgress": "false"}
+spark = SparkSession.builder.master("local[1]").config(map=options).getOrCreate()
 embeddings = spark.read.parquet(str((OUTPUT / "embeddings").resolve()))
 pipeline = PipelineModel.load(str((MODELS / table.model / "pipeline").resolve()))
 made = pipeline.transform(embeddings.withColumn("features", array_to_vector("embedding")))

@@ -90,7 +90,7 @@ class Matrix:
         distances = np.concatenate([DISTANCES[metric](block, vector) for block in self._blocks()])
         within = np.partition(distances, count - 1)[count - 1] if count < len(self) else np.inf
         [near] = np.nonzero(distances <= within)  # all that are as near as the last one: paths decide among them
-        found = sorted(zip(distances[near].tolist(), (self.paths[place] for place in near), strict=True))
+        found = sorted(zip(distances[near].tolist(), [self.paths[place] for place in near.tolist()], strict=True))
         return [Near(path, distance) for distance, path in found[:count]]
 
     def _blocks(self) -> Iterator[NDArray[np.float32]]:

@@ -44,7 +44,7 @@ def test_the_features_are_those_of_the_table_to_the_bit(place: Place, output: Fo
     featurize_into(output, place.models, place.source)
     rows = {row["path"]: row for row in _rows(output)}
     model, read = load_model(str(place.models)), read_table(output.root)
-    assert (len(rows), read.features.shape, read.features.dtype) == (7, (7, model.k), np.float32)
+    assert (len(rows), *read.features.shape, str(read.features.dtype)) == (7, 7, model.k, "float32")
     before = signal.setitimer(signal.ITIMER_REAL, 1000)
     for number, (path, features) in enumerate(zip(read.paths, read.features, strict=True)):
         given = (path, Path(path), f"file://{path}", Path(path).read_bytes())[number % 4]
@@ -52,7 +52,7 @@ def test_the_features_are_those_of_the_table_to_the_bit(place: Place, output: Fo
             one = model.featurize(given)
         assert one.features.tobytes() == features.tobytes() == np.array(rows[path]["features"], np.float32).tobytes()
         assert one.embedding.shape == (1280,)
-        assert (one.model, one.features.dtype, one.embedding.dtype) == (read.model, np.float32, np.float32)
+        assert (one.model, str(one.features.dtype), str(one.embedding.dtype)) == (read.model, "float32", "float32")
         for name in ("reconstruction_error", "predicted_label", "confidence", "width", "height", "sha256"):
             assert getattr(one, name) == rows[path][name], name
     assert signal.setitimer(signal.ITIMER_REAL, *before)[0] > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ _NAMES = sorted(file.stem for file in NOTEBOOKS.glob("*.py"))
 
 
 def _committed(name: str) -> nbformat.NotebookNode:
-    return nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+    with (NOTEBOOKS / f"{name}.ipynb").open(encoding="utf-8") as file:
+        return nbformat.NotebookNode(json.load(file, object_hook=nbformat.NotebookNode))
 
 
 @pytest.mark.parametrize("name", _NAMES)
@@ -64,8 +66,8 @@ def test_the_picture_of_the_readme_is_small() -> None:
 def cluster(output: Folder, tmp_path: Path) -> dict[str, Any]:
     """The names that the cells of cluster.py define, over an export of two days."""
     prepare_log(output)
-    known = {"predicted_label": ["a", "b"], "confidence": [0.9, 0.6], "sha256": ["00", "00"]}
-    commit_features(output, 0, {"/p/a/1.jpg": [1, 2], "/p/a/2.jpg": [2, 3]}, **known)
+    two = {"/p/a/1.jpg": [1, 2], "/p/a/2.jpg": [2, 3]}
+    commit_features(output, 0, two, predicted_label=["a", "b"], confidence=[0.9, 0.6], sha256=["00", "00"])
     commit_features(output, 1, {"/p/b/1.jpg": [3, 4]}, predicted_label=["b"], confidence=[0.7], sha256=["01"])
     reject(output, 1, ["/p/b/broken.jpg"])
     to = tmp_path / "snapshots"
