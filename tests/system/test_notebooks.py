@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 import boto3
 import duckdb
+import jupytext
 import nbformat
 import pytest
 from botocore.stub import Stubber
@@ -25,8 +25,8 @@ _NAMES = sorted(file.stem for file in NOTEBOOKS.glob("*.py"))
 
 
 def _committed(name: str) -> nbformat.NotebookNode:
-    with (NOTEBOOKS / f"{name}.ipynb").open(encoding="utf-8") as file:
-        return nbformat.NotebookNode(json.load(file, object_hook=nbformat.NotebookNode))
+    notebook: nbformat.NotebookNode = jupytext.read(NOTEBOOKS / f"{name}.ipynb")
+    return notebook
 
 
 @pytest.mark.parametrize("name", _NAMES)
