@@ -303,5 +303,6 @@ print(f"largest difference of a component: {np.abs(np.stack(theirs['pca']) - tab
 #
 # - `python -m streaming similar PICTURE --table TABLE --html similar.html` makes a page of the nearest pictures, and
 #   `duplicates` one of what can be spared: [insight.md](../insight.md).
+# - A notebook that is saved keeps the pictures that it shows. After a `forget`, run it again, or clear its outputs.
 # - On a cluster: [cluster.ipynb](cluster.ipynb).
 # - What the columns and files are: [formats.md](../formats.md); when to refit: [drift.md](../drift.md).
