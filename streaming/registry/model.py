@@ -51,10 +51,10 @@ _OF_THE_OUTCOME = [field.name for field in fields(Featurized) if field.name not 
 
 
 class Model:
-    """A model of a registry, loaded into this process; 15 MB, and 10 to 20 ms a picture. Not thread-safe.
+    """A model of a registry, loaded into this process: 80 MB, and some 15 ms for a small picture. Not thread-safe.
 
-    A file that is made to crash its decoder ends this process, as would any program that opens it. The stream has
-    processes that may end; here, take pictures that you trust as much as you would to open them.
+    A file that crashes its decoder ends this process. The stream has child processes for that; here, take pictures that
+    you would open in a viewer.
 
     Attributes:
         version: of the model.
