@@ -41,7 +41,8 @@ def execute(name: str, demo: Path) -> nbformat.NotebookNode:
     client = NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": NOTEBOOKS}})
     here = {"DEMO": str(demo), "PYTHONPATH": str(PROJECT), "JAVA_HOME": str(find_java()), "SPARK_LOCAL_IP": "127.0.0.1"}
     one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # or t-SNE waits for cores that tests share
-    client.execute(env={**os.environ, **here, **one_thread})
+    short = {"JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1"}  # half the time, as little of Spark runs often
+    client.execute(env={**os.environ, **here, **one_thread, **short})
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # when it ran
         if cell.cell_type == "code":  # without what Java says as it starts
