@@ -6,7 +6,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Tests share the cores, and threads of OpenBLAS that wait for one another spin: a fit would take several times as long.
 test-fast test test-yarn: export OPENBLAS_NUM_THREADS = 1
 
-.PHONY: help setup demo test-fast test test-yarn soak check bench bench-peers clean
+.PHONY: help setup demo notebook test-fast test test-yarn soak check bench bench-peers clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -16,6 +16,15 @@ setup: ## install what is locked into .venv, and a Java into .java/ if there is 
 
 demo: setup ## generate pictures, fit a model on them and replay them into a table, all in demo/
 	@tests/system/demo.sh
+
+notebook: setup .venv/notebook.txt ## explore the table of the demo in JupyterLab
+	test -e demo/output || tests/system/demo.sh
+	JAVA_HOME="$$(.venv/bin/python -m conf.spark.java)" PYTHONPATH="$(CURDIR)" \
+		.venv/bin/python -m jupyterlab docs/notebooks/explore.ipynb
+
+.venv/notebook.txt: requirements/notebook.txt | setup
+	.venv/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements/notebook.txt
+	cp requirements/notebook.txt $@
 
 test-fast: setup ## run the tests that need neither Spark, nor a store, nor whole programs
 	.venv/bin/python -m pytest -n 2 -m "not yarn and not spark and not store and not programs"

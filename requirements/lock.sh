@@ -12,7 +12,8 @@ lock() {
     uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
         -c requirements/constraints.txt "$@" -o "requirements/$out"
 }
-lock dev.txt pyproject.toml --all-extras
+lock dev.txt pyproject.toml --extra dev --extra fit --extra heic
+lock notebook.txt pyproject.toml --extra notebook -c requirements/dev.txt
 lock fit.txt pyproject.toml --extra fit -c requirements/dev.txt
 lock run.txt pyproject.toml -c requirements/dev.txt
 lock java.txt --group java

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,7 @@ from streaming.features.imaging import Limits, Rejected, decode
 from streaming.features.projection import Projection
 from streaming.features.reading import PictureReader
 from streaming.features.reasons import Reason
-from streaming.features.schema import OUTCOMES
+from streaming.features.schema import OUTCOMES, PICTURES, as_table
 from streaming.storage.folder import StoredPicture
 from streaming.storage.locations import is_on_s3, look_up
 
@@ -44,7 +45,7 @@ class Recipe:
         projection: None for the raw 1280 features.
         classifier: of the projected features; None if the model has none.
         limits: of the decoder.
-        timeout: seconds that a picture may take, from its bytes to its features.
+        timeout: seconds that a picture may take, from its bytes to its features; 0 for any time.
         settle: seconds without a change after which a local file is no longer being written.
         fetch_ahead: how many pictures are read ahead of the present one.
         connection: to S3.
@@ -174,6 +175,11 @@ class Featurizer:
             outcomes[place] = outcome
         return _as_batch(pictures, outcomes)
 
+    def of_bytes(self, data: bytes) -> pa.RecordBatch:
+        """The outcome of a picture whose bytes are at hand: one row, whose path is empty."""
+        picture = as_table([StoredPicture("", len(data), datetime.now(UTC))]).cast(PICTURES).combine_chunks()
+        return _as_batch(picture.to_batches()[0], [self._featurize(lambda: data, len(data))])
+
     def _look_again(self, pictures: pa.RecordBatch, outcomes: list[_Outcome]) -> Iterator[tuple[int, _Outcome]]:
         """New outcomes, by position, of local files that were rejected and have changed since they were listed.
 
@@ -252,7 +258,13 @@ def _still_written(outcome: _Outcome, seconds: float) -> _Outcome:
 
 @contextmanager
 def _deadline(seconds: float) -> Iterator[None]:
-    """End the process by SIGALRM if the body takes longer; the kernel does it, so an endless loop in C ends, too."""
+    """End the process by SIGALRM if the body takes longer; the kernel does it, so an endless loop in C ends, too.
+
+    With 0 seconds there is none, and a timer that the process may have of its own is left alone.
+    """
+    if not seconds:
+        yield
+        return
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield

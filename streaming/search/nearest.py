@@ -35,7 +35,7 @@ def euclidean(vectors: NDArray[np.float32], query: NDArray[np.float32]) -> NDArr
     return distances
 
 
-_DISTANCES: dict[Metric, Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float64]]] = {
+DISTANCES: dict[Metric, Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float64]]] = {
     "cosine": cosine,
     "euclidean": euclidean,
 }
@@ -80,7 +80,7 @@ def rank(table: SearchTable, query: Query, metric: Metric, count: int, denylist:
         others = len(batch) - (pc.sum(of_model).as_py() or 0)
         compared = pc.and_(of_model, pc.not_equal(batch.column("path"), query.path))
         rows = batch if pc.all(compared).as_py() else batch.filter(compared)  # a filter copies
-        distances = _DISTANCES[metric](matrix(rows.column("features"), len(query.features)), query.features)
+        distances = DISTANCES[metric](matrix(rows.column("features"), len(query.features)), query.features)
         return _best(rows, distances, worst, count, denylist), len(rows), others
 
     nearest: list[Neighbour] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from conf.aws.connection import S3Connection
 from conf.errors import InputError, OutputError
 from conf.settings import Settings
-from streaming.features.featurizer import Featurizer
-from streaming.features.schema import PICTURES, as_table
+from streaming.registry.model import Model
 from streaming.search.scan import rows_of
 from streaming.search.table import SearchTable, latest_model
 from streaming.storage.locations import look_up, resolve_key
@@ -61,21 +60,7 @@ def make_query(
     version = model or latest_model(table) or ""
     if not version:
         raise OutputError(f"{table.path} has no rows yet; run or replay a stream first")
-    return Query(path, version, _featurize(settings, table, path, version, connection), in_table=False)
-
-
-def _featurize(
-    settings: Settings, table: SearchTable, path: str, version: str, connection: S3Connection
-) -> NDArray[np.float32]:
-    """The features of a picture by a model, the same bits as those of a row."""
-    found = look_up(path, connection)
-    if found is None:
+    if look_up(path, connection) is None:
         raise InputError(f"{path}: {table.path} has no such row, and there is no such picture that can be read")
-    recipe = table.bundle(version, settings.models, connection).recipe(settings)
-    # Without a deadline, by which a worker ends its process: here a person waits, who can press Ctrl-C.
-    featurizer = Featurizer(replace(recipe, connection=connection, timeout=0.0, source=None))
-    [picture] = as_table([found]).cast(PICTURES).combine_chunks().to_batches()
-    [outcome] = featurizer(picture).to_pylist()
-    if outcome["reason"]:
-        raise InputError(f"{path} cannot be used: {outcome['reason']}: {outcome['detail']}")
-    return np.array(outcome["features"], np.float32)
+    by = Model(table.bundle(version, settings.models, connection), settings)
+    return Query(path, version, by.featurize(path).features, in_table=False)

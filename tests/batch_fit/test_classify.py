@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,12 +21,14 @@ from batch_fit.classes import FEWEST, MOST_LABELS, Classes, Holdout
 from batch_fit.held_back import is_held_back
 from conf.errors import InputError, SettingsError
 from streaming.__main__ import main as stream
+from streaming.api import load_model
 from streaming.registry import bundle
 from streaming.registry.registry import Registry
 from streaming.storage.folder import identity_of
 from streaming.storage.locations import open_folder
+from tests.support.pages import block
 from tests.support.samples import write_samples
-from tests.support.streams import Place
+from tests.support.streams import PROJECT, Place
 
 
 def _fit(place: Place, *more: str) -> int:
@@ -79,6 +82,7 @@ def test_stream_and_spark_predict_the_same_label(
         expected, sure = classifier.apply(features.values.to_numpy())
         assert label.as_py() == expected
         assert confidence.as_py() == np.float32(sure)
+    _assert_the_door_gives(rows, place)
     known = [path for path in rows.column("path").to_pylist() if "/Rare/" not in path and "stray" not in path]
     right = rows.filter(pa.array([path in known for path in rows.column("path").to_pylist()]))
     share = np.mean(right.column("label").to_numpy() == right.column("predicted_label").to_numpy())
@@ -93,6 +97,32 @@ def test_stream_and_spark_predict_the_same_label(
     assert table.column("path").to_pylist() == rows.column("path").to_pylist()
     assert table.column("predicted_label").to_pylist() == rows.column("predicted_label").to_pylist()
     np.testing.assert_allclose(table.column("sure"), rows.column("confidence"), atol=1e-6)
+    _assert_the_readme_loads_it(spark, rows, place, model.version)
+
+
+def _assert_the_door_gives(rows: pa.Table, place: Place) -> None:
+    """What the workers of Spark have written, to the bit."""
+    served, embedded = load_model(str(place.models)), place.rows("embeddings")
+    assert embedded.column("path").equals(rows.column("path"))
+    for row, embedding in zip(rows.to_pylist(), embedded.column("embedding").to_pylist(), strict=True):
+        one = served.featurize(row["path"])
+        assert one.features.tobytes() == np.array(row["features"], np.float32).tobytes()
+        assert one.embedding.tobytes() == np.array(embedding, np.float32).tobytes()
+        said = (one.predicted_label, one.confidence, one.reconstruction_error, one.model)
+        assert said == tuple(
+            row[name] for name in ("predicted_label", "confidence", "reconstruction_error", "model_version")
+        )
+
+
+def _assert_the_readme_loads_it(spark: SparkSession, rows: pa.Table, place: Place, version: str) -> None:
+    """Its lines, with full paths, since the working folder of Spark is where the JVM was started."""
+    lines = block((PROJECT / "README.md").read_text(encoding="utf-8"), "python", "PipelineModel")
+    lines = lines.replace('"table/', f'"{place.output}/').replace("models/VERSION", f"{place.models}/{version}")
+    names: dict[str, Any] = {"spark": spark}
+    exec(lines.replace("\nPipelineModel", "\nmade = PipelineModel").replace(".show()", ""), names)
+    made = names["made"].orderBy("path").select(vector_to_array(col("pca")).alias("pca")).toArrow()
+    features = [row["features"] for row in rows.to_pylist()]
+    np.testing.assert_allclose(made.column("pca").to_pylist(), features, rtol=1e-4, atol=1e-4)
 
 
 def test_it_is_the_same_on_embeddings(place: Place) -> None:

@@ -1,6 +1,6 @@
 """Synthetic pictures of fruit, for the demo and the tests: a folder per class, and a few files that are broken.
 
-    python -m tests.support.samples FOLDER [--pictures N] [--classes N] [--broken N] [--size PX] [--seed N]
+    python -m tests.support.samples FOLDER [--pictures N] [--classes N] [--broken N] [--size PX] [--seed N] [--shots N]
 
 The same arguments give the same bytes, and more pictures begin with the same ones. A picture is an ellipsoid, bent for
 a banana, lit from a random side, with the skin of its kind, its shadow, and one of three backgrounds.
@@ -12,12 +12,13 @@ import argparse
 import io
 import math
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 
 from streaming.features.reasons import Reason
 
@@ -64,6 +65,8 @@ KINDS = {
 BACKGROUNDS: tuple[Colour, ...] = ((245, 245, 242), (150, 105, 70), (90, 110, 130))
 """A white sheet, a wooden table, a cloth."""
 
+_OPENING = datetime(2026, 2, 3, 9, tzinfo=UTC)  # a Tuesday; EXIF has no time zone
+
 
 @dataclass(frozen=True, slots=True)
 class Samples:
@@ -79,9 +82,12 @@ class Samples:
 
 
 def write_samples(
-    folder: Path, pictures: int = 240, classes: int = 6, broken: int = 4, seed: int = 0, size: int = 100
+    folder: Path, pictures: int = 240, classes: int = 6, broken: int = 4, seed: int = 0, size: int = 100, shots: int = 1
 ) -> Samples:
-    """Write JPEGs of size x size pixels to `folder/<class>/`, the classes in turn, and the broken files among them."""
+    """Write JPEGs of size x size pixels to `folder/<class>/`, the classes in turn, and the broken files among them.
+
+    With two `shots` or more, so many pictures in a row are of one fruit, a second apart, and their EXIF says so.
+    """
     if not 1 <= classes <= len(KINDS):
         raise ValueError(f"classes: {classes} is not allowed: 1 to {len(KINDS)}")
     names = list(KINDS)[:classes]
@@ -89,9 +95,12 @@ def write_samples(
         (folder / name).mkdir(parents=True, exist_ok=True)
     samples = Samples([], {})
     for index in range(pictures):
-        name = names[index % classes]
+        fruit, shot = divmod(index, shots)
+        name = names[fruit % classes]
         path = folder / name / f"{index:06}.jpg"
-        path.write_bytes(jpeg(KINDS[name], np.random.default_rng([seed, index]), size))
+        picture = Image.fromarray(draw(KINDS[name], np.random.default_rng([seed, fruit]), size))
+        exif = _exif(_OPENING + timedelta(minutes=fruit, seconds=shot)) if shots > 1 else b""
+        path.write_bytes(_encoded(picture, quality=90 - shot, exif=exif))
         samples.pictures.append(path)
     for index in range(broken):
         name = names[index % classes]
@@ -115,9 +124,20 @@ def damaged(whole: bytes) -> list[tuple[bytes, Reason]]:
 
 def jpeg(kind: Kind, random: Generator, size: int) -> bytes:
     """One picture of `kind`, size x size pixels."""
+    return _encoded(Image.fromarray(draw(kind, random, size)), quality=90, exif=b"")
+
+
+def _encoded(picture: Image.Image, quality: int, exif: bytes) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(draw(kind, random, size)).save(buffer, "JPEG", quality=90)
+    picture.save(buffer, "JPEG", quality=quality, exif=exif)
     return buffer.getvalue()
+
+
+def _exif(captured: datetime) -> bytes:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make], exif[ExifTags.Base.Model] = "Orchard", "Shelf 1"
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.DateTimeOriginal] = f"{captured:%Y:%m:%d %H:%M:%S}"
+    return exif.tobytes()
 
 
 def draw(kind: Kind, random: Generator, size: int) -> NDArray[np.uint8]:
@@ -191,6 +211,7 @@ def main() -> None:
     parser.add_argument("--broken", type=int, default=4, metavar="N")
     parser.add_argument("--size", type=int, default=100, metavar="PX")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
+    parser.add_argument("--shots", type=int, default=1, metavar="N", help="of each fruit; with EXIF if there are more")
     options = parser.parse_args()
     samples = write_samples(**vars(options))
     print(  # noqa: T201 - this is what the program says

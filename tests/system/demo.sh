@@ -22,7 +22,7 @@ run_snippet() {
 }
 
 fit() {
-    run batch_fit fit --input "$demo/pictures" --models "$demo/models" "$@"
+    run batch_fit fit --input "$demo/pictures" --models "$demo/models" --classify "$@"
 }
 
 rm -rf "$demo/pictures" "$demo/models" "$demo/output"
@@ -30,7 +30,7 @@ rm -rf "$demo/pictures" "$demo/models" "$demo/output"
 step 'Monday: a camera takes pictures of six kinds of fruit. A few files are broken.'
 run tests.support.samples "$demo/pictures/monday"
 
-step 'Fit a model on them: MobileNetV2, StandardScaler and PCA.'
+step 'Fit a model on them: MobileNetV2, StandardScaler, PCA, and a classifier of the folders.'
 fit || {
     status=$?
     [ $status -eq 4 ] || exit $status # 4: no weights
@@ -38,8 +38,8 @@ fit || {
     fit --weights random:0
 }
 
-step 'Tuesday: more fruit, and watermelons for the first time.'
-run tests.support.samples "$demo/pictures/tuesday" --seed 1 --pictures 84 --classes 7
+step 'Tuesday: more fruit, each in a burst of three shots, and watermelons for the first time.'
+run tests.support.samples "$demo/pictures/tuesday" --seed 1 --pictures 84 --classes 7 --shots 3
 
 step 'Turn all pictures of both days into rows of a table. (To keep watching the folder, say "run", not "replay".)'
 run streaming replay --input "$demo/pictures" --models "$demo/models" --output "$demo/output"
@@ -67,6 +67,7 @@ cat <<END
 Type next
   $python -m streaming status --output $demo/output
   $python -m streaming quarantine list --output $demo/output
+  $python -m streaming similar $demo/pictures/monday/Lime/000033.jpg --table $demo/output --html $demo/similar.html
   $python -m streaming run --input $demo/pictures --models $demo/models --output $demo/output
 and, while that runs, copy pictures of your own into $demo/pictures/wednesday. Ctrl-C stops it.
 END

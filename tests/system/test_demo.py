@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.notebooks import execute
 from tests.support.pages import block
 from tests.support.streams import PROJECT
 
@@ -39,8 +40,15 @@ def test_the_demo_ends_with_a_table_that_one_can_show(tmp_path: Path) -> None:
 
     for path in re.findall(rf"^  ({tmp_path}/\S+)", said, re.MULTILINE):
         assert Path(path).exists(), path
-    for command in re.findall(r"^  (\.venv/bin/python -m streaming (?:status|quarantine) .*)", said, re.MULTILINE):
+    for command in re.findall(r"^  (\.venv/bin/python -m streaming (?!run ).*)", said, re.MULTILINE):
         subprocess.run(command.split(), cwd=PROJECT, check=True)
+
+    explored = execute("explore", tmp_path / "demo")
+    said = "".join(output.get("text", "") for cell in explored.cells for output in cell.get("outputs", ()))
+    assert "324 rows, all of model" in said
+    assert re.search("28 bursts; 5[0-6] of 324 pictures could be spared", said)
+    assert "the same bits as the table: True" in said
+    assert "the same labels: True" in said
 
 
 def label_of(row: str) -> str:

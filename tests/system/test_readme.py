@@ -50,6 +50,12 @@ def _assert_the_readme_reads(folder: Path, pictures: int) -> None:
     assert float(said[7].split()[-1]) == 0
     assert said[-1] == f"rows {pictures} {pictures} True"
     assert (folder / "components.png").stat().st_size > 0
+    [picture, *_] = sorted(folder.glob("pictures/*/*.jpg"))
+    door = block(README, "python", "streaming.api").replace("IMG_1.jpg", str(picture))
+    label, nearest, *others = run_python(door, folder).splitlines()
+    assert label.split()[:2] == ["None", "None"]  # this model has no classifier
+    assert nearest == f"0.000  {picture}"
+    assert len(others) == 4
 
 
 def test_the_readme_does_what_it_says(tmp_path: Path, wait_for: Callable[[Callable[[], bool]], None]) -> None:
