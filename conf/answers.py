@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 
 from pydantic import BaseModel
 
-from conf.command import COMMAND
+from conf import COMMAND
 
 _WIDTH = 12
 

@@ -9,10 +9,9 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from conf import __version__, interrupts
+from conf import COMMAND, __version__, interrupts
 from conf.without_pandas import keep_out_pandas
 
-COMMAND = "picture-features"
 PROGRAMS = {
     "streaming": (
         "run",

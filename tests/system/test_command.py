@@ -17,7 +17,8 @@ import conf
 import streaming
 from batch_fit.__main__ import VERBS as FIT_VERBS
 from batch_fit.__main__ import main as fit
-from conf.command import COMMAND, PROGRAMS, main, start
+from conf import COMMAND
+from conf.command import PROGRAMS, main, start
 from conf.emr.__main__ import main as emr
 from streaming.__main__ import VERBS as STREAM_VERBS
 from streaming.__main__ import main as stream

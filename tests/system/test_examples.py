@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from conf import errors, interrupts
-from conf.command import COMMAND
+from conf import COMMAND, errors, interrupts
 from conf.command import main as picture_features
 from conf.loading import load_settings
 from conf.spark.java import _REMEDY
