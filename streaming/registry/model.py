@@ -94,8 +94,8 @@ class Model:
             raise InputError(f"{named} cannot be used: {row['reason']}: {row['detail']}")
         return Featurized(
             model=self.version,
-            features=_vector(outcome, "features"),
-            embedding=_vector(outcome, "embedding"),
+            features=np.array(row["features"], np.float32),
+            embedding=np.frombuffer(row["embedding"], np.float32),
             **{name: row[name] for name in _OF_THE_OUTCOME},
         )
 
@@ -105,7 +105,3 @@ class Model:
             raise InputError(f"{path}: there is no such picture that can be read")
         [picture] = as_table([found]).cast(PICTURES).combine_chunks().to_batches()
         return self._featurizer(picture)
-
-
-def _vector(outcome: pa.RecordBatch, name: str) -> NDArray[np.float32]:
-    return np.array(outcome.column(name).flatten(), np.float32)
