@@ -129,7 +129,7 @@ def test_a_fit_of_another_side_says_what_it_costs_and_brings(
     assert model.manifest.side == 160
     page = model.file(bundle.REPORT).decode()
     assert "<h2>160 pixels beside 224</h2>" in page
-    assert "see a sample at 224 pixels, too" in page
+    assert "looking at a sample at 224 pixels, too" in page
     assert re.search(r"<caption>[1-9]\d held-out pictures, seen by the same weights at both sides", page)
     assert _fit(place, "--from", "current", "--side", "224") == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]

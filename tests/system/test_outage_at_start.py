@@ -43,7 +43,7 @@ def bucket(faulty: FaultyStore, monkeypatch: pytest.MonkeyPatch, moto_address: s
 def test_each_verb_that_works_on_a_store_waits_for_it() -> None:
     """But status, which tells how it is now, and those where a second attempt is not the same as the first."""
     waiting = {verb.name for verb in (*streaming.VERBS, *batch_fit.VERBS) if verb.waits}
-    others = {"reconcile", "quarantine", "export", "forget", "stop", "similar", "duplicates", "fit"}
+    others = {"reconcile", "quarantine", "export", "forget", "stop", "similar", "duplicates", "fit", "models"}
     assert waiting == {"run", "replay", *others}
 
 

@@ -14,6 +14,7 @@ from conf.aws.connection import S3Connection, forget_clients
 from conf.errors import AlreadyExistsError, ConflictError, ModelError, NotFoundError, StorageError
 from conf.uris import resolve
 from streaming.__main__ import main
+from streaming.registry.bundle import MANIFEST
 from streaming.registry.registry import Registry
 from streaming.storage.locations import list_pictures, open_folder, read_picture
 from tests.support.buckets import Bucket, new_bucket
@@ -114,9 +115,11 @@ def test_what_boto3_refuses_to_ask_is_one_line(
 @pytest.mark.usefixtures("_model")
 def test_of_two_promotions_at_once_one_is_told(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     """CURRENT changes only if it is still what was read."""
-    registry = Registry(open_folder(bucket.uri("models"), CONNECTION))
+    models = open_folder(bucket.uri("models"), CONNECTION)
+    registry = Registry(models)
     version = registry.current()
     other = f"{version[:-1]}{'0' if version[-1] != '0' else '1'}"
+    models.create(f"{other}/{MANIFEST}", b"{}")
     monkeypatch.setattr(registry, "open", lambda version: None)
     state = registry._state()
     registry.promote(other)

@@ -167,6 +167,7 @@ def test_make_lists_its_targets() -> None:
         "help",
         "setup",
         "demo",
+        "notebook",
         "test-fast",
         "test",
         "test-yarn",

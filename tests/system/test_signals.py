@@ -160,7 +160,7 @@ def test_another_verb_is_interrupted(tmp_path: Path, wait_for: Wait) -> None:
     process = start("tests.support.by_spark", ["export", *places, "--log-format", "text", "--master", "local[2,4]"])
     wait_for(lambda: bool(_javas(logs)))
     process.terminate()
-    assert end(process) == "error: interrupted by SIGTERM\n"
+    assert re.fullmatch(r"\S+ starting Spark\nerror: interrupted by SIGTERM\n", end(process))
     assert process.returncode == 130
     assert _is_released(to)
     wait_for(lambda: not _javas(logs))
