@@ -2,8 +2,8 @@
 
     python -m benchmarks.start_up [CHECKOUT]
 
-Of a replay it is the first committed row, and the end of the program. CHECKOUT is another version of the project with
-an environment in `.venv`; its replays run in turn with those of this one, each into an output of its own.
+Of a replay it is the first committed row, and the end of the program. CHECKOUT is another version of the
+project; its replays run in turn with those of this one, in the same environment, each into an output of its own.
 """
 
 from __future__ import annotations
@@ -50,9 +50,7 @@ def _run(checkout: Path, program: str, words: Sequence[str]) -> tuple[float, flo
     """When a program of a checkout was started, and when it had ended."""
     wait_for_quiet()
     started = time.time()
-    subprocess.run(
-        [checkout / ".venv/bin/python", "-m", program, *words], cwd=checkout, check=True, capture_output=True
-    )
+    subprocess.run([sys.executable, "-m", program, *words], cwd=checkout, check=True, capture_output=True)
     return started, time.time()
 
 
