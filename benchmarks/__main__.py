@@ -22,11 +22,12 @@ from benchmarks import (
     reconcile,
     s3,
     similar,
+    start_up,
     throughput,
 )
 from benchmarks.support.common import print_figures
 
 if __name__ == "__main__":
-    the_stream = (throughput, overhead, latency, memory, planning, ceiling, discovery, s3, endurance)
+    the_stream = (start_up, throughput, overhead, latency, memory, planning, ceiling, discovery, s3, endurance)
     modules = (*the_stream, embeddings, reconcile, export, export_model, forget, similar, pca, drift, classifier)
     print_figures(chain.from_iterable(module.measure() for module in modules))

@@ -17,7 +17,7 @@ from statistics import median
 
 from benchmarks.support.common import Figure, arguments, at_most, link_pictures, print_figures, wait_for_quiet
 from tests.support.samples import write_samples
-from tests.support.scratch import new_place
+from tests.support.scratch import COMPONENTS, WEIGHTS, new_place
 from tests.support.streams import PROJECT
 
 _PICTURES = 200
@@ -29,10 +29,14 @@ def measure(*others: Path) -> Iterator[Figure]:
     with new_place() as place:
         link_pictures(place.source, write_samples(place.root / "pictures", _PICTURES, broken=0).pictures, _PICTURES)
         runs: dict[Path, list[tuple[float, float]]] = {checkout: [] for checkout in (PROJECT, *others)}
+        models = {checkout: ["--models", str(place.root / f"models-{checkout.name}")] for checkout in runs}
+        for checkout in runs:
+            fit = ["fit", "--input", str(place.source), "--weights", WEIGHTS, "--k", str(COMPONENTS)]
+            _run(checkout, "batch_fit", [*fit, *models[checkout], "--log-folder", str(place.root / "log")])
         for _ in range(_ROUNDS):
             for checkout, seconds in runs.items():
                 output = place.root / f"out-{checkout.name}-{len(seconds)}"
-                words = [*arguments(place, "replay"), "--output", str(output)]
+                words = [*arguments(place, "replay"), *models[checkout], "--output", str(output)]
                 started, ended = _run(checkout, "streaming", words)
                 committed = min(file.stat().st_mtime for file in output.glob("features/date=*/2*.parquet"))
                 seconds.append((committed - started, ended - started))
