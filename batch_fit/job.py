@@ -171,7 +171,7 @@ def _publish(settings: Settings, plan: FitPlan, learned: _Learned, saved: _Saved
     report = describe_fit(plan, manifest, projection, learned.gathered.featurized, learned.classification, settings.fit)
     report = replace(report, worst=worst or report.worst)
     if settings.fit.thumbnails:
-        with stages("read pictures for the report"):
+        with stages("reading pictures for the report"):
             report = with_thumbnails(report, settings)
     report = replace(report, sides=learned.sides, seconds=stages.seconds)
     models.create(f"{version}/{bundle.REPORT}", render(report).encode())
