@@ -16,7 +16,7 @@ from streaming.storage.locations import check_outside, check_readable_by_spark, 
 from streaming.storage.names import ALL_NAMES, Names
 
 _LOCAL_CHECKPOINT = {
-    # Spark's default asks `readlink` of each file it renames: twelve processes for each micro-batch.
+    # Spark's default asks `readlink` of each file that it renames: several processes for each micro-batch.
     "spark.sql.streaming.checkpointFileManagerClass": (
         "org.apache.spark.sql.execution.streaming.checkpointing.FileSystemBasedCheckpointFileManager"
     ),
