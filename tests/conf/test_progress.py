@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from pyspark.sql import SparkSession
@@ -36,19 +37,22 @@ def test_the_tasks_of_spark_are_shown(
 
 
 def test_a_bar_moves_while_a_task_runs(
-    spark: SparkSession, wait_for: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    spark: SparkSession, wait_for: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """With each picture, where the workers are on this machine and somebody looks."""
     monkeypatch.setattr(sys, "stderr", _Terminal())
+    os.mkfifo(barrier := str(tmp_path / "barrier"))
     with ticking(SparkSettings(master="local[1]")) as ticks, ThreadPoolExecutor(1) as driver:
 
-        def work(_: int) -> None:
+        def work(number: int) -> None:
             ticks.tick()
-            time.sleep(0.1)
+            if number == 5:
+                Path(barrier).read_bytes()  # waits for a writer
 
         task = driver.submit(spark.sparkContext.parallelize(range(10), 1).foreach, work)
-        wait_for(lambda: ticks.count(0, 10) in range(1, 9), every=0.02)
+        wait_for(lambda: ticks.count(0, 10) == 6)
         assert not task.done()
+        Path(barrier).write_bytes(b"")
         task.result()
         assert ticks.count(0, 10) == 10
         assert ticks.count(0, 4) == 4  # some were tried twice
