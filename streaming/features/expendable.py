@@ -21,6 +21,10 @@ import pyarrow as pa
 from streaming.features.featurizer import Featurizer, Recipe, rejected
 from streaming.features.reasons import Reason
 
+NO_MEMORY_FOR_A_THREAD = 127
+"""Exit code of a process that glibc's loader ended: a thread of a codec's own, as libde265 has one, had no memory for
+its variables. No exception comes of it. (A library that lacks a symbol ends with this code, too.)"""
+
 _ATTEMPTS = 2
 _READY = "ready"
 
@@ -69,6 +73,9 @@ def _explain(exit_code: int, recipe: Recipe) -> tuple[Reason, str]:
         return Reason.TIMEOUT, f"it took longer than the {recipe.timeout:g}s of imaging.timeout, twice"
     if exit_code == errno.ENOMEM:
         return Reason.CRASHED, f"it needs more than {recipe.limits.memory >> 20} MiB of memory"
+    if exit_code == NO_MEMORY_FOR_A_THREAD:
+        likely = f"most likely it needs more than {recipe.limits.memory >> 20} MiB of memory"
+        return Reason.CRASHED, f"glibc ended the process that featurized it with exit code {exit_code}, twice: {likely}"
     if exit_code < 0:
         return Reason.CRASHED, f"the process that featurized it was ended by {signal.Signals(-exit_code).name}, twice"
     return Reason.CRASHED, f"the process that featurized it ended with exit code {exit_code}, twice"

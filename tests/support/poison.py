@@ -86,6 +86,10 @@ def _kill_executor() -> None:
     signal.pause()
 
 
+def _lack_memory_for_a_thread() -> None:
+    os._exit(127)  # as glibc does
+
+
 def _only(times: int, harm: Callable[[], None]) -> Callable[[], None]:
     def sometimes() -> None:
         for place in range(times):
@@ -101,6 +105,7 @@ _HARMS: dict[str, Callable[[], None]] = {
     "segfault": _read_nowhere,
     "hang": _hang,
     "memory": _fill_memory,
+    "memory of a thread": _lack_memory_for_a_thread,
     "die twice": _only(2, _die),
     "die once": _only(1, _die),
     "kill executor once": _only(1, _kill_executor),

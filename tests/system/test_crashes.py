@@ -49,23 +49,25 @@ def test_a_picture_that_kills_hangs_or_fills_its_worker_harms_no_other(
     shutil.copytree(place.models, sick.models)
     shutil.copytree(place.source, sick.source)
     files = sorted((sick.source / "apple").iterdir())
-    harms = {3: "segfault", 6: "hang", 9: "memory", 12: "die twice"}
+    harms = {3: "segfault", 6: "hang", 9: "memory", 12: "die twice", 15: "memory of a thread"}
     for place_in_batch, harm in harms.items():
         poison.poisoned(files[place_in_batch], harm, sick.source / "apple")
     limits = ("--max-pixels", "1000000", "--timeout", "2s")  # 4 GiB are more than such pictures may take
     _replay(sick, tmp_path / "hook", "--max-pictures", "20", *limits, *TWO_TASKS)
     assert sick.counted() == {str(file): 1 for file in files}
     quarantined = {Path(row["path"]): (row["reason"], row["detail"]) for row in sick.rows("quarantine").to_pylist()}
+    ended = "glibc ended the process that featurized it with exit code 127, twice"
     assert quarantined == {
         files[3]: ("crashed", "the process that featurized it was ended by SIGSEGV, twice"),
         files[6]: ("timeout", "it took longer than the 2s of imaging.timeout, twice"),
         files[9]: ("crashed", "it needs more than 404 MiB of memory"),
+        files[15]: ("crashed", f"{ended}: most likely it needs more than 404 MiB of memory"),
     }
     survivors = _features(sick.rows())
     assert survivors == {name: healthy[name] for name in survivors}
     children = (tmp_path / "hook" / "children").read_text().splitlines()
     assert len(children) <= 20 + len(harms)
-    assert len(set(children)) <= 4 + 7  # one for each of at most four tasks, and for each that died
+    assert len(set(children)) <= 4 + 9  # one for each of at most four tasks, and for each that died
     assert sick.committed() == 3
 
 

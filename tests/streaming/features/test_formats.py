@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 from pillow_heif import from_pillow
 
+from streaming.features.expendable import NO_MEMORY_FOR_A_THREAD
 from streaming.features.imaging import Limits, decode
 from streaming.features.reasons import Reason
 from tests.support.pictures import (
@@ -249,28 +250,33 @@ from pathlib import Path
 
 from streaming.features.imaging import Limits, Rejected, decode
 
-pictures = [Path(name).read_bytes() for name in sys.argv[1:]]
+mebibytes, *names = sys.argv[1:]
+pictures = [Path(name).read_bytes() for name in names]
 for data in pictures:
     decode(data, Limits(2**26, 50_000_000))
 pages = int(Path("/proc/self/statm").read_text().split()[5])
-for mebibytes in (1, 3, 5, 7, 20):
-    resource.setrlimit(resource.RLIMIT_DATA, (pages * resource.getpagesize() + mebibytes * 2**20, -1))
-    for data in pictures:
-        try:
-            decode(data, Limits(2**26, 50_000_000))
-            print("picture")
-        except MemoryError:
-            print("memory")
-        except Rejected as rejected:
-            print(rejected)
+resource.setrlimit(resource.RLIMIT_DATA, (pages * resource.getpagesize() + int(mebibytes) * 2**20, -1))
+for data in pictures:
+    try:
+        decode(data, Limits(2**26, 50_000_000))
+        print("picture", flush=True)
+    except MemoryError:
+        print("memory", flush=True)
+    except Rejected as rejected:
+        print(rejected, flush=True)
 """
 
 
 def test_want_of_memory_is_not_called_damage(tmp_path: Path) -> None:
-    """The codecs of AVIF and HEIC do not tell them apart."""
+    """The codecs of AVIF and HEIC do not tell them apart. libde265's thread may find none for itself: glibc ends it."""
     pictures = tmp_path / "avif", tmp_path / "heic"
     for path, save in zip(pictures, (avif, heic), strict=True):
         path.write_bytes(save(fruit(800)))
-    command = [sys.executable, "-c", SHORT_OF_MEMORY, *map(str, pictures)]
-    ended = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert set(ended.stdout.splitlines()) == {"memory", "picture"}
+    said = set[str]()
+    for mebibytes in ("1", "3", "5", "7", "20"):
+        command = [sys.executable, "-c", SHORT_OF_MEMORY, mebibytes, *map(str, pictures)]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert ended.returncode in {0, NO_MEMORY_FOR_A_THREAD}, ended.stderr
+        assert not ended.returncode or "cannot allocate memory" in ended.stderr
+        said.update(ended.stdout.splitlines())
+    assert said == {"memory", "picture"}

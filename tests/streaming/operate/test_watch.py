@@ -6,6 +6,7 @@ import io
 import json
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -41,7 +42,9 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Meanwhile:
 
     def set_(steps: Sequence[Callable[[], object]]) -> None:
         left: Iterator[Callable[[], object]] = iter([*steps, lambda: signal.raise_signal(signal.SIGINT)])
-        monkeypatch.setattr("streaming.operate.watch.time.sleep", lambda _: next(left)())
+        # In this module alone: Spark's threads of this process sleep, too.
+        clock = SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: next(left)())
+        monkeypatch.setattr("streaming.operate.watch.time", clock)
 
     return set_
 
