@@ -21,7 +21,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 from conf import __version__, interrupts
 from conf.answers import Answer
 from conf.backoff import pauses
-from conf.errors import AppError, SettingsError, TransientError
+from conf.errors import AppError, SettingsError, StorageError, TransientError
 from conf.loading import load_settings, variable_of
 from conf.logs import Log, is_text, logging_to, write_last
 from conf.settings import ENV_PREFIX, Settings, field_of
@@ -219,7 +219,8 @@ def make_parser(
         epilog: what stands below each help.
         common: keys of settings that each verb takes.
     """
-    parser = _Parser(prog=command, description=description, epilog=epilog, formatter_class=_Help)
+    # No abbreviations: --model, which another verb has, would be taken for --models.
+    parser = _Parser(prog=command, description=description, epilog=epilog, formatter_class=_Help, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"picture-features {__version__}")
     commands = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_VerbParser)
     for verb in verbs:
@@ -230,6 +231,7 @@ def make_parser(
             description=verb.description,
             epilog=epilog,
             formatter_class=_Help,
+            allow_abbrev=False,
         )
         verb.arguments(own)
         for flag in verb.flags:
@@ -305,10 +307,19 @@ def _run(
                 return _report_end(verb, log)
             return _report(error, explain(error), log, debug=arguments.debug)
     if answer:
-        as_json = verb.json and arguments.json
+        _print(answer, as_json=verb.json and arguments.json)
+    return 0
+
+
+def _print(answer: Answer | str, *, as_json: bool) -> None:
+    try:
         sys.stdout.write(f"{_printed(answer, as_json=as_json)}\n")
         sys.stdout.flush()
-    return 0
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        sys.stdout = None  # or Python complains when it flushes it at exit
+        raise StorageError(f"it is done, but stdout cannot take the answer: {error.strerror}") from error
 
 
 def _printed(answer: Answer | str, *, as_json: bool) -> str:

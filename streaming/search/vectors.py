@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from conf.errors import OutputError
+from conf.errors import OutputError, StorageError
 from streaming.search.groups import Places
 
 _LEADING = 64
@@ -43,6 +44,7 @@ class Vectors:
 
         Raises:
             OutputError: they are of another length than those before.
+            StorageError: the folder of temporary files is full.
         """
         self._k = self._k or vectors.shape[1]
         if vectors.shape[1] != self._k:
@@ -52,15 +54,21 @@ class Vectors:
             )
         lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
         unit = np.divide(vectors, lengths, out=np.zeros(vectors.shape), where=lengths > 0).astype(np.float32)
-        self._file.write(unit.tobytes())
+        with _writing():
+            self._file.write(unit.tobytes())
         leading = self._k if self._k <= _ALL_IN_MEMORY else _LEADING
         rest = np.linalg.norm(unit[:, leading:], axis=1, keepdims=True).astype(np.float32)
         self._short.append(np.hstack([unit[:, :leading], rest]))
         self._rows.append(rows)
 
     def finish(self) -> None:
-        """Call it after the last `add`, of which there has to be one."""
-        self._file.flush()
+        """Call it after the last `add`, of which there has to be one.
+
+        Raises:
+            StorageError: as `add`.
+        """
+        with _writing():
+            self._file.flush()
         self.short = np.concatenate(self._short)
         """(n, m) float32, the short forms."""
         self.rows = np.concatenate(self._rows)
@@ -74,3 +82,12 @@ class Vectors:
         products = np.einsum("ij,ij->i", self._all[some], self._all[others], dtype=np.float64)
         distances: NDArray[np.float64] = np.clip(1 - products, 0, 2)
         return distances
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        folder = tempfile.gettempdir()
+        raise StorageError(f"{folder}: {error.strerror}; free some space there, or set TMPDIR") from error

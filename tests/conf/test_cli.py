@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +19,8 @@ from conf.command import main as both
 from conf.emr.__main__ import main as emr
 from streaming.__main__ import VERBS as STREAM_VERBS
 from streaming.__main__ import main as stream
+from streaming.storage.folder import Folder
+from tests.support.streams import begin
 
 Main = Callable[[Sequence[str]], int]
 EMR_VERBS = ("package", "deploy", "try", "submit", "status", "logs", "ui", "stop", "destroy", "cost")
@@ -95,3 +101,22 @@ def test_a_misspelt_word_is_answered_with_the_nearest_one(
     begin, _, end = told.rpartition("*")
     assert begin in line
     assert line.endswith(end)
+
+
+def test_a_flag_is_not_abbreviated(capsys: pytest.CaptureFixture[str]) -> None:
+    """--model, which `similar` has, would be --models of `replay`, in the place of the one that was given."""
+    assert stream(["replay", "--models", "registry", "--model", "20260131T235959Z-1a2b3c4d"]) == 2
+    assert "unrecognized arguments: --model 20260131T235959Z-1a2b3c4d; is --models meant?" in capsys.readouterr().err
+
+
+def test_an_answer_that_nothing_takes_is_told_as_a_full_disk(
+    output: Folder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Full(io.StringIO):
+        def flush(self) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    begin(output)
+    monkeypatch.setattr(sys, "stdout", Full())
+    assert stream(["status", "--output", output.root, "--json"]) == 6
+    assert "it is done, but stdout cannot take the answer: No space left on device" in capsys.readouterr().err

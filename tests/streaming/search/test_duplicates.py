@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from datetime import UTC, datetime
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -214,3 +216,13 @@ def test_groups_are_what_pairs_connect() -> None:
     for one, other in combinations(range(0, 200, 7), 2):
         roots = groups.roots(np.array([one, other]))
         assert (roots[0] == roots[1]) == any({one, other} <= each for each in together)
+
+
+def test_a_full_folder_of_temporary_files_is_named(
+    table: Folder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The vectors of all rows are there."""
+    commit_features(table, 0, {"/p/a.jpg": FAR[0]})
+    monkeypatch.setattr(vectors.tempfile, "TemporaryFile", lambda **_: Path("/dev/full").open("r+b", buffering=0))
+    assert stream(["duplicates", "--table", table.root]) == 6
+    assert f"{tempfile.gettempdir()}: No space left on device; free some space there" in capsys.readouterr().err
