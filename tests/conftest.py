@@ -31,6 +31,7 @@ from tests.support.samples import write_samples
 from tests.support.servers import moto, versitygw
 from tests.support.streams import Place
 from tests.support.waiting import locked, wait_until
+from tests.support.yarn_cluster import fetch_yarn
 
 _NEEDS = {
     "spark": {"jvm", "tensorflow"},
@@ -218,6 +219,13 @@ def bucket(store: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
     """An empty bucket; the standard AWS environment says where it is, and no setting of ours."""
     with new_bucket(store, monkeypatch) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def yarn_jars(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[list[str]]]:
+    """What `yarn_cluster.yarn` needs; it comes while other tests run."""
+    with ThreadPoolExecutor() as threads:
+        yield threads.submit(fetch_yarn, tmp_path_factory.mktemp("yarn") / "ivy.log")
 
 
 @pytest.fixture(scope="session")

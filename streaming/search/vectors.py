@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Self
 
 import numpy as np
@@ -37,7 +37,8 @@ class Vectors:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stack.close()
+        with suppress(OSError):  # what found no room before finds none now
+            self._stack.close()
 
     def add(self, vectors: NDArray[np.float32], rows: Places) -> None:
         """Add (n, k) vectors, and the rows of the table that they are of.

@@ -43,6 +43,7 @@ def _names(archive: Path) -> list[str]:
 
 
 @pytest.mark.yarn
+@pytest.mark.usefixtures("yarn_jars")  # fetched while the packages are built, as test_yarn.py needs them
 def test_a_plain_interpreter_runs_the_programs_from_the_package(
     package: Package, node_python: str, tmp_path: Path
 ) -> None:

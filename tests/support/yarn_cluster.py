@@ -118,12 +118,18 @@ class Yarn:
             return cast("dict[str, Any]", json.load(answer))
 
 
+def fetch_yarn(log: Path) -> list[str]:
+    """The jars of YARN, which are fetched for most of a minute; `log` gets what the fetching says."""
+    return fetch_jars(_JARS, (), log)
+
+
 @contextmanager
-def yarn(folder: Path, container_environment: Mapping[str, str]) -> Iterator[Yarn]:
+def yarn(folder: Path, jars: Sequence[str], container_environment: Mapping[str, str]) -> Iterator[Yarn]:
     """A cluster until the context ends.
 
     Args:
         folder: for all its files.
+        jars: from `fetch_yarn`.
         container_environment: what containers find in their environment, as on EMR an instance's role.
     """
     java = find_java()
@@ -138,7 +144,7 @@ def yarn(folder: Path, container_environment: Mapping[str, str]) -> Iterator[Yar
         "JAVA_HOME": str(java),
         "JAVA_TOOL_OPTIONS": _SHORT_LIVED,
     }
-    classes = os.pathsep.join([str(folder / "hadoop"), *fetch_jars(_JARS, (), folder / "ivy.log")])
+    classes = os.pathsep.join([str(folder / "hadoop"), *jars])
     cluster = Yarn(folder, f"http://{web}", environment)
     try:
         with ExitStack() as daemons:
@@ -254,12 +260,8 @@ def _daemon(java: Path, classes: str, main: str, folder: Path, environment: Mapp
     try:
         yield
     finally:
-        process.terminate()
-        try:
-            process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.kill()  # nothing here is used again; told to end, a node takes 20 seconds
+        process.wait()
 
 
 def _make_label(cluster: Yarn) -> None:

@@ -6,6 +6,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,7 @@ def is_running(cluster: Yarn, verb: str) -> bool:
 
 def test_a_killed_master_loses_and_repeats_nothing(
     package: Package,
+    yarn_jars: Future[list[str]],
     node_python: str,
     versitygw_address: str,
     fitted: Path,
@@ -69,7 +71,8 @@ def test_a_killed_master_loses_and_repeats_nothing(
         settings = load_settings({}, CONF / CONFIG)
         more = ["--interval", "1s", "--max-pictures", "8"]
         keys = {name: key for name, key in CREDENTIALS.items() if name != "AWS_REGION"}  # that submit has to tell
-        with yarn(tmp_path / "yarn", {**keys, "AWS_ENDPOINT_URL": versitygw_address}) as cluster:
+        of_containers = {**keys, "AWS_ENDPOINT_URL": versitygw_address}
+        with yarn(tmp_path / "yarn", yarn_jars.result(), of_containers) as cluster:
             began = time.monotonic()
             submitted = cluster.submit(spark_submit_arguments("run", settings, locations, more))
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from datetime import UTC, datetime
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -223,6 +223,8 @@ def test_a_full_folder_of_temporary_files_is_named(
 ) -> None:
     """The vectors of all rows are there."""
     commit_features(table, 0, {"/p/a.jpg": FAR[0]})
-    monkeypatch.setattr(vectors.tempfile, "TemporaryFile", lambda **_: Path("/dev/full").open("r+b", buffering=0))
+    monkeypatch.setattr(
+        "streaming.search.vectors.tempfile.TemporaryFile", lambda **_: os.fdopen(os.open("/dev/full", os.O_RDWR), "wb")
+    )
     assert stream(["duplicates", "--table", table.root]) == 6
     assert f"{tempfile.gettempdir()}: No space left on device; free some space there" in capsys.readouterr().err
