@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import logging
 import os
 import re
 import shlex
@@ -142,9 +143,10 @@ def kill() -> None:
 
 
 def end(seconds: float = _END_SECONDS) -> None:
-    """Let Java end orderly, which deletes its temporary files; kill it after `seconds`."""
+    """Let Java end orderly, which deletes its temporary files; kill it after `seconds`. For the end of this process."""
     if _process is None or _process.stdin is None:
         return
+    logging.disable()  # py4j's thread that frees Java's objects may find Java gone, and would say so on stderr
     with suppress(OSError):
         _process.stdin.close()
     try:
