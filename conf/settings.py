@@ -100,7 +100,7 @@ class StreamSettings(Section):
         None,
         ge=1,
         le=100_000,
-        description="The most pictures in one manifest, and so in one micro-batch. Default: 1,000 per Spark task slot, "
+        description="The most pictures in one manifest, and so in one micro-batch. Default: 2,000 per Spark task slot, "
         "and at most 20,000 where embeddings are kept.",
     )
     settle: Duration = Field(

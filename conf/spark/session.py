@@ -9,9 +9,7 @@ import logging
 import os
 import re
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext, suppress
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -20,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from conf.aws.connection import COMMITTER_PROPERTIES
 from conf.aws.credentials import serve_credentials
+from conf.background import in_background
 from conf.errors import PlatformError
 from conf.logs import log_folder, log_name
 from conf.settings import Settings
@@ -176,16 +175,7 @@ def _in_a_thread(start: Callable[[], SparkSession]) -> SparkSession:
 
     In the main thread PySpark would install a handler of SIGINT, which calls Java while another call waits for it.
     """
-    started: Future[SparkSession] = Future()
-
-    def run() -> None:
-        try:
-            started.set_result(start())
-        except BaseException as error:  # noqa: BLE001 - raised in the waiting thread
-            started.set_exception(error)
-
-    threading.Thread(target=run, name="start Spark", daemon=True).start()
-    return started.result()
+    return in_background(start, "start Spark").result()
 
 
 def _logs(name: str, settings: Settings) -> tuple[Path, Path]:

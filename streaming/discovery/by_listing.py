@@ -25,6 +25,8 @@ from streaming.storage.folder import StoredPicture
 from streaming.storage.names import explain_ignored
 
 _PAGE = 1000
+_FIRST = 2000
+"""The most pictures in the first manifest of a look, so that a backlog has its first rows soon."""
 
 _logger = logging.getLogger(__name__)
 
@@ -135,6 +137,7 @@ class ListingDiscoverer:
         listed = unsettled = 0
         found = self._inbox.take_in_if_due(max_pictures)
         filling: list[StoredPicture] = []
+        most = min(_FIRST, max_pictures)
         self._begin_look()
         for page, since in self._pages():
             unknown = self._log.unknown(page)
@@ -143,9 +146,10 @@ class ListingDiscoverer:
             unsettled += len(unknown) - len(settled)
             found += len(settled)
             filling += settled
-            while len(filling) >= max_pictures:
-                self._log.append(filling[:max_pictures])
-                del filling[:max_pictures]
+            while len(filling) >= most:
+                self._log.append(filling[:most])
+                del filling[:most]
+                most = max_pictures
         if filling:
             self._log.append(filling)
         self._end_look()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ from streaming.features.schema import OUTCOMES
 from streaming.features.workers import deal, featurize_with
 
 _SLICES_PER_SLOT = 2
+_MOST_IN_A_SLICE = 500  # what a worker holds of outcomes at once, and featurizes again if it dies
 _DEDICATED = "featurize"
 
 
@@ -52,8 +54,8 @@ class Executors:
         """
         if not len(pictures):
             return OUTCOMES.empty_table()
-        slices = self._spark.sparkContext.defaultParallelism * _SLICES_PER_SLOT
-        dealt = deal(pictures, slices)
+        slots = self._spark.sparkContext.defaultParallelism
+        dealt = deal(pictures, max(slots * _SLICES_PER_SLOT, math.ceil(len(pictures) / _MOST_IN_A_SLICE)))
         frame = self._spark.createDataFrame(dealt)
         to_outcomes = featurize_with(model.recipe, is_retry, self._ticks.tick)
         outcomes = frame.mapInArrow(to_outcomes, from_arrow_schema(OUTCOMES)).toArrow().cast(OUTCOMES)

@@ -51,8 +51,10 @@ def opening(settings: Settings) -> Iterator[Opened]:
         AppError: a check failed, so that Spark need not be started.
     """
     places = StreamPlaces.of(settings)
-    Registry(places.models).current()
-    next(places.input.pictures(lambda path, why: None), None)  # whether it can be listed
+    _do_at_once(
+        Registry(places.models).current,
+        lambda: next(places.input.pictures(lambda path, why: None), None),  # whether it can be listed
+    )
     begin_format(places.output)
     with Tenure(places.output, settings.stream.lease) as tenure:
         epochs = Epochs(tenure, places.checkpoint)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 
 from pyspark.sql import SparkSession
@@ -25,7 +25,7 @@ from streaming.engine.prefetch import Prefetch
 from streaming.engine.serving import ModelSource
 from streaming.output.batch_report import BatchReport
 from streaming.output.places import StreamPlaces
-from streaming.output.tables import Tables, unfinished
+from streaming.output.tables import Tables
 from streaming.registry.registry import Registry
 
 _logger = logging.getLogger(__name__)
@@ -56,9 +56,9 @@ class Queries:
         """
         self._run(Following(discovery, on_look))
 
-    def warm_up(self) -> None:
-        """Begin with the first manifest or, if there is none yet, wait until the workers have loaded the model."""
-        self._prefetch.begin(min(unfinished(self._opened.places.output), default=None))
+    def warm_up(self, manifests: Sequence[str]) -> None:
+        """Begin with the first of the manifests or, if there is none, wait until the workers have loaded the model."""
+        self._prefetch.begin(min(manifests, default=None))
 
     def _run(self, following: Following | None) -> None:
         """Featurize, each micro-batch with the current model."""
@@ -75,19 +75,33 @@ class Queries:
 
 @contextmanager
 def open_queries(
-    opened: Opened, spark: SparkSession, on_report: Callable[[BatchReport], None], ticks: Ticks
+    opened: Opened,
+    spark: SparkSession,
+    registry: Registry,
+    manifests: Sequence[str],
+    on_report: Callable[[BatchReport], None],
+    ticks: Ticks,
 ) -> Iterator[Queries]:
-    """The queries on a session, whose workers begin in this context, and count the pictures by `ticks`.
+    """The queries on a session, whose workers begin in this context.
+
+    Args:
+        opened: the output.
+        spark: the session.
+        registry: of the models.
+        manifests: those that are not decided yet.
+        on_report: called after each micro-batch.
+        ticks: count the pictures as they are done.
 
     Raises:
         ModelError: the current model cannot be used; this must end the program now, not at a picture.
     """
-    models = ModelSource(spark.sparkContext, Registry(opened.places.models), opened.settings)
+    models = ModelSource(spark.sparkContext, registry, opened.settings)
     with closing(Prefetch(Executors(spark, ticks), models, opened.log)) as prefetch:
         queries = Queries(opened, spark, prefetch, on_report)
-        _logger.info("loading model %s in the workers", models.current().version)
-        queries.warm_up()
-        _warn_of_change(opened.places, models.current().version)  # while the workers are busy
+        version = models.current().version
+        _logger.info("loading model %s in the workers", version)
+        queries.warm_up(manifests)
+        _warn_of_change(opened.places, version)  # while the workers are busy
         yield queries
 
 

@@ -108,3 +108,21 @@ def _forget(models: Folder, path: str) -> None:
     while affected := [*find_models(models, NOTHING, lambda identity: identity == identity_of(path))]:
         for one in affected:
             erase_in_model(models, one)
+
+
+def test_what_was_read_ahead_is_given_once_and_only_if_it_is_asked_for(tmp_path: Path) -> None:
+    """A model that was promoted meanwhile is read anew, as is one that could not be read."""
+    first = promote_model(tmp_path, b"a backbone", k=4, seed=0)
+    models = open_folder(str(tmp_path))
+    registry = Registry(models)
+    registry.read_ahead()
+    ahead = registry.open(first)
+    assert ahead.version == first
+    assert registry.open(first) is not ahead
+    registry.read_ahead()
+    second = promote_model(tmp_path, b"another backbone", k=4, seed=1)
+    assert registry.open(second).file(bundle.BACKBONE) == b"another backbone"
+    (tmp_path / second / bundle.PROJECTION).unlink()
+    registry.read_ahead()
+    with pytest.raises(BundleError, match=f"{bundle.PROJECTION} is missing"):
+        registry.open(second)
