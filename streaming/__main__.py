@@ -27,6 +27,7 @@ from conf.spark.failures import explain_failure
 from conf.uris import resolve
 from streaming.arguments import (
     EXPORT,
+    MAX_BEHIND,
     NAMES,
     STREAM,
     add_duplicates_arguments,
@@ -132,13 +133,15 @@ def _status(settings: Settings, arguments: argparse.Namespace) -> Status | Healt
     check_page(arguments.html)
     if arguments.no_thumbnails and not arguments.html:
         raise SettingsError("status --no-thumbnails: is about a page; give --html FILE, too")
+    if arguments.max_behind is not None and not arguments.check:
+        raise SettingsError("status --max-behind: is about a check; give --check, too")
     output = open_output(settings, S3Connection.of(settings.s3).hasty(_STATUS_SECONDS))
     if arguments.watch:
         watch(lambda: read_status(output, datetime.now(UTC)), as_json=arguments.json)
         return None
     now = datetime.now(UTC)
     if arguments.check:
-        return check_health(output, now, arguments.max_behind)
+        return check_health(output, now, MAX_BEHIND if arguments.max_behind is None else arguments.max_behind)
     status = read_status(output, now)
     if arguments.html:
         from streaming.operate.page import write_status
