@@ -14,6 +14,7 @@ if __name__ == "__main__":  # until a verb begins, a signal has nothing to end
 import argparse
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -165,9 +166,10 @@ def _similar(settings: Settings, arguments: argparse.Namespace) -> Similar:
     wanted = SimilarRequest(arguments.picture, arguments.table, arguments.count, arguments.metric, arguments.model)
     check_page(arguments.html)
     found = similar(settings, wanted)
-    if arguments.html:
-        write_similar(settings, found, arguments.html)
-    return found
+    if not arguments.html:
+        return found
+    write_similar(settings, found, arguments.html)
+    return replace(found, page=os.path.abspath(arguments.html))
 
 
 def _duplicates(settings: Settings, arguments: argparse.Namespace) -> Duplicates:
@@ -178,9 +180,10 @@ def _duplicates(settings: Settings, arguments: argparse.Namespace) -> Duplicates
     wanted = DuplicatesRequest(arguments.table, arguments.within, arguments.burst, arguments.model)
     check_page(arguments.html)
     found = duplicates(settings, wanted)
-    if arguments.html:
-        write_duplicates(settings, found, arguments.html)
-    return found
+    if not arguments.html:
+        return found
+    write_duplicates(settings, found, arguments.html)
+    return replace(found, page=os.path.abspath(arguments.html))
 
 
 def _to_forget(arguments: argparse.Namespace) -> tuple[Wanted, bool]:
