@@ -64,6 +64,7 @@ class FitReport:
         thumbnails: of the pictures to show, by path; None if the page is to show none.
         classes: of the classifier; None if there is none.
         sides: a comparison with 224 pixels; None if that is the model's side, or too few pictures could be compared.
+        names: the options that say which files are pictures, where these are not the defaults.
     """
 
     manifest: BundleManifest
@@ -79,6 +80,7 @@ class FitReport:
     thumbnails: Mapping[str, Thumbnail] | None = None
     classes: ClassesReport | None = None
     sides: SidesCompared | None = None
+    names: Sequence[str] = ()
 
     @property
     def used(self) -> int:
@@ -135,7 +137,7 @@ def _steps(report: FitReport) -> Iterator[tuple[str, str]]:
         output = "OUTPUT"
         yield (
             "Turn the pictures into a table of features, with this model once it is current",
-            command("streaming", "replay", "--input", model.input, *models, "--output", output),
+            command("streaming", "replay", "--input", model.input, *report.names, *models, "--output", output),
         )
     yield "See which model is current, and which others there are", command("batch_fit", "models", "list", *models)
     yield "Make this one current, if it is not", command("batch_fit", "models", "promote", model.version, *models)

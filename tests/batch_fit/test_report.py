@@ -478,7 +478,8 @@ def test_pictures_that_cannot_be_read_are_named_and_it_says_so(pictured: FitRepo
 
 @pytest.mark.parametrize("is_on_embeddings", [False, True])
 def test_the_page_ends_with_commands_that_the_programs_take(is_on_embeddings: bool) -> None:  # noqa: FBT001 - parameter
-    page = Page(render(replace(report_of(input="/pic tures"), is_on_embeddings=is_on_embeddings)))
+    names = ("--include", "*.jpg")
+    page = Page(render(replace(report_of(input="/pic tures"), is_on_embeddings=is_on_embeddings, names=names)))
     parsers = {"batch_fit": make_parser("batch_fit", "", FIT), "streaming": make_parser("streaming", "", STREAM)}
     words = page.words.partition("What to do next")[2]
     commands = [shlex.split(one) for one in re.findall(r"python -m .*?(?= [A-Z][a-z]+ |$)", words)]
@@ -487,6 +488,7 @@ def test_the_page_ends_with_commands_that_the_programs_take(is_on_embeddings: bo
         parsers[program].parse_args(rest)
     source = ["--output" if is_on_embeddings else "--input", "/pic tures"]
     assert commands[0][2:6] == ["streaming", "export" if is_on_embeddings else "replay", *source]
+    assert (commands[0][6:8] == [*names]) != is_on_embeddings
 
 
 @pytest.mark.parametrize(
