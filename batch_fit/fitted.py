@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batch_fit.classes import FEWEST
 from conf.answers import Answer, Row, command
+from conf.patterns import DEFAULT, IGNORED_BY_DEFAULT
+from conf.settings import StreamSettings
 from streaming.registry.bundle import ENOUGH_HELD_BACK, BundleManifest, ClassifierFigures, HeldBackFigures
 
 if TYPE_CHECKING:  # it imports Spark, which `convert` does without
@@ -28,6 +30,7 @@ class Fitted(Answer):
         rejected: pictures that could not be used, by reason, the most frequent first.
         on_embeddings: whether the input of the manifest is an output whose embeddings were read.
         sides: a comparison with 224 pixels; None if that is its side, or it could not be compared.
+        names: the options that say which files are pictures, where these are not the defaults.
     """
 
     models: str
@@ -37,6 +40,7 @@ class Fitted(Answer):
     rejected: dict[str, int]
     on_embeddings: bool
     sides: SidesCompared | None
+    names: Sequence[str] = ()
 
     def rows(self) -> Iterator[Row]:
         """The model, and how good it is."""
@@ -62,7 +66,8 @@ class Fitted(Answer):
             return command("batch_fit", "models", "promote", self.manifest.version, *models)
         if self.on_embeddings:
             return command("streaming", "export", "--output", self.manifest.input, *models, "--to", "EXPORTS")
-        return command("streaming", "replay", "--input", self.manifest.input, *models, "--output", "OUTPUT")
+        source = ("--input", self.manifest.input, *self.names)
+        return command("streaming", "replay", *source, *models, "--output", "OUTPUT")
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,15 @@ class Converted(Answer):
     def next_step(self) -> str:
         """To fit with it."""
         return command("batch_fit", "fit", "--weights", self.file, "--input", "PICTURES", "--models", "MODELS")
+
+
+def options_of_names(settings: StreamSettings) -> tuple[str, ...]:
+    """What to type to have the same files for pictures, where the settings are not the defaults."""
+    ignore = ",".join(settings.ignore).replace(",".join(IGNORED_BY_DEFAULT), DEFAULT)
+    return (
+        *(() if ignore == DEFAULT else ("--ignore", ignore)),
+        *(("--include", ",".join(settings.include)) if settings.include else ()),
+    )
 
 
 def describe_held_out(figures: HeldBackFigures | None) -> str:

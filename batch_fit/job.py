@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 from batch_fit.classes import Classes, shared_folder
 from batch_fit.classification import Classification, classify
 from batch_fit.comparison import Contender, compare_with_current, promote_if_asked
-from batch_fit.fitted import Fitted
+from batch_fit.fitted import Fitted, options_of_names
 from batch_fit.folding import paths_of
 from batch_fit.forgotten import Draft, delete_if_forgotten
 from batch_fit.gather import Gathered, prepare_gathering
@@ -173,7 +173,8 @@ def _publish(settings: Settings, plan: FitPlan, learned: _Learned, saved: _Saved
     if settings.fit.thumbnails:
         with stages("reading pictures for the report"):
             report = with_thumbnails(report, settings)
-    report = replace(report, sides=learned.sides, seconds=stages.seconds)
+    names = options_of_names(settings.stream)
+    report = replace(report, sides=learned.sides, seconds=stages.seconds, names=names)
     models.create(f"{version}/{bundle.REPORT}", render(report).encode())
     read = learned.gathered.featurized.outcomes
     delete_if_forgotten(saved.draft, paths_of(read), plan.base)
@@ -188,6 +189,7 @@ def _publish(settings: Settings, plan: FitPlan, learned: _Learned, saved: _Saved
         rejected=dict(rejected.most_common()),
         on_embeddings=settings.fit.embeddings is not None,
         sides=learned.sides,
+        names=names,
     )
 
 

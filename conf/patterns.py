@@ -37,7 +37,8 @@ IGNORED_BY_DEFAULT = (
 )
 
 
-_DEFAULT = "default"
+DEFAULT = "default"
+"""Stands for `IGNORED_BY_DEFAULT` among the patterns of `stream.ignore`."""
 
 
 def _split(value: object) -> object:
@@ -48,7 +49,7 @@ def _split(value: object) -> object:
 
 
 def _expand(patterns: tuple[str, ...]) -> tuple[str, ...]:
-    at = patterns.index(_DEFAULT) if _DEFAULT in patterns else None
+    at = patterns.index(DEFAULT) if DEFAULT in patterns else None
     return patterns if at is None else (*patterns[:at], *IGNORED_BY_DEFAULT, *patterns[at + 1 :])
 
 

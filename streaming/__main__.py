@@ -14,6 +14,7 @@ if __name__ == "__main__":  # until a verb begins, a signal has nothing to end
 import argparse
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ from conf.spark.failures import explain_failure
 from conf.uris import resolve
 from streaming.arguments import (
     EXPORT,
+    MAX_BEHIND,
     NAMES,
     STREAM,
     add_duplicates_arguments,
@@ -132,13 +134,15 @@ def _status(settings: Settings, arguments: argparse.Namespace) -> Status | Healt
     check_page(arguments.html)
     if arguments.no_thumbnails and not arguments.html:
         raise SettingsError("status --no-thumbnails: is about a page; give --html FILE, too")
+    if arguments.max_behind is not None and not arguments.check:
+        raise SettingsError("status --max-behind: is about a check; give --check, too")
     output = open_output(settings, S3Connection.of(settings.s3).hasty(_STATUS_SECONDS))
     if arguments.watch:
         watch(lambda: read_status(output, datetime.now(UTC)), as_json=arguments.json)
         return None
     now = datetime.now(UTC)
     if arguments.check:
-        return check_health(output, now, arguments.max_behind)
+        return check_health(output, now, MAX_BEHIND if arguments.max_behind is None else arguments.max_behind)
     status = read_status(output, now)
     if arguments.html:
         from streaming.operate.page import write_status
@@ -162,9 +166,10 @@ def _similar(settings: Settings, arguments: argparse.Namespace) -> Similar:
     wanted = SimilarRequest(arguments.picture, arguments.table, arguments.count, arguments.metric, arguments.model)
     check_page(arguments.html)
     found = similar(settings, wanted)
-    if arguments.html:
-        write_similar(settings, found, arguments.html)
-    return found
+    if not arguments.html:
+        return found
+    write_similar(settings, found, arguments.html)
+    return replace(found, page=os.path.abspath(arguments.html))
 
 
 def _duplicates(settings: Settings, arguments: argparse.Namespace) -> Duplicates:
@@ -175,9 +180,10 @@ def _duplicates(settings: Settings, arguments: argparse.Namespace) -> Duplicates
     wanted = DuplicatesRequest(arguments.table, arguments.within, arguments.burst, arguments.model)
     check_page(arguments.html)
     found = duplicates(settings, wanted)
-    if arguments.html:
-        write_duplicates(settings, found, arguments.html)
-    return found
+    if not arguments.html:
+        return found
+    write_duplicates(settings, found, arguments.html)
+    return replace(found, page=os.path.abspath(arguments.html))
 
 
 def _to_forget(arguments: argparse.Namespace) -> tuple[Wanted, bool]:

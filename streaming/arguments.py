@@ -43,7 +43,8 @@ EXPORT = (
     Flag("export.keep", "N"),
     Flag("export.glue_table", "DATABASE.TABLE"),
 )
-_MAX_BEHIND = timedelta(minutes=10)
+MAX_BEHIND = timedelta(minutes=10)
+"""The default of status --max-behind, which is None where it is not given."""
 
 
 def add_replay_arguments(parser: argparse.ArgumentParser) -> None:
@@ -98,7 +99,6 @@ def add_status_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-behind",
         metavar="TIME",
         type=_duration,
-        default=_MAX_BEHIND,
         help="With --check: how long a picture may wait after it was found. Default: 10min.",
     )
     parser.add_argument("--no-thumbnails", action="store_true", help="With --html: show paths and no pictures.")

@@ -26,6 +26,7 @@ from streaming.registry.bundle import BundleManifest
 _SIDE = 96
 _SECONDS = 60.0
 """For all pictures of the report, after which a fit goes on without the rest."""
+_CLASSIFYING = "--classify --holdout prefix --promote never"
 _GROUPS = 300
 """So many labels can be picked out of the scatter plot."""
 
@@ -63,6 +64,7 @@ class FitReport:
         thumbnails: of the pictures to show, by path; None if the page is to show none.
         classes: of the classifier; None if there is none.
         sides: a comparison with 224 pixels; None if that is the model's side, or too few pictures could be compared.
+        names: the options that say which files are pictures, where these are not the defaults.
     """
 
     manifest: BundleManifest
@@ -78,6 +80,7 @@ class FitReport:
     thumbnails: Mapping[str, Thumbnail] | None = None
     classes: ClassesReport | None = None
     sides: SidesCompared | None = None
+    names: Sequence[str] = ()
 
     @property
     def used(self) -> int:
@@ -125,23 +128,25 @@ def _steps(report: FitReport) -> Iterator[tuple[str, str]]:
     """What to do with the model, and the command for it."""
     model, models = report.manifest, ("--models", report.models)
     if report.is_on_embeddings:
-        output, source = model.input, ("--embeddings", model.input)
+        output = model.input
         yield (
             "Put all rows of the table into this model",
             command("streaming", "export", "--output", output, *models, "--to", "EXPORTS"),
         )
     else:
-        output, source = "OUTPUT", ("--input", model.input)
+        output = "OUTPUT"
         yield (
             "Turn the pictures into a table of features, with this model once it is current",
-            command("streaming", "replay", *source, *models, "--output", output),
+            command("streaming", "replay", "--input", model.input, *report.names, *models, "--output", output),
         )
     yield "See which model is current, and which others there are", command("batch_fit", "models", "list", *models)
     yield "Make this one current, if it is not", command("batch_fit", "models", "promote", model.version, *models)
     if not report.classes:
+        # In words, as a manifest does not know all options of its fit, and other ones would give another model.
+        adds = model.from_version is not None and not report.is_on_embeddings  # a classifier needs all pictures
         yield (
-            "Have the names of the folders predicted, too",
-            command("batch_fit", "fit", *source, *models, "--classify", "--holdout", "prefix"),
+            "Have the names of the folders predicted, too, by a model to look at before it is made current",
+            f"the command of this fit {'without --from, and ' if adds else ''}with {_CLASSIFYING}",
         )
     yield (
         "Watch whether new pictures drift away from these",

@@ -21,14 +21,14 @@ from conf.pages.file import write_page
 from conf.settings import Settings
 from streaming.features.thumbnails import Thumbnail, is_drawable, thumbnails
 from streaming.lease.denylist import Denylist
-from streaming.operate.status import Status
-from streaming.output.batch_report import BatchReport, read_batch_report
+from streaming.operate.status import Status, recent_reports
+from streaming.output.batch_report import BatchReport
 from streaming.output.decision import FEATURES_TABLE, QUARANTINE_TABLE
 from streaming.output.manifests import written_at
 from streaming.output.tables import latest_files
-from streaming.storage.ahead import ahead, reads_at_once
+from streaming.storage.ahead import ahead
 from streaming.storage.folder import Folder
-from streaming.storage.parquet import read_footer, read_rows
+from streaming.storage.parquet import read_rows
 
 _BATCHES = 200
 _PICTURES = 24
@@ -114,23 +114,14 @@ def write_status(settings: Settings, output: Folder, status: Status, file: str, 
         latest=[row for row in latest if not denylist.is_forgotten(row["path"])],
         rejected=[row for row in rejected if not denylist.is_forgotten(row["path"])],
         shown=shown,
-        steps=[*_steps(status, file)],
+        steps=[*_steps(status, file, with_thumbnails=with_thumbnails)],
     )
 
 
 def _batches(output: Folder, now: datetime) -> list[Batch]:
     """The latest micro-batches, the earliest first."""
-    footers = ahead(lambda name: _footer(output, name), latest_files(output, now), reads_at_once(output.root))
-    reports = (read_batch_report(footer) for _, footer in footers)
-    found = [*islice((report for report in reports if report), _BATCHES)]
+    found = recent_reports(output, now, _BATCHES)
     return [Batch(written_at(one.manifest) + timedelta(seconds=one.seconds_behind), one) for one in reversed(found)]
-
-
-def _footer(output: Folder, name: str) -> Mapping[bytes, bytes]:
-    try:
-        return read_footer(output, name)
-    except NotFoundError:  # deleted meanwhile
-        return {}
 
 
 def _latest(output: Folder, table: str, columns: Sequence[str], most: int, now: datetime) -> list[dict[str, Any]]:
@@ -186,7 +177,7 @@ def _chart(
     )
 
 
-def _steps(status: Status, file: str) -> Iterator[tuple[str, str]]:
+def _steps(status: Status, file: str, *, with_thumbnails: bool) -> Iterator[tuple[str, str]]:
     """What to do with the output, and the command for it."""
     output = ("--output", status.output)
     if status.quarantine.rows:
@@ -204,4 +195,5 @@ def _steps(status: Status, file: str) -> Iterator[tuple[str, str]]:
         command("streaming", "duplicates", "--table", status.output, "--html", "duplicates.html"),
     )
     yield "Put all rows into few files of one model", command("streaming", "export", *output, "--to", "EXPORTS")
-    yield "Renew this page, by hand or by a schedule", command("streaming", "status", *output, "--html", file)
+    page = ("--html", file) if with_thumbnails else ("--html", file, "--no-thumbnails")
+    yield "Renew this page, by hand or by a schedule", command("streaming", "status", *output, *page)

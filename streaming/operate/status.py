@@ -7,7 +7,7 @@ observed are unknown rather than 0, and no figure changes only because time pass
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -23,6 +23,7 @@ from streaming.output.embeddings import EMBEDDINGS_TABLE
 from streaming.output.manifests import read_manifest, written_at
 from streaming.output.requests import request_ids
 from streaming.output.tables import latest_files, unfinished
+from streaming.storage.ahead import ahead, reads_at_once
 from streaming.storage.folder import Folder
 from streaming.storage.locations import is_on_s3
 from streaming.storage.parquet import Size, read_footer, read_size
@@ -190,7 +191,7 @@ def read_status(output: Folder, now: datetime) -> Status:
     state, holder = read_state(output, now)
     looked = holder.looked if holder else None
     is_known = holder is not None and has_looked(holder, now)
-    reports = _recent_reports(output, now)
+    reports = recent_reports(output, now, _RECENT)
     last = reports[0] if reports else None
     outstanding = unfinished(output)
     with ThreadPoolExecutor(_READERS) as readers:
@@ -249,9 +250,18 @@ def _size_of(output: Folder, name: str) -> Size:
         return Size()
 
 
-def _recent_reports(output: Folder, now: datetime) -> list[BatchReport]:
-    reports = (read_batch_report(read_footer(output, name)) for name in latest_files(output, now))
-    return list(islice((report for report in reports if report), _RECENT))
+def recent_reports(output: Folder, now: datetime, most: int) -> list[BatchReport]:
+    """Of the latest micro-batches, at most so many; the latest first."""
+    footers = ahead(lambda name: _footer(output, name), latest_files(output, now), reads_at_once(output.root))
+    reports = (read_batch_report(footer) for _, footer in footers)
+    return list(islice((report for report in reports if report), most))
+
+
+def _footer(output: Folder, name: str) -> Mapping[bytes, bytes]:
+    try:
+        return read_footer(output, name)
+    except NotFoundError:  # deleted meanwhile
+        return {}
 
 
 def _size(output: Folder, manifest: str) -> tuple[int, int]:

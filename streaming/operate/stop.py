@@ -11,6 +11,7 @@ from conf.aws.connection import S3Connection
 from conf.settings import Settings
 from streaming.lease.drain import request_drain, wait_until_gone
 from streaming.output.format_number import check_format
+from streaming.output.places import check_begun
 from streaming.storage.locations import open_folder
 
 _logger = logging.getLogger(__name__)
@@ -49,12 +50,13 @@ def stop(settings: Settings) -> Stopped:
     """Ask the stream to finish its micro-batch, and wait for its end.
 
     Raises:
-        OutputError: the output is of a later format.
+        OutputError: no stream has begun on the output, or it is of a later format.
     """
     output = open_folder(settings.output or "", S3Connection.of(settings.s3))
     check_format(output)
     holder = request_drain(output)
     if holder is None:
+        check_begun(output)  # not before: a stream takes the lease first, and then begins its log
         return Stopped(output.root, None, ended=True)
     _logger.info("asked %s to finish its micro-batch and stop", holder)
     return Stopped(output.root, str(holder), wait_until_gone(output, holder))

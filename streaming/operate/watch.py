@@ -1,10 +1,12 @@
 """`status --watch`: the status of a stream again and again, until a signal ends it.
 
 On a terminal each look takes the place of the one before. Elsewhere each is a line, for a log or a program.
+A program reads a document in each line of stdout, and so is told of an outage on stderr.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Callable
@@ -17,11 +19,13 @@ _SHARE = 0.2  # of the time: on S3, a look at a large table is a thousand reques
 _HOME, _CLEAR_LINE, _CLEAR_BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
 _CLEAR = f"{_HOME}\x1b[2J"
 
+_logger = logging.getLogger(__name__)
+
 
 def watch(look: Callable[[], Status], *, as_json: bool) -> None:
     """Show the status every two seconds, or less often where it takes long, until SIGINT or another signal comes.
 
-    A store that does not answer is told in a line, and asked again.
+    A store that does not answer is told in a line, and asked again; with `as_json`, in a line of the log.
 
     Raises:
         AppError: the output cannot be read, for another reason.
@@ -33,7 +37,10 @@ def watch(look: Callable[[], Status], *, as_json: bool) -> None:
             try:
                 status = look()
             except TransientError as error:
-                show(None, f"{error}; asking again")
+                if as_json:
+                    _logger.warning("%s; asking again", error)
+                else:
+                    show(None, f"{error}; asking again")
             else:
                 show(status, status.as_json() if as_json else _summary(status))
             time.sleep(max(_PAUSE, (time.monotonic() - began) / _SHARE))

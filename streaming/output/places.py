@@ -32,9 +32,18 @@ def open_output(settings: Settings, connection: S3Connection) -> Folder:
     assert settings.output is not None
     output = open_folder(settings.output, connection)
     check_format(output)
+    check_begun(output)
+    return output
+
+
+def check_begun(output: Folder) -> None:
+    """Refuse an output that no stream has begun on.
+
+    Raises:
+        OutputError: none has.
+    """
     if not is_log(output):
         raise OutputError(f"{output.root}: no stream has written here yet; check --output")
-    return output
 
 
 @dataclass(frozen=True)

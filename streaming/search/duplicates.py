@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from conf.answers import Answer, Row, command
+from conf.answers import Answer, Row
 from conf.aws.connection import S3Connection
 from conf.errors import OutputError, SettingsError
 from conf.settings import Settings
@@ -129,6 +129,7 @@ class Duplicates(Answer):
         spare: the number of pictures beside those to keep.
         spare_bytes: their bytes.
         groups: those with the most pictures first.
+        page: the page that shows them; None if none was written.
     """
 
     table: str
@@ -141,6 +142,7 @@ class Duplicates(Answer):
     spare: int
     spare_bytes: int
     groups: Sequence[Group]
+    page: str | None = None
 
     def rows(self) -> Iterator[Row]:
         """The figures, and the pictures of the largest groups."""
@@ -165,10 +167,8 @@ class Duplicates(Answer):
             yield f"and {len(self.groups) - _SHOWN:,} smaller groups; --json has all"
 
     def next_step(self) -> str | None:
-        """To look at them."""
-        if not self.groups:
-            return None
-        return command("streaming", "duplicates", "--table", self.table, "--html", "duplicates.html")
+        """To look at them, if there is no page yet."""
+        return "the same command with --html duplicates.html" if self.groups and self.page is None else None
 
 
 def _lines(group: Group) -> Iterator[str]:

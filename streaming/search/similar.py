@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from conf.answers import Answer, Row, command
+from conf.answers import Answer, Row
 from conf.aws.connection import S3Connection
 from conf.errors import SettingsError
 from conf.settings import Settings
@@ -72,6 +72,7 @@ class Similar(Answer):
         compared: the number of rows.
         left_out: the number of rows of other models.
         matches: the nearest first.
+        page: the page that shows them; None if none was written.
     """
 
     picture: str
@@ -82,6 +83,7 @@ class Similar(Answer):
     compared: int
     left_out: int
     matches: Sequence[Match]
+    page: str | None = None
 
     def rows(self) -> Iterator[Row]:
         """What was compared, and for each picture its rank, distance, label and path."""
@@ -98,9 +100,9 @@ class Similar(Answer):
         for match, of_match in zip(self.matches, cells, strict=True):
             yield "  ".join((*map(str.ljust, of_match, widths), match.path))
 
-    def next_step(self) -> str:
-        """To look at them."""
-        return command("streaming", "similar", self.picture, "--table", self.table, "--html", "similar.html")
+    def next_step(self) -> str | None:
+        """To look at them, if there is no page yet."""
+        return "the same command with --html similar.html" if self.page is None else None
 
 
 def _cells(match: Match) -> tuple[str, str, str]:

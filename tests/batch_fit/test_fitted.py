@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from batch_fit.fitted import Fitted
+from batch_fit.fitted import Fitted, options_of_names
+from conf.loading import load_settings
 from streaming.registry.bundle import BundleManifest
 
 MANIFEST = BundleManifest(
@@ -31,6 +32,10 @@ FITTED = Fitted("/models", MANIFEST, "/models/report.html", True, {"corrupt": 2,
     ("fitted", "step"),
     [
         (FITTED, "streaming replay --input '/my pictures' --models /models --output OUTPUT"),
+        (
+            replace(FITTED, names=("--include", "*.jpg")),
+            "streaming replay --input '/my pictures' --include '*.jpg' --models /models --output OUTPUT",
+        ),
         (replace(FITTED, on_embeddings=True), "streaming export --output '/my pictures' --models /models --to EXPORTS"),
         (replace(FITTED, promoted=False), f"batch_fit models promote {MANIFEST.version} --models /models"),
     ],
@@ -38,6 +43,21 @@ FITTED = Fitted("/models", MANIFEST, "/models/report.html", True, {"corrupt": 2,
 def test_the_next_step_names_the_places_of_the_fit(fitted: Fitted, step: str) -> None:
     """A model that is not promoted is of no use before it is."""
     assert fitted.next_step() == f"python -m {step}"
+
+
+@pytest.mark.parametrize(
+    ("ignore", "include", "options"),
+    [
+        ("default", "", []),
+        ("", "", ["--ignore", ""]),
+        ("*.tmp,@eaDir/", "*.jpg,a b*", ["--ignore", "*.tmp,@eaDir/", "--include", "*.jpg,a b*"]),
+        ("x.jpg,default,*.xmp", "", ["--ignore", "x.jpg,default,*.xmp"]),
+    ],
+)
+def test_the_names_of_the_fit_are_typed_again_as_they_were(ignore: str, include: str, options: list[str]) -> None:
+    """Or a stream would take in what the fit was told to leave out."""
+    stream = load_settings({"stream.ignore": ignore, "stream.include": include}).stream
+    assert [*options_of_names(stream)] == options
 
 
 def test_people_and_programs_get_the_same_figures() -> None:

@@ -478,15 +478,31 @@ def test_pictures_that_cannot_be_read_are_named_and_it_says_so(pictured: FitRepo
 
 @pytest.mark.parametrize("is_on_embeddings", [False, True])
 def test_the_page_ends_with_commands_that_the_programs_take(is_on_embeddings: bool) -> None:  # noqa: FBT001 - parameter
-    page = Page(render(replace(report_of(input="/pic tures"), is_on_embeddings=is_on_embeddings)))
+    names = ("--include", "*.jpg")
+    page = Page(render(replace(report_of(input="/pic tures"), is_on_embeddings=is_on_embeddings, names=names)))
     parsers = {"batch_fit": make_parser("batch_fit", "", FIT), "streaming": make_parser("streaming", "", STREAM)}
     words = page.words.partition("What to do next")[2]
     commands = [shlex.split(one) for one in re.findall(r"python -m .*?(?= [A-Z][a-z]+ |$)", words)]
-    assert len(commands) == 6
+    assert len(commands) == 5
     for _, _, program, *rest in commands:
         parsers[program].parse_args(rest)
     source = ["--output" if is_on_embeddings else "--input", "/pic tures"]
     assert commands[0][2:6] == ["streaming", "export" if is_on_embeddings else "replay", *source]
+    assert (commands[0][6:8] == [*names]) != is_on_embeddings
+
+
+@pytest.mark.parametrize(
+    ("from_version", "is_on_embeddings", "how"),
+    [(None, False, "with"), ("one", False, "without --from, and with"), ("one", True, "with")],
+)
+def test_a_fit_with_a_classifier_is_the_same_fit(from_version: str | None, is_on_embeddings: bool, how: str) -> None:  # noqa: FBT001 - parameter
+    """With all its options, of which the manifest knows some; and streams go on with the model that they have."""
+    page = Page(render(replace(report_of(from_version=from_version), is_on_embeddings=is_on_embeddings)))
+    options = "--classify --holdout prefix --promote never"
+    assert f"the command of this fit {how} {options}" in page.words
+    needed = ["fit", "--input", "IN", "--models", "MODELS", "--side", "160"]
+    parsed = vars(make_parser("batch_fit", "", FIT).parse_args([*needed, *options.split()]))
+    assert (parsed["fit.classify"], parsed["fit.promote"]) == (True, "never")
 
 
 def test_the_page_is_made_from_a_zip_file_too(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from botocore.stub import Stubber
 from conf.emr.application import SETTINGS, upload
 from conf.emr.serverless import Application
 from conf.emr.stack import Stack
+from streaming.output.manifests import prepare_log
+from streaming.storage.locations import open_folder
 from tests.support.aws_account import (
     REGION,
     application_of,
@@ -204,8 +206,9 @@ def test_the_nodes_of_a_cluster_are_told_by_fleet(deployed: Stack, monkeypatch: 
 
 
 def test_stop_asks_the_stream(deployed: Stack, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("stop", "--yes") == 0
     output = deployed.outputs()["Output"]
+    prepare_log(open_folder(output))
+    assert run("stop", "--yes") == 0
     assert capsys.readouterr().out.startswith(f"no stream runs on {output}\n")
 
 

@@ -15,6 +15,8 @@ from conf.settings import Settings
 from streaming import __main__ as streaming
 from streaming.forget.receipts import Receipt
 from streaming.forget.wanted import Wanted
+from streaming.output.manifests import prepare_log
+from streaming.storage.locations import open_folder
 from tests.support.buckets import Bucket, new_bucket
 from tests.support.servers import FaultyStore
 from tests.support.streams import start
@@ -56,6 +58,7 @@ def test_a_verb_goes_on_when_the_store_is_back(
 ) -> None:
     """It says that it waits, and what for."""
     output = bucket.uri("output")
+    prepare_log(open_folder(output))
     arguments = ["stop", "--output", output, "--log-format", "text"]
     monkeypatch.setenv("PICTURE_FEATURES_S3__ENDPOINT", faulty.address)
     assert streaming.main([*arguments, "--no-wait"]) == 6

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from conf.errors import NotFoundError
+from streaming.__main__ import main
 from streaming.lease.drain import request_drain, wait_until_gone
 from streaming.lease.lease import DRAIN, LEASE, Lease
 from streaming.storage.folder import Folder
@@ -56,6 +57,17 @@ def test_a_drain_mark_reaches_the_holder_it_is_addressed_to(output: Folder) -> N
         assert not second.drain_requested()
         assert request_drain(output) == second.holder
         assert second.drain_requested()
+
+
+def test_stop_refuses_an_output_that_no_stream_has_begun_on(output: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its name may be mistyped; but a stream that has just taken the lease is asked, too."""
+    nowhere = output.path("nowhere")
+    assert main(["stop", "--output", nowhere, "--log-format", "text"]) == 5
+    assert capsys.readouterr().err == f"error: {nowhere}: no stream has written here yet; check --output\n"
+    assert not Path(nowhere).exists()
+    write_lease(output, expires_at=datetime.now(UTC) - timedelta(seconds=1))
+    assert main(["stop", "--output", output.root]) == 0
+    assert output.read(DRAIN) == b"other"
 
 
 @pytest.mark.parametrize("late", ["the holder", "who asked it to stop"])

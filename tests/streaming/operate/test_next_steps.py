@@ -22,7 +22,7 @@ _LISTED = Listed("/out", {"corrupt": 2}, [], retries=0)
 @pytest.mark.parametrize(
     ("answer", "step"),
     [
-        (_FOUND, "python -m streaming reconcile --input '/in put' --output /out --enqueue"),
+        (_FOUND, "the same command with --enqueue"),
         (replace(_FOUND, requests=["one"]), None),
         (replace(_FOUND, missed=0), None),
         (_LISTED, "python -m streaming quarantine retry --output /out --reason REASON"),
@@ -41,6 +41,6 @@ _LISTED = Listed("/out", {"corrupt": 2}, [], retries=0)
     ],
 )
 def test_it_is_a_command_with_the_paths_just_used(answer: Answer, step: str | None) -> None:
-    """A monitor, and who has nothing left to do, gets none."""
+    """Or the same command, where its options decide; a monitor, and who has nothing left to do, gets none."""
     assert answer.next_step() == step
     assert answer.as_text().endswith(f"\nnext         {step}") == bool(step)

@@ -97,6 +97,7 @@ def test_it_shows_figures_over_time_quarantine_and_pictures(
 def test_without_thumbnails_it_shows_paths(streamed: Folder, tmp_path: Path, pictures: list[Path]) -> None:
     page = _page(streamed, tmp_path / "page.html", "--no-thumbnails")
     assert "data:image" not in page
+    assert "page.html --no-thumbnails</code>" in page  # as whoever renews it wants none either
     assert str(pictures[21]) in page
 
 
@@ -153,6 +154,10 @@ def test_it_is_refused_where_it_would_be_ignored(output: Folder, capsys: pytest.
     assert "not allowed with argument" in capsys.readouterr().err
     assert main(["status", "--output", output.root, "--html", "/nowhere/page.html"]) == 2
     assert main(["status", "--output", output.root, "--no-thumbnails"]) == 2
+    capsys.readouterr()
+    for beside in ([], ["--watch"], ["--html", "page.html"]):
+        assert main(["status", "--output", output.root, "--log-format", "text", "--max-behind", "5min", *beside]) == 2
+        assert capsys.readouterr().err == "error: status --max-behind: is about a check; give --check, too\n"
 
 
 def test_an_output_on_s3_has_a_page(bucket: Bucket, pictures: list[Path], tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -19,9 +20,10 @@ from streaming.lease.lease import LEASE, Holder, Lease, Looked
 from streaming.operate.health import check_health
 from streaming.operate.status import Counted, count_table, read_status
 from streaming.output import manifests
-from streaming.output.batch_report import BatchReport
+from streaming.output.batch_report import BatchReport, read_batch_report
+from streaming.output.tables import latest_files
 from streaming.storage.folder import Folder, StoredPicture
-from streaming.storage.parquet import as_parquet
+from streaming.storage.parquet import as_parquet, read_footer
 from tests.support.buckets import Bucket
 from tests.support.servers import FaultyStore
 from tests.support.small_table import commit
@@ -181,6 +183,25 @@ def test_check_ends_with_an_exit_code_of_its_own(output: Folder, capsys: pytest.
         assert main([*asked, "--max-behind", "2min"]) == 8
         assert "are not done" in capsys.readouterr().err
         assert main([*asked, "--max-behind", "2"]) == 2
+
+
+def test_a_file_that_is_deleted_meanwhile_is_passed_over(output: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a retry or `forget` does it between the listing and the reading."""
+    begin(output)
+    for number in range(3):
+        commit(output, number, [f"/{number}.jpg"])
+    now = datetime.now(UTC)
+    assert read_status(output, now).recent == 3
+    last = next(name for name in latest_files(output, now) if read_batch_report(read_footer(output, name)))
+
+    def listed(folder: Folder, *more: Any) -> list[str]:
+        names = [*latest_files(folder, *more)]
+        output.delete(last)
+        return names
+
+    monkeypatch.setattr("streaming.operate.status.latest_files", listed)
+    status = read_status(output, now)
+    assert (status.recent, status.features.rows) == (2, 2)
 
 
 def test_rows_are_counted_as_they_are(output: Folder) -> None:

@@ -125,6 +125,27 @@ def test_an_outage_is_told_and_waited_for_and_no_other_error(
     assert " 0 rows" in second
 
 
+def test_an_outage_is_no_document(
+    output: Folder,
+    meanwhile: Meanwhile,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A program reads one in each line of stdout, so it is told on stderr."""
+    begin(output)
+
+    def fail(*_: object) -> None:
+        raise TransientError("the store is gone")
+
+    monkeypatch.setattr("streaming.operate.status.read_state", fail)
+    meanwhile([lambda: monkeypatch.setattr("streaming.operate.status.read_state", read_state)])
+    assert _watch(output, "--json") == 0
+    said = capsys.readouterr()
+    assert [json.loads(line)["output"] for line in said.out.splitlines()] == [output.root]
+    [line] = said.err.splitlines()
+    assert line.endswith(" warning: the store is gone; asking again")
+
+
 def test_its_reader_may_have_seen_enough(
     output: Folder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

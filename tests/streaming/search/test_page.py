@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 import shutil
 from datetime import UTC, datetime
@@ -70,6 +71,20 @@ def test_a_page_shows_what_can_be_shown(verb: str, shown: dict[str, Path], outpu
     assert ODD not in page
     assert "&lt;b&gt;&amp;" in page
     assert "2026-01-31 10:00:00" in page
+
+
+@pytest.mark.parametrize("verb", ["similar", "duplicates"])
+def test_a_page_is_suggested_until_there_is_one(
+    verb: str, shown: dict[str, Path], output: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the same command, as its options decide what the page shows."""
+    words = [verb, *([str(shown["asked.jpg"])] if verb == "similar" else []), "--table", output.root]
+    assert stream(words) == 0
+    assert capsys.readouterr().out.endswith(f"\nnext         the same command with --html {verb}.html\n")
+    _page(words, tmp_path / "page.html")
+    assert "\nnext " not in capsys.readouterr().out
+    _page([*words, "--json"], tmp_path / "page.html")
+    assert json.loads(capsys.readouterr().out)["page"] == str(tmp_path / "page.html")
 
 
 def test_a_page_without_groups_says_so(output: Folder, tmp_path: Path) -> None:
