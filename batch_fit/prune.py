@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,15 +11,16 @@ from datetime import UTC, datetime
 from batch_fit.versions import check_place
 from conf.answers import Answer, Row, command
 from conf.aws.connection import S3Connection
+from conf.errors import NotFoundError, StorageError
 from conf.settings import Settings
 from streaming.export.record import latest
 from streaming.output.lineage import derivatives
 from streaming.output.places import open_output
 from streaming.output.tables import rows_by_model
 from streaming.registry.bundle import BundleManifest
-from streaming.registry.registry import Current, Registry
+from streaming.registry.registry import CURRENT, Current, Registry
 from streaming.storage.folder import Folder
-from streaming.storage.locations import open_folder
+from streaming.storage.locations import is_on_s3, open_folder
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class Pruned(Answer):
         keep: how many of the latest models were to stay.
         output: canonical path of the output whose models stay; None if none was given.
         dry_run: whether nothing was deleted.
+        lost: the version that CURRENT named although it is not there any more; None if all was well.
+        current: the version that it names since, or would; None if there is none.
         pruned, kept: the oldest first.
     """
 
@@ -66,11 +70,16 @@ class Pruned(Answer):
     keep: int
     output: str | None
     dry_run: bool
+    lost: str | None
+    current: str | None
     pruned: Sequence[PrunedModel]
     kept: Sequence[KeptModel]
 
     def rows(self) -> Iterator[Row]:
-        """The models that were deleted, and those that stay, with the reason."""
+        """The models that were deleted, and those that stay, with the reason; first, that CURRENT was repaired."""
+        if self.lost:
+            done = "would repair" if self.dry_run else "repaired"
+            yield done, f"{CURRENT}: {self.lost} is not there; {self.current or 'no model'} is current in its place"
         done = "would prune" if self.dry_run else "pruned"
         yield done, f"{len(self.pruned):,} of {len(self.pruned) + len(self.kept):,} models in {self.models}"
         for gone in self.pruned:
@@ -92,6 +101,8 @@ def prune(settings: Settings, keep: int, *, dry_run: bool) -> Pruned:
     With an output, the models of its rows and of its latest exports are in use. A model by which `forget` finds saved
     features is in use as long as these are there.
 
+    If the current model is not there any more, the one before it, of those that are, becomes the current one first.
+
     Repeating a killed call finishes it.
 
     Raises:
@@ -102,8 +113,9 @@ def prune(settings: Settings, keep: int, *, dry_run: bool) -> Pruned:
     models = open_folder(settings.models or "", connection)
     registry = Registry(models)
     # First: whatever is promoted from now on makes `delete` fail, or is later than what is listed here.
-    current, manifests = registry.history(), registry.versions()
-    if not manifests and current is None:
+    current, lost = registry.repair(dry_run=dry_run)
+    manifests = registry.versions()
+    if not manifests and current is None and lost is None:
         check_place(models)
     if not dry_run:
         registry.remove_incomplete(datetime.now(UTC))
@@ -120,6 +132,8 @@ def prune(settings: Settings, keep: int, *, dry_run: bool) -> Pruned:
         keep=keep,
         output=output.root if output else None,
         dry_run=dry_run,
+        lost=lost,
+        current=current.version if current else None,
         pruned=[PrunedModel(one.version, one.created_at, one.pictures) for one in doomed],
         kept=[
             KeptModel(one.version, tuple(reasons[one.version]), None if counts is None else counts[one.version])
@@ -144,16 +158,45 @@ def _reasons(manifests: Sequence[BundleManifest], current: Current | None, keep:
 def _in_use(
     manifests: Sequence[BundleManifest], counts: Counter[str] | None, output: Folder | None, connection: S3Connection
 ) -> Iterator[tuple[str, str]]:
-    """Versions outside of the registry's own concern that somebody needs, with the reason."""
-    there = {one.version for one in manifests}
+    """Versions outside of the registry's own concern that somebody needs, or may need, with the reason."""
+    versions = [one.version for one in manifests]
     for version, rows in (counts or {}).items():
-        if version in there:
+        if version in versions:
             yield version, f"{rows:,} rows in the output"
     for derivative in derivatives(output) if output else ():
         if derivative.kind == "export":
-            named = latest(open_folder(derivative.uri, connection))
-            if named and named.model in there:
-                yield named.model, f"the latest export in {derivative.uri} is of it"
+            yield from _exported(derivative.uri, versions, connection)
     for one in manifests:
-        if one.saved_features and any(open_folder(one.saved_features, connection).names("")):
-            yield one.version, f"forget finds the features in {one.saved_features} by it; delete these first"
+        if one.saved_features:
+            yield from _saved(one.saved_features, one.version, connection)
+
+
+def _exported(to: str, versions: Sequence[str], connection: S3Connection) -> Iterator[tuple[str, str]]:
+    try:
+        named = latest(_look_into(to, connection))
+    except StorageError as error:
+        why = f"the latest export in {to}, which may be of it, cannot be looked at: {error}"
+        yield from ((version, why) for version in versions)
+    else:
+        if named and named.model and named.model in versions:
+            yield named.model, f"the latest export in {to} is of it"
+
+
+def _saved(to: str, version: str, connection: S3Connection) -> Iterator[tuple[str, str]]:
+    try:
+        if any(_look_into(to, connection).names("")):
+            yield version, f"forget finds the features in {to} by it; delete these first"
+    except StorageError as error:
+        yield version, f"its features in {to} cannot be looked at: {error}"
+
+
+def _look_into(uri: str, connection: S3Connection) -> Folder:
+    """A folder that somebody may have deleted, but not one of a disk that is not mounted here.
+
+    Raises:
+        NotFoundError: the folder that it was in is not there either.
+    """
+    folder = open_folder(uri, connection)
+    if not is_on_s3(folder.root) and not os.path.isdir(parent := os.path.dirname(folder.root)):
+        raise NotFoundError(f"{parent} is not there; is it mounted?")
+    return folder

@@ -14,7 +14,7 @@ from conf.settings import Settings
 from streaming.output.places import open_output
 from streaming.output.tables import rows_by_model
 from streaming.registry.bundle import BundleManifest, is_version
-from streaming.registry.registry import Registry
+from streaming.registry.registry import CURRENT, Registry
 from streaming.storage.folder import Folder
 from streaming.storage.locations import is_on_s3, open_folder
 
@@ -185,7 +185,8 @@ def check_place(models: Folder) -> None:
         raise NoModelError(f"--models: {models.root} is not there; check the path")
     for name in models.names(""):
         folder, slash, _ = name.partition("/")
-        if not (slash and (folder.startswith("_") or is_version(folder))):  # ours, or of a fit that is not done
+        ours = name == CURRENT or (slash and (folder.startswith("_") or is_version(folder)))  # or of a fit that goes on
+        if not ours:
             raise NoModelError(f"--models: {models.root} is not a registry, and holds {name}; check the path")
 
 

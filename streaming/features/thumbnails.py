@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -17,12 +18,15 @@ from streaming.features.imaging import DEFAULT_SIDE, Limits, Rejected, decode, d
 from streaming.features.reasons import Reason
 from streaming.storage.locations import is_on_s3, read_picture
 
-_AHEAD = 2  # decoding takes a core
-_AHEAD_ON_S3 = 16
+_DECODED_AT_ONCE = 2  # each takes a core, and 150 MB for 50 megapixels
+_READ_AT_ONCE = 2
+_READ_AT_ONCE_ON_S3 = 16
 _SECONDS = 600.0
 """For all pictures of a page: longer than a page of a thousand takes, and an end where a store hangs."""
 
 _DRAWABLE = (Reason.CORRUPT, Reason.BEING_WRITTEN, Reason.NOT_FINITE)
+
+_logger = logging.getLogger(__name__)
 
 
 def is_drawable(reason: str) -> bool:
@@ -61,11 +65,13 @@ def thumbnails(
     limits = Limits(max_bytes=int(imaging.max_bytes), max_pixels=imaging.max_pixels)
     connection = S3Connection.of(settings.s3)
     wanted = dict(pictures)
+    drawing = threading.Semaphore(_DECODED_AT_ONCE)
 
     def make(path: str) -> Thumbnail:
         try:
             data = read_picture(path, limits.max_bytes, connection)
-            return _draw(data, limits, side, wanted[path])
+            with drawing:
+                return _draw(data, limits, side, wanted[path])
         except NotFoundError:
             return Thumbnail("", "it is no longer there")
         except Rejected as rejected:
@@ -74,8 +80,11 @@ def thumbnails(
             return Thumbnail("", "it cannot be read")
         except MemoryError:
             return Thumbnail("", "there is not enough memory to decode it")
+        except Exception:  # a thread that ended would have the caller wait for its picture in vain
+            _logger.debug("no thumbnail of %s", path, exc_info=True)
+            return Thumbnail("", "it cannot be read")
 
-    at_once = _AHEAD_ON_S3 if any(map(is_on_s3, wanted)) else _AHEAD
+    at_once = _READ_AT_ONCE_ON_S3 if any(map(is_on_s3, wanted)) else _READ_AT_ONCE
     made = dict(_in_time(make, wanted, at_once, seconds))
     return {path: made.get(path) or Thumbnail("", "it could not be read in time") for path in wanted}
 

@@ -237,7 +237,10 @@ def _read_tagged_manifest(models: Folder, version: str) -> tuple[BundleManifest,
             raise BundleError(f"{where} is not a bundle: its fit did not finish, and it was given up; fit again")
         manifest = BundleManifest.model_validate_json(data)
     except NotFoundError:
-        raise BundleError(f"{where} is not a bundle: it has no {MANIFEST}; the registry has no such model") from None
+        raise BundleError(
+            f"{where} is not a bundle: it has no {MANIFEST}; the registry has no such model; "
+            "if it is the current one, promote another version"
+        ) from None
     except ValidationError as error:
         problem = error.errors()[0]
         key = ".".join(map(str, problem["loc"])) or "content"
@@ -296,6 +299,14 @@ def find_given_up(models: Folder, version: str) -> GivenUpModel | None:
         return _given_up(models.read(f"{version}/{MANIFEST}"))
     except NotFoundError:
         return None
+
+
+def is_sealed(models: Folder, version: str) -> bool:
+    """Whether there is a bundle of this version, whose manifest and files are not checked."""
+    try:
+        return _given_up(models.read(f"{version}/{MANIFEST}")) is None
+    except NotFoundError:
+        return False
 
 
 def _given_up(data: bytes) -> GivenUpModel | None:

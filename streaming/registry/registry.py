@@ -6,6 +6,7 @@ from collections.abc import Collection
 from concurrent.futures import Future
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from itertools import dropwhile
 
 from pydantic import BaseModel, ConfigDict
 
@@ -19,6 +20,7 @@ from conf.errors import (
     ModelError,
     NoModelError,
     NotFoundError,
+    StorageError,
 )
 from streaming.registry.bundle import (
     MANIFEST,
@@ -26,6 +28,7 @@ from streaming.registry.bundle import (
     BundleManifest,
     find_given_up,
     give_up,
+    is_sealed,
     is_version,
     made_at,
     read_bundle_manifest,
@@ -34,6 +37,7 @@ from streaming.storage.documents import create_or_replace, read_document
 from streaming.storage.folder import Folder
 
 CURRENT = "CURRENT"
+_NO_VERSION = ""  # in CURRENT, as if there were none: no store of ours deletes a file only if nobody has changed it
 _UNFINISHED = timedelta(hours=1)  # a younger bundle may belong to a fit that is alive
 _KEEP_GIVEN_UP = timedelta(days=1)
 
@@ -152,21 +156,42 @@ class Registry:
         self._serve(version, previous, state, tag)
 
     def rollback(self) -> str:
-        """Go back to the model that was current before, and return its version.
+        """Go back to the model that was current before, of those that are still there, and return its version.
 
         Raises:
             ModelError: there is none, it is not usable, or another process promoted, or deleted it, at the same time.
         """
         state, tag = self._state()
-        if state is None or not state.previous:
+        there = self._those_there(state.previous) if state else ()
+        if not there:
             raise ModelError(f"{self._models.root}: there is no earlier model to go back to")
-        version, *earlier = state.previous
+        version, *earlier = there
         self.open(version)
         self._serve(version, tuple(earlier), state, tag)
         return version
 
+    def repair(self, *, dry_run: bool = False) -> tuple[Current | None, str | None]:
+        """If the current model is not there any more, go back as `rollback` does, or to none if no earlier one is left.
+
+        Its folder was deleted by hand, or `promote` or `delete` was killed while both worked on it.
+
+        Returns:
+            The history after that, and the version that CURRENT named in vain; None if it did not.
+
+        Raises:
+            ModelError: CURRENT cannot be read, or another process promoted a model meanwhile.
+        """
+        state, tag = self._state()
+        if state is None or is_sealed(self._models, state.version):
+            return state, None
+        version, *earlier = self._those_there(state.previous) or (_NO_VERSION,)
+        repaired = Current(version=version, previous=tuple(earlier), promoted_at=datetime.now(UTC))
+        if not dry_run:
+            self._write(repaired, tag)
+        return None if version == _NO_VERSION else repaired, state.version
+
     def delete(self, versions: Collection[str]) -> None:
-        """Delete bundles. Repeating a killed call, after `remove_incomplete`, finishes it.
+        """Delete bundles. Repeating a killed call, after `repair` and `remove_incomplete`, finishes it.
 
         History loses them first, so that `rollback` finds none of them. Then each loses its manifest, without which it
         is not a bundle, and then its files. Of a promotion at the same time, either sees the other: it looks for the
@@ -195,22 +220,32 @@ class Registry:
 
     def _state(self) -> tuple[Current | None, str | None]:
         where = self._models.path(CURRENT)
-        return read_document(
+        state, tag = read_document(
             self._models,
             CURRENT,
             Current,
             lambda why: ModelError(f"{where} cannot be read: {why}; delete it and promote a version"),
         )
+        return None if state and state.version == _NO_VERSION else state, tag
+
+    def _those_there(self, previous: tuple[str, ...]) -> tuple[str, ...]:
+        """The previous versions from the latest on whose model was not deleted."""
+        return tuple(dropwhile(lambda version: not is_sealed(self._models, version), previous))
 
     def _serve(self, version: str, previous: tuple[str, ...], former: Current | None, tag: str | None) -> None:
         """Make a version the current one in the place of the `former`, unless it is being deleted: see `delete`."""
-        tag = self._write(Current(version=version, previous=previous, promoted_at=datetime.now(UTC)), tag)
-        if self._models.exists(f"{version}/{MANIFEST}"):
+        now = datetime.now(UTC)
+        tag = self._write(Current(version=version, previous=previous, promoted_at=now), tag)
+        if is_sealed(self._models, version):
             return
-        with suppress(ModelError):  # somebody has promoted another one already
-            if former:
-                self._write(former, tag)
-        raise ModelError(f"{self._models.path(version)} was deleted meanwhile; promote another version")
+        deleted = f"{self._models.path(version)} was deleted meanwhile"
+        try:
+            self._write(former or Current(version=_NO_VERSION, promoted_at=now), tag)
+        except ModelError:  # somebody has promoted another one already
+            pass
+        except StorageError as error:
+            raise ModelError(f"{deleted}, and {CURRENT} still names it ({error}); promote another version") from error
+        raise ModelError(f"{deleted}; promote another version")
 
     def _write(self, state: Current, tag: str | None) -> str:
         data = state.model_dump_json(indent=2).encode()

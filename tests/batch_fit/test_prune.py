@@ -14,10 +14,11 @@ import pytest
 
 from batch_fit.__main__ import main
 from batch_fit.prune import prune
-from conf.errors import ModelError, TransientError
+from conf.errors import ModelError, NoModelError, StorageError, TransientError
 from conf.settings import ExportSettings, Settings
 from streaming.export.run import export
 from streaming.features.backbone import backbone_id
+from streaming.output.lineage import Derivative, record
 from streaming.registry.registry import CURRENT, Current, Registry
 from streaming.storage.folder import Folder
 from streaming.storage.locations import open_folder
@@ -25,7 +26,7 @@ from tests.support.buckets import Bucket
 from tests.support.models import add_model, random_projection
 from tests.support.small_table import commit
 from tests.support.streams import begin
-from tests.support.trap import ANY_CALL, Killed, TrapFolder
+from tests.support.trap import ANY_CALL, Killed, TrapFolder, When
 
 _OLD = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -169,6 +170,105 @@ def test_what_is_promoted_meanwhile_is_not_deleted(tmp_path: Path, first: str) -
     assert frozenset({"delete", "promote"}) not in outcomes
 
 
+@pytest.mark.parametrize("promoted", [[], [0]], ids=["the first promotion", "a later one"])
+@pytest.mark.parametrize("first", ["delete", "promote"])
+@pytest.mark.parametrize("when", ["killed before", "killed after"])
+def test_no_kill_leaves_a_current_model_that_is_not_there(
+    tmp_path: Path, first: str, promoted: Sequence[int], when: When
+) -> None:
+    """At every call of the one, the other works to its end, and the one is killed at every write after that."""
+    [second] = {"delete", "promote"} - {first}
+    lost = set()
+    for nth in itertools.count(1):
+        left = 0
+        for write in itertools.count(1):
+            models = open_folder(str(tmp_path / f"{nth}-{write}"))
+            versions = _fill(models, 3, promote=promoted)
+
+            def act(what: str, models: Folder, doomed: str = versions[1]) -> None:
+                with suppress(ModelError, Killed):
+                    if what == "delete":
+                        Registry(models).delete([doomed])
+                    else:
+                        Registry(models).promote(doomed)
+
+            paused = TrapFolder(models, nth, ANY_CALL, partial(act, second, models))
+            killed = TrapFolder(paused, write, when)
+            act(first, killed)
+            named = Registry(models).current_or_none()
+            told = prune(Settings(models=models.root), 1, dry_run=True)
+            pruned = prune(Settings(models=models.root), 1, dry_run=False)
+            assert (told.lost, told.current) == (pruned.lost, pruned.current)
+            assert pruned.lost == (None if named == pruned.current else named)
+            lost.add(pruned.lost is not None)
+            assert Registry(models).current_or_none() == pruned.current
+            if pruned.current:
+                Registry(models).open(pruned.current)
+            assert pruned.current or not promoted, (nth, write)
+            Registry(models).promote(versions[2])
+            left = paused.left
+            if killed.left > 0:
+                break
+        if left > 0:
+            break
+    assert lost == {True, False}
+
+
+@pytest.mark.parametrize("promoted", [[], [0]])
+def test_a_promotion_that_cannot_be_taken_back_says_that_current_names_what_is_deleted(
+    tmp_path: Path, promoted: Sequence[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And a prune repairs that, and tells it."""
+
+    def fail() -> None:
+        raise StorageError("the disk is full")
+
+    models = open_folder(str(tmp_path))
+    versions = _fill(models, 2, promote=promoted)
+    looked = TrapFolder(models, 1, "paused before", partial(Registry(models).delete, [versions[1]]))
+    with pytest.raises(ModelError) as failed:
+        Registry(TrapFolder(looked, 2, "paused before", fail)).promote(versions[1])
+    assert "was deleted meanwhile, and CURRENT still names it (the disk is full); promote another" in str(failed.value)
+    assert main(["models", "prune", "--keep", "1", "--models", models.root]) == 0
+    left = versions[0] if promoted else "no model"
+    said = f"repaired     CURRENT: {versions[1]} is not there; {left} is current in its place\n"
+    assert capsys.readouterr().out.startswith(said)
+
+
+def test_an_empty_registry_whose_current_model_was_deleted_is_repaired(tmp_path: Path) -> None:
+    """By hand, with its folder; there is no other model."""
+    models = open_folder(str(tmp_path))
+    [version] = _fill(models, 1, promote=[0])
+    models.delete_tree(version)
+    for lost in (version, None):
+        pruned = prune(Settings(models=models.root), 1, dry_run=False)
+        assert (pruned.lost, pruned.current, [*pruned.kept]) == (lost, None, [])
+    with pytest.raises(NoModelError):
+        Registry(models).current()
+
+
+def test_models_stay_whose_features_or_exports_cannot_be_looked_at(tmp_path: Path) -> None:
+    """A disk that is not mounted has deleted nothing; a folder that is not where it was is deleted."""
+    models, output = open_folder(str(tmp_path / "models")), open_folder(str(tmp_path / "out"))
+    disk = tmp_path / "disk"
+    unmounted, deleted = (
+        add_model(models, _OLD - timedelta(days=day), b"a backbone", random_projection(2, 9), saved_features=str(place))
+        for day, place in ((2, disk / "saved"), (1, tmp_path / "saved"))
+    )
+    [latest] = _fill(models, 1, promote=[0])
+    pruned = prune(Settings(models=models.root), 1, dry_run=True)
+    assert [one.version for one in pruned.pruned] == [deleted]
+    assert {one.version: [*one.why] for one in pruned.kept} == {
+        unmounted: [f"its features in {disk / 'saved'} cannot be looked at: {disk} is not there; is it mounted?"],
+        latest: ["current", "the latest"],
+    }
+    begin(output)
+    record(output, Derivative("export", str(disk / "exports")))
+    pruned = prune(Settings(models=models.root, output=output.root), 1, dry_run=False)
+    assert [*pruned.pruned] == []
+    assert all("which may be of it, cannot be looked at" in " ".join(one.why) for one in pruned.kept)
+
+
 def test_a_prune_waits_for_a_store_that_is_gone_and_a_rollback_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,3 +312,16 @@ def test_models_on_s3_are_pruned(bucket: Bucket) -> None:
     pruned = prune(Settings(models=bucket.uri("models")), 1, dry_run=False)
     assert [one.version for one in pruned.pruned] == versions[:2]
     assert {key.split("/")[1] for key in bucket.keys("models")} == {CURRENT, versions[2]}
+
+
+@pytest.mark.parametrize("store", ["moto"], indirect=True)
+def test_a_bucket_of_saved_features_that_is_gone_keeps_its_model_and_no_other(bucket: Bucket) -> None:
+    models = open_folder(bucket.uri("models"))
+    gone = "s3://gone-with-the-features/saved"
+    kept = add_model(models, _OLD - timedelta(days=1), b"a backbone", random_projection(2, 9), saved_features=gone)
+    versions = _fill(models, 2, promote=[1])
+    pruned = prune(Settings(models=bucket.uri("models")), 1, dry_run=False)
+    assert [one.version for one in pruned.pruned] == versions[:1]
+    assert [one.version for one in pruned.kept] == [kept, versions[1]]
+    assert pruned.kept[0].why[0].startswith(f"its features in {gone} cannot be looked at: ")
+    assert "gone-with-the-features" in pruned.kept[0].why[0].partition(": ")[2]

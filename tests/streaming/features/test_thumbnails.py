@@ -7,12 +7,13 @@ import io
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from conf.loading import load_settings
-from streaming.features.imaging import Rejected, decode_damaged
+from streaming.features.imaging import Picture, Rejected, decode, decode_damaged
 from streaming.features.thumbnails import thumbnails
 from tests.support.buckets import Bucket
 from tests.support.pictures import LIMITS, encoded, fruit
@@ -71,6 +72,53 @@ def test_a_read_that_hangs_keeps_no_other_picture_and_not_the_page(
     assert made[str(file)].uri
     assert made[str(hung)].note == "it could not be read in time"
     back.set()
+
+
+def test_few_pictures_are_decoded_at_once_though_many_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As each decoded picture takes memory."""
+    data, reading, pair = encoded(fruit(), "JPEG"), threading.Barrier(16), threading.Barrier(2)
+    counting, decoding, most = threading.Lock(), [0], [0]
+
+    def read(*_: object) -> bytes:
+        reading.wait(timeout=30)  # until 16 are here
+        return data
+
+    def counted(*arguments: Any) -> Picture:
+        with counting:
+            decoding[0] += 1
+            most[0] = max(most[0], decoding[0])
+        try:
+            pair.wait(timeout=30)  # two are
+            time.sleep(0.02)  # in which a third might be
+            return decode(*arguments)
+        finally:
+            with counting:
+                decoding[0] -= 1
+
+    monkeypatch.setattr("streaming.features.thumbnails.read_picture", read)
+    monkeypatch.setattr("streaming.features.thumbnails.decode", counted)
+    made = thumbnails(SETTINGS, ((f"s3://bucket/{name}.jpg", None) for name in range(16)), 96)
+    assert all(one.uri for one in made.values())
+    assert most == [2]
+
+
+def test_a_failure_that_nobody_has_foreseen_is_of_one_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And is told at once, where a thread that ended would have the caller wait to the end."""
+    file = tmp_path / "a.jpg"
+    file.write_bytes(encoded(fruit(), "JPEG"))
+
+    def read(path: str, *_: object) -> bytes:
+        if path != str(file):
+            raise ZeroDivisionError
+        return file.read_bytes()
+
+    monkeypatch.setattr("streaming.features.thumbnails.read_picture", read)
+    odd = [f"{tmp_path}/odd-{number}.jpg" for number in range(4)]
+    begun = time.monotonic()
+    made = thumbnails(SETTINGS, [(path, None) for path in (*odd, str(file))], seconds=60)
+    assert time.monotonic() - begun < 30
+    assert {made[path].note for path in odd} == {"it cannot be read"}
+    assert made[str(file)].uri
 
 
 def test_as_much_as_there_is_of_a_jpeg_is_drawn() -> None:

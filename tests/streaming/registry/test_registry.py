@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from batch_fit.sample import read_identities, write_identities
-from conf.errors import AppError, BundleError, ConflictError
+from conf.errors import AppError, BundleError, ConflictError, ModelError
 from streaming.forget.models import erase_in_model, find_models
 from streaming.lease.denylist import NOTHING
 from streaming.registry import bundle
@@ -86,6 +86,19 @@ def test_a_model_without_its_files_is_not_sealed(tmp_path: Path) -> None:
     assert [*models.names(_VERSION)] == []
     with pytest.raises(BundleError, match="given up, and its files deleted, as it was not finished in time; fit again"):
         _seal(models)
+
+
+def test_a_rollback_passes_over_models_that_are_not_there(tmp_path: Path) -> None:
+    """Deleted by hand, or given up, as the files of a deletion that was killed are."""
+    models = open_folder(str(tmp_path))
+    versions = [promote_model(tmp_path, b"a backbone", k=4, seed=seed) for seed in range(4)]
+    models.delete_tree(versions[2])
+    models.delete(f"{versions[1]}/{bundle.MANIFEST}")
+    bundle.give_up(models, versions[1], _NOW)
+    assert Registry(models).rollback() == versions[0]
+    assert Registry(models).current() == versions[0]
+    with pytest.raises(ModelError, match="no earlier model to go back to"):
+        Registry(models).rollback()
 
 
 def test_two_who_forget_in_one_model_bring_back_nothing(tmp_path: Path) -> None:
