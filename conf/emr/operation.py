@@ -7,7 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -29,7 +29,7 @@ from conf.emr.options import (
 )
 from conf.emr.serverless import Application
 from conf.emr.spark_submit import CONFIG, SUBMITTED, Locations, spark_submit_arguments
-from conf.emr.stack import Compute, Stack, parameters_of
+from conf.emr.stack import Compute, Stack, is_usable, outputs_of, parameters_of
 from conf.emr.watching import Follower, driver_logs, last_hour
 from conf.errors import SettingsError
 from conf.settings import Settings, parse_duration
@@ -177,19 +177,29 @@ def add_status_arguments(parser: argparse.ArgumentParser) -> None:
 def status(settings: Settings, options: OfStack) -> str:
     """The programs that run, and their state."""
     data = stack_of(settings, options)
+    described = data.describe()
+    if described and not outputs_of(described):
+        return data.unusable(described)
     output = data.outputs()["Output"]
-    lines = []
-    for compute in COMPUTES:
-        stack = data.sibling(compute)
-        if stack.describe() is not None:
-            there = stack.outputs()
-            lines.append(
-                Application(stack, there["ApplicationId"]).status()
-                if compute == "serverless"
-                else Cluster(stack, there["ClusterId"]).status()
-            )
-            lines.append(f"schedules    {'on' if there['Schedules'] == 'yes' else 'off'}")
+    lines = [line for compute in COMPUTES for line in _status_of(data.sibling(compute))]
     return "\n".join((*(lines or ["nothing runs programs; python -m conf.emr deploy"]), *last_hour(data, output)))
+
+
+def _status_of(stack: Stack) -> Iterator[str]:
+    """The programs of one form, if it is there."""
+    described = stack.describe()
+    if described is None:
+        return
+    if not is_usable(described):
+        yield stack.unusable(described)
+        return
+    there = outputs_of(described)
+    yield (
+        Application(stack, there["ApplicationId"]).status()
+        if stack.part == "serverless"
+        else Cluster(stack, there["ClusterId"]).status()
+    )
+    yield f"schedules    {'on' if there['Schedules'] == 'yes' else 'off'}"
 
 
 def add_logs_arguments(parser: argparse.ArgumentParser) -> None:

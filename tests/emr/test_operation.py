@@ -18,6 +18,7 @@ from conf.emr.stack import Stack
 from tests.support.aws_account import (
     REGION,
     application_of,
+    as_if,
     jobs,
     print_line,
     run,
@@ -68,6 +69,54 @@ def test_a_step_runs_where_it_is_told_to(deployed: Stack, capsys: pytest.Capture
     status = capsys.readouterr().out
     assert f"cluster      {deployed.sibling('cluster').outputs()['ClusterId']} RUNNING" in status
     assert f"step         {step['Id']} RUNNING picture-features run" in status
+
+
+def test_a_form_that_is_not_whole_is_told_and_passed_over(
+    deployed: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    as_if(monkeypatch, serverless="ROLLBACK_COMPLETE")
+    assert run("status") == 0
+    said = capsys.readouterr().out
+    assert "stack pictures-serverless is ROLLBACK_COMPLETE; python -m conf.emr deploy makes it again\n" in said
+    assert re.search(r"^cluster +j-\w+ ", said, flags=re.MULTILINE)
+    assert run("submit", "run", "--yes") == 0
+    assert len(steps(deployed)) == 1
+    assert run("submit", "run", "--yes", "--compute", "serverless") == 6
+    assert "stack pictures-serverless is ROLLBACK_COMPLETE; python -m conf.emr deploy" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("status", "remedy"),
+    [
+        ("ROLLBACK_COMPLETE", "python -m conf.emr deploy --compute cluster makes it again"),
+        ("CREATE_IN_PROGRESS", "wait until that is done"),
+        ("DELETE_IN_PROGRESS", "wait until that is done"),
+        ("DELETE_FAILED", "python -m conf.emr destroy --compute cluster deletes it, and python -m conf.emr deploy"),
+    ],
+)
+def test_without_a_form_that_is_whole_the_line_says_what_to_do(
+    aws: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], status: str, remedy: str
+) -> None:
+    assert run("deploy", "--yes", "--compute", "cluster") == 0
+    as_if(monkeypatch, cluster=status)
+    capsys.readouterr()
+    assert run("status") == 0
+    assert f"stack pictures-cluster is {status}; {remedy}" in capsys.readouterr().out
+    assert run("submit", "run", "--yes") == 6
+    assert f"stack pictures-cluster is {status}; {remedy}" in capsys.readouterr().err
+
+
+def test_data_whose_first_try_failed_are_told_by_every_verb(
+    aws: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    aws.apply({"Name": "pictures", "AllowNonEu": "yes"})
+    as_if(monkeypatch, data="ROLLBACK_COMPLETE")
+    line = "stack pictures-data is ROLLBACK_COMPLETE; python -m conf.emr deploy makes it again"
+    assert run("status") == 0
+    assert capsys.readouterr().out == f"{line}\n"
+    for words in (("logs",), ("stop", "--yes")):
+        assert run(*words) == 6
+        assert line in capsys.readouterr().err
 
 
 def test_waiting_follows_a_job_to_its_end_with_what_it_prints(
