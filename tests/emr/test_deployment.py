@@ -130,6 +130,7 @@ def test_without_a_network_replay_lists_and_nobody_waits_for_the_queue(
     assert run("submit", "run", "--yes") == 2
     assert "deploy --set Network=yes makes one" in capsys.readouterr().err
     assert run("submit", "replay", "--dry-run") == 0
+    assert "--queue" not in capsys.readouterr().err
     assert run("deploy", "--yes", "--compute", "cluster") == 0
     assert queue_is_taken() == "yes"
     assert run("deploy", "--yes") == 0

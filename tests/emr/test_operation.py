@@ -71,6 +71,43 @@ def test_a_step_runs_where_it_is_told_to(deployed: Stack, capsys: pytest.Capture
     assert f"step         {step['Id']} RUNNING picture-features run" in status
 
 
+@pytest.mark.parametrize("compute", ["serverless", "cluster"])
+def test_a_replay_by_hand_takes_what_waits_in_the_queue(
+    deployed: Stack, capsys: pytest.CaptureFixture[str], compute: str
+) -> None:
+    """The alarm NotTakenIn, on the age of what waits there, would not end otherwise."""
+
+    def words_of(*more: str) -> list[str]:
+        assert run("submit", "replay", "--dry-run", "--compute", compute, *more) == 0
+        return re.sub(r'[",]', " ", capsys.readouterr().err).split()
+
+    words = words_of()
+    assert words[words.index("--queue") + 1] == deployed.outputs()["QueueUrl"]
+    assert words[words.index("--discovery") + 1] == "events"
+    assert "--skip-if-running" not in words  # who asks for it wants to know that it could not
+    assert "--queue" not in words_of("--", "--discovery", "listing")
+
+
+def test_an_export_by_hand_has_a_place_before_it_costs_anything(
+    deployed: Stack, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    settings = tmp_path / "mine.yaml"
+    settings.write_text("export: {to: 's3://b/mine'}\nspark: {master: null}\n")
+
+    def place_of(*more: str) -> str:
+        assert run("submit", "export", "--dry-run", "--compute", "cluster", *more) == 0
+        return " ".join(re.findall(r"--to[ =](\S+)", capsys.readouterr().err))
+
+    assert place_of() == deployed.outputs()["Snapshots"]
+    assert place_of("--", "--to", "s3://b/csv", "--format", "csv") == "s3://b/csv"
+    assert place_of("--", "--to=s3://b/csv") == "s3://b/csv"
+    assert place_of("--settings", str(settings)) == ""  # the file has it
+    for csv in (("--format", "csv"), ("--format=csv",)):
+        assert run("submit", "export", "--yes", "--", *csv) == 2
+        assert "give CSV a folder of its own: -- --to s3://..." in capsys.readouterr().err
+    assert jobs(deployed) == []
+
+
 def test_a_form_that_is_not_whole_is_told_and_passed_over(
     deployed: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
