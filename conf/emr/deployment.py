@@ -34,7 +34,7 @@ from conf.emr.package import Platform, build
 from conf.emr.permissions import explain
 from conf.emr.preflight import check
 from conf.emr.spark_submit import Locations, scheduled, spark_submit_arguments
-from conf.emr.stack import Compute, Part, Stack, parameters_of, template_of
+from conf.emr.stack import Compute, Part, Stack, is_going, outputs_of, parameters_of, template_of
 from conf.errors import PlatformError, SettingsError
 from conf.failures import code_of
 from conf.settings import Settings
@@ -182,7 +182,7 @@ def deploy(settings: Settings, options: DeployOptions) -> str | None:
 
 
 def _former(data: Stack, compute: Stack, options: DeployOptions) -> tuple[dict[Part, dict[str, str]], list[str]]:
-    """The parameters of the stacks that are there.
+    """The parameters of the stacks that are there; one that is being deleted leaves none.
 
     In a dry run AWS need not be reached: then nothing is there, and a line says why.
     """
@@ -190,12 +190,14 @@ def _former(data: Stack, compute: Stack, options: DeployOptions) -> tuple[dict[P
     if options.dry_run:
         asked = [replace(one, connection=one.connection.hasty(_DRY_RUN_SECONDS)) for one in asked]
     try:
-        return {one.part: parameters_of(one.describe() or {}) for one in asked}, []
+        described = {one.part: one.describe() for one in asked}
     except BotoCoreError as error:
         if not options.dry_run:
             raise
         why = str(explain(error) or error).removeprefix("AWS: ")
         return {one.part: {} for one in asked}, [f"not compared with what is there, and not checked: {why}"]
+    staying = {part: there for part, there in described.items() if there and not is_going(there)}
+    return {one.part: parameters_of(staying.get(one.part, {})) for one in asked}, []
 
 
 def _uploads(folder: Path, settings: Path) -> Iterator[str]:
@@ -220,7 +222,9 @@ def _yes(*, given: bool) -> str:
 
 def _cluster_is_there(data: Stack) -> bool:
     """Whose stream takes from the queue, whatever Serverless does."""
-    return data.sibling("cluster").describe() is not None
+    cluster = data.sibling("cluster")
+    there = cluster.describe()
+    return there is not None and not is_going(there) and cluster.takes_changes()
 
 
 def _next(data: Stack, outputs: Mapping[str, str]) -> Iterator[str]:
@@ -355,7 +359,7 @@ def destroy(settings: Settings, options: DestroyOptions) -> str | None:
 
 def _stop(stack: Stack) -> None:
     """End what still runs, as far as deleting the stack does not."""
-    if stack.part == "serverless" and "ApplicationId" in (outputs := stack.outputs()):
+    if stack.part == "serverless" and "ApplicationId" in (outputs := outputs_of(stack.describe() or {})):
         if outputs["Schedules"] == "yes" and stack.takes_changes():
             stack.apply({"Schedules": "no"})  # or one could start the application again while it is deleted
         try:

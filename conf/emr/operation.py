@@ -7,8 +7,8 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -28,8 +28,8 @@ from conf.emr.options import (
     stack_of,
 )
 from conf.emr.serverless import Application
-from conf.emr.spark_submit import CONFIG, SUBMITTED, Locations, spark_submit_arguments
-from conf.emr.stack import Compute, Stack, parameters_of
+from conf.emr.spark_submit import CONFIG, SUBMITTED, Locations, by_hand, spark_submit_arguments
+from conf.emr.stack import Compute, Stack, is_usable, outputs_of, parameters_of
 from conf.emr.watching import Follower, driver_logs, last_hour
 from conf.errors import SettingsError
 from conf.settings import Settings, parse_duration
@@ -141,13 +141,16 @@ def submit(settings: Settings, options: SubmitOptions) -> str | None:
 def _on_serverless(
     compute: Stack, there: dict[str, str], options: SubmitOptions, settings: Settings, locations: Locations
 ) -> _Submission:
-    if SUBMITTED[options.program].streams and not serverless.reaches_queue(parameters_of(compute.describe() or {})):
-        raise SettingsError(
-            f"submit {options.program}: EMR Serverless reaches the queue from a network only; python -m conf.emr "
-            "deploy --set Network=yes makes one, and cost tells its price"
-        )
+    if not serverless.reaches_queue(parameters_of(compute.describe() or {})):
+        if SUBMITTED[options.program].streams:
+            raise SettingsError(
+                f"submit {options.program}: EMR Serverless reaches the queue from a network only; python -m conf.emr "
+                "deploy --set Network=yes makes one, and cost tells its price"
+            )
+        locations = replace(locations, queue=None)
+    more = by_hand(options.program, settings, locations, options.more)
     application = Application(compute, there["ApplicationId"])
-    request = serverless.job(options.program, settings, locations, there["JobRoleArn"], options.more)
+    request = serverless.job(options.program, settings, locations, there["JobRoleArn"], more)
     return _Submission(
         f"start on EMR Serverless application {application.id}\n{serverless.shown(request)}",
         lambda: application.start(request),
@@ -160,7 +163,8 @@ def _on_cluster(
     compute: Stack, there: dict[str, str], options: SubmitOptions, settings: Settings, locations: Locations
 ) -> _Submission:
     cluster = Cluster(compute, there["ClusterId"])
-    words = spark_submit_arguments(options.program, settings, locations, options.more)
+    more = by_hand(options.program, settings, locations, options.more)
+    words = spark_submit_arguments(options.program, settings, locations, more)
     return _Submission(
         f"run on cluster {cluster.id}\nspark-submit {shlex.join(words)}",
         lambda: cluster.submit(f"picture-features {options.program}", words),
@@ -177,19 +181,29 @@ def add_status_arguments(parser: argparse.ArgumentParser) -> None:
 def status(settings: Settings, options: OfStack) -> str:
     """The programs that run, and their state."""
     data = stack_of(settings, options)
+    described = data.describe()
+    if described and not outputs_of(described):
+        return data.unusable(described)
     output = data.outputs()["Output"]
-    lines = []
-    for compute in COMPUTES:
-        stack = data.sibling(compute)
-        if stack.describe() is not None:
-            there = stack.outputs()
-            lines.append(
-                Application(stack, there["ApplicationId"]).status()
-                if compute == "serverless"
-                else Cluster(stack, there["ClusterId"]).status()
-            )
-            lines.append(f"schedules    {'on' if there['Schedules'] == 'yes' else 'off'}")
+    lines = [line for compute in COMPUTES for line in _status_of(data.sibling(compute))]
     return "\n".join((*(lines or ["nothing runs programs; python -m conf.emr deploy"]), *last_hour(data, output)))
+
+
+def _status_of(stack: Stack) -> Iterator[str]:
+    """The programs of one form, if it is there."""
+    described = stack.describe()
+    if described is None:
+        return
+    if not is_usable(described):
+        yield stack.unusable(described)
+        return
+    there = outputs_of(described)
+    yield (
+        Application(stack, there["ApplicationId"]).status()
+        if stack.part == "serverless"
+        else Cluster(stack, there["ClusterId"]).status()
+    )
+    yield f"schedules    {'on' if there['Schedules'] == 'yes' else 'off'}"
 
 
 def add_logs_arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from conf.aws.connection import S3Connection
 from conf.emr.application import PLATFORMS, SETTINGS
-from conf.emr.stack import DEFAULT_REGION, Compute, Stack, check_region
+from conf.emr.stack import DEFAULT_REGION, Compute, Stack, check_region, is_usable
 from conf.errors import NotFoundError, SettingsError
 from conf.settings import Settings
 
@@ -103,15 +103,21 @@ def add_compute(parser: argparse.ArgumentParser) -> None:
 
 
 def compute_of(stack: Stack, asked: Compute | None) -> Stack:
-    """The stack on which a program is to run: the one that is asked for, or else the first that is there.
+    """The stack on which a program is to run: the one that is asked for, or else the first that is whole.
 
     Raises:
         NotFoundError: there is none.
     """
     wanted = (asked,) if asked else COMPUTES
-    for compute in wanted:
-        if stack.sibling(compute).describe() is not None:
-            return stack.sibling(compute)
+    unusable = []
+    for compute in map(stack.sibling, wanted):
+        there = compute.describe()
+        if there and is_usable(there):
+            return compute
+        if there:
+            unusable.append(compute.unusable(there))
+    if unusable:
+        raise NotFoundError(", and ".join(unusable))
     raise NotFoundError(
         f"nothing of {stack.name!r} runs programs in {stack.region}; python -m conf.emr deploy --compute {wanted[0]} "
         "makes it"

@@ -207,13 +207,43 @@ def scheduled(locations: Locations) -> dict[str, tuple[str, ...]]:
     """
     assert locations.snapshots
     assert locations.table
-    drained = ("--discovery", "events", "--queue", locations.queue) if locations.queue else ()
     return {
-        "replay": (*drained, "--skip-if-running"),
+        "replay": (*_drained(locations), "--skip-if-running"),
         "refit": ("--limit", "100000", "--promote", "if-not-worse"),
         "reconcile": ("--enqueue",),
         "export": ("--to", locations.snapshots, "--keep", "7", "--glue-table", locations.table),
     }
+
+
+def by_hand(verb: str, settings: Settings, locations: Locations, more: Sequence[str]) -> tuple[str, ...]:
+    """What a program that a person starts is told besides, with the words of that person last, which win.
+
+    replay drains the queue as the scheduled one does, or what waits there would wait on; but it fails where another run
+    holds the lease, which a person wants to know. An export for which nobody names a place goes where the scheduled one
+    does: without a place it would start, be paid, and fail.
+
+    Raises:
+        SettingsError: an export of CSV for which nobody names a place; readers of the scheduled ones take Parquet.
+    """
+    defaults: tuple[str, ...] = ()
+    if verb == "replay" and not _is_given("--discovery", more):
+        defaults = _drained(locations)
+    if verb == "export" and locations.snapshots and not (settings.export.to or _is_given("--to", more)):
+        if settings.export.format == "csv" or {"csv", "--format=csv"} & {*more}:
+            raise SettingsError(
+                f"submit export: {locations.snapshots} is for Parquet; give CSV a folder of its own: -- --to s3://..."
+            )
+        defaults = ("--to", locations.snapshots)
+    return (*defaults, *more)
+
+
+def _drained(locations: Locations) -> tuple[str, ...]:
+    """For a replay that takes what the queue has, if there is one."""
+    return ("--discovery", "events", "--queue", locations.queue) if locations.queue else ()
+
+
+def _is_given(flag: str, words: Sequence[str]) -> bool:
+    return any(word == flag or word.startswith(f"{flag}=") for word in words)
 
 
 def as_conf(properties: Mapping[str, str]) -> list[str]:

@@ -48,6 +48,7 @@ _CHANGING = tuple(
 )
 _FIRST_TRY_FAILED = "ROLLBACK_COMPLETE"
 _TAKE_NO_CHANGE = (_FIRST_TRY_FAILED, "ROLLBACK_FAILED", "DELETE_FAILED")
+_GOES = "DELETE_IN_PROGRESS"
 
 
 class _Template(yaml.SafeLoader):
@@ -144,7 +145,7 @@ class Stack:
         """The outputs of the template, by name.
 
         Raises:
-            NotFoundError: there is no such stack.
+            NotFoundError: there is no such stack, or it is not made: none that is made is without outputs.
         """
         there = self.describe()
         if there is None:
@@ -152,7 +153,23 @@ class Stack:
                 f"there is no stack {self.full_name!r} in {self.region}; python -m conf.emr deploy makes it, --region "
                 "and --stack name another"
             )
-        return {output["OutputKey"]: output["OutputValue"] for output in there.get("Outputs", ())}
+        outputs = outputs_of(there)
+        if not outputs:
+            raise NotFoundError(self.unusable(there))
+        return outputs
+
+    def unusable(self, there: Mapping[str, Any]) -> str:
+        """What to do about a stack that is described as one on which nothing can run."""
+        status, form = there["StackStatus"], " --compute cluster" if self.part == "cluster" else ""
+        deploy = f"python -m conf.emr deploy{form} makes it again"
+        if status.endswith("_IN_PROGRESS"):
+            remedy = "wait until that is done"
+        elif status == _FIRST_TRY_FAILED:
+            remedy = deploy
+        else:
+            destroy = "--data" if self.part == "data" else f"--compute {self.part}"
+            remedy = f"python -m conf.emr destroy {destroy} deletes it, and {deploy}"
+        return f"stack {self.full_name} is {status}; {remedy}"
 
     def wait_until_stable(self) -> None:
         """Wait until nobody changes it: what an interrupted deploy has begun, CloudFormation goes on with."""
@@ -173,6 +190,8 @@ class Stack:
     def apply(self, parameters: Mapping[str, str]) -> bool:
         """Make the stack, or change it, and wait. Parameters that are not given keep their value.
 
+        So do those of a first try that failed, of which nothing else stays.
+
         Returns:
             Whether there was anything to do.
 
@@ -181,10 +200,10 @@ class Stack:
         """
         there = self.describe()
         known = template_of(self.part)["Parameters"]
+        former = {key: value for key, value in parameters_of(there or {}).items() if key in known}
         if there and there["StackStatus"] == _FIRST_TRY_FAILED:
             self.delete()
             there = None
-        former = {key: value for key, value in parameters_of(there or {}).items() if key in known}
         request: dict[str, Any] = {
             "StackName": self.full_name,
             "Parameters": [
@@ -290,3 +309,19 @@ def _reason(event: Mapping[str, Any]) -> str:
 def parameters_of(description: Mapping[str, Any]) -> dict[str, str]:
     """The parameters that a stack was made with."""
     return {entry["ParameterKey"]: entry["ParameterValue"] for entry in description.get("Parameters", ())}
+
+
+def outputs_of(description: Mapping[str, Any]) -> dict[str, str]:
+    """The outputs of a stack; none while it is being made, and if that failed."""
+    return {output["OutputKey"]: output["OutputValue"] for output in description.get("Outputs", ())}
+
+
+def is_going(description: Mapping[str, Any]) -> bool:
+    """Whether a stack is being deleted, and leaves nothing to the next one."""
+    return bool(description["StackStatus"] == _GOES)
+
+
+def is_usable(description: Mapping[str, Any]) -> bool:
+    """Whether programs can run on a stack: it is made, and not on its way out."""
+    status = description["StackStatus"]
+    return bool(outputs_of(description)) and status not in (*_TAKE_NO_CHANGE, _GOES)

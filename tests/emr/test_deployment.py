@@ -32,6 +32,7 @@ from tests.support.aws_account import (
     PARTS,
     REGION,
     application_of,
+    as_if,
     run,
 )
 
@@ -129,6 +130,7 @@ def test_without_a_network_replay_lists_and_nobody_waits_for_the_queue(
     assert run("submit", "run", "--yes") == 2
     assert "deploy --set Network=yes makes one" in capsys.readouterr().err
     assert run("submit", "replay", "--dry-run") == 0
+    assert "--queue" not in capsys.readouterr().err
     assert run("deploy", "--yes", "--compute", "cluster") == 0
     assert queue_is_taken() == "yes"
     assert run("deploy", "--yes") == 0
@@ -208,6 +210,67 @@ def test_deploying_again_keeps_what_was_set_before(deployed: Stack) -> None:
     assert export[export.index("--glue-table") + 1] == "pictures.snapshot"
     assert export[export.index("--to") + 1] == deployed.outputs()["Snapshots"]
     assert all(len(value) <= 4096 for part in PARTS for value in parameters(part).values())  # the most there may be
+
+
+def test_a_deploy_after_a_first_try_that_failed_keeps_what_was_set(
+    aws: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As its plan says, though what is left of the first try is deleted."""
+
+    def parameters(part: Part) -> dict[str, str]:
+        return stacks.parameters_of(aws.sibling(part).describe() or {})
+
+    def identity(part: Part) -> str:
+        return str((aws.sibling(part).describe() or {})["StackId"])
+
+    sets = ("--set", "AlarmEmail=me@example.org", "--set", "Network=yes")
+    assert run("deploy", "--yes", *sets) == 0
+    assert run("deploy", "--yes", "--compute", "cluster", "--platform", "x86_64", "--set", "TaskNodes=1") == 0
+    before = {part: parameters(part) for part in PARTS}
+    former = {part: identity(part) for part in PARTS}
+    as_if(monkeypatch, serverless="ROLLBACK_COMPLETE", cluster="ROLLBACK_COMPLETE")
+    capsys.readouterr()
+    assert run("deploy", "--yes") == 0
+    assert "nobody is told" not in capsys.readouterr().err
+    assert run("deploy", "--yes", "--compute", "cluster") == 0
+    assert {part: parameters(part) for part in PARTS} == before
+    assert "m6i.xlarge" in parameters("cluster")["InstanceTypes"]
+    assert {part for part in PARTS if identity(part) != former[part]} == {"serverless", "cluster"}
+
+
+def test_the_data_of_a_first_try_that_failed_is_made_with_what_was_set(
+    aws: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aws.apply({"Name": "pictures", "AllowNonEu": "yes", "AlarmEmail": "me@example.org"})
+    as_if(monkeypatch, data="ROLLBACK_COMPLETE")
+    assert run("deploy", "--yes") == 0
+    assert stacks.parameters_of(aws.describe() or {})["AlarmEmail"] == "me@example.org"
+
+
+def test_what_is_being_deleted_leaves_no_parameters_to_the_plan(
+    aws: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """When the deploy has waited for its end, there is nothing that could keep them."""
+    assert run("deploy", "--yes", "--set", "AlarmEmail=me@example.org") == 0
+    as_if(monkeypatch, data="DELETE_IN_PROGRESS")
+    capsys.readouterr()
+    assert run("deploy", "--dry-run") == 0
+    said = capsys.readouterr().err
+    assert "make stack pictures-data" in said
+    assert "nobody is told" in said
+
+
+@pytest.mark.parametrize(
+    ("status", "taken"), [("ROLLBACK_COMPLETE", "no"), ("DELETE_IN_PROGRESS", "no"), ("CREATE_IN_PROGRESS", "yes")]
+)
+def test_a_cluster_that_never_comes_takes_nothing_from_the_queue(
+    aws: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], status: str, taken: str
+) -> None:
+    assert run("deploy", "--yes", "--compute", "cluster") == 0
+    as_if(monkeypatch, cluster=status)
+    capsys.readouterr()
+    assert run("deploy", "--yes") == 0
+    assert stacks.parameters_of(aws.describe() or {})["QueueIsTaken"] == taken
 
 
 def test_another_platform_is_another_application_and_other_machines(deployed: Stack) -> None:

@@ -20,6 +20,7 @@ from streaming.storage.locations import open_folder
 from tests.support.aws_account import (
     REGION,
     application_of,
+    as_if,
     jobs,
     print_line,
     run,
@@ -70,6 +71,91 @@ def test_a_step_runs_where_it_is_told_to(deployed: Stack, capsys: pytest.Capture
     status = capsys.readouterr().out
     assert f"cluster      {deployed.sibling('cluster').outputs()['ClusterId']} RUNNING" in status
     assert f"step         {step['Id']} RUNNING picture-features run" in status
+
+
+@pytest.mark.parametrize("compute", ["serverless", "cluster"])
+def test_a_replay_by_hand_takes_what_waits_in_the_queue(
+    deployed: Stack, capsys: pytest.CaptureFixture[str], compute: str
+) -> None:
+    """The alarm NotTakenIn, on the age of what waits there, would not end otherwise."""
+
+    def words_of(*more: str) -> list[str]:
+        assert run("submit", "replay", "--dry-run", "--compute", compute, *more) == 0
+        return re.sub(r'[",]', " ", capsys.readouterr().err).split()
+
+    words = words_of()
+    assert words[words.index("--queue") + 1] == deployed.outputs()["QueueUrl"]
+    assert words[words.index("--discovery") + 1] == "events"
+    assert "--skip-if-running" not in words  # who asks for it wants to know that it could not
+    assert "--queue" not in words_of("--", "--discovery", "listing")
+
+
+def test_an_export_by_hand_has_a_place_before_it_costs_anything(
+    deployed: Stack, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    settings = tmp_path / "mine.yaml"
+    settings.write_text("export: {to: 's3://b/mine'}\nspark: {master: null}\n")
+
+    def place_of(*more: str) -> str:
+        assert run("submit", "export", "--dry-run", "--compute", "cluster", *more) == 0
+        return " ".join(re.findall(r"--to[ =](\S+)", capsys.readouterr().err))
+
+    assert place_of() == deployed.outputs()["Snapshots"]
+    assert place_of("--", "--to", "s3://b/csv", "--format", "csv") == "s3://b/csv"
+    assert place_of("--", "--to=s3://b/csv") == "s3://b/csv"
+    assert place_of("--settings", str(settings)) == ""  # the file has it
+    for csv in (("--format", "csv"), ("--format=csv",)):
+        assert run("submit", "export", "--yes", "--", *csv) == 2
+        assert "give CSV a folder of its own: -- --to s3://..." in capsys.readouterr().err
+    assert jobs(deployed) == []
+
+
+def test_a_form_that_is_not_whole_is_told_and_passed_over(
+    deployed: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    as_if(monkeypatch, serverless="ROLLBACK_COMPLETE")
+    assert run("status") == 0
+    said = capsys.readouterr().out
+    assert "stack pictures-serverless is ROLLBACK_COMPLETE; python -m conf.emr deploy makes it again\n" in said
+    assert re.search(r"^cluster +j-\w+ ", said, flags=re.MULTILINE)
+    assert run("submit", "run", "--yes") == 0
+    assert len(steps(deployed)) == 1
+    assert run("submit", "run", "--yes", "--compute", "serverless") == 6
+    assert "stack pictures-serverless is ROLLBACK_COMPLETE; python -m conf.emr deploy" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("status", "remedy"),
+    [
+        ("ROLLBACK_COMPLETE", "python -m conf.emr deploy --compute cluster makes it again"),
+        ("CREATE_IN_PROGRESS", "wait until that is done"),
+        ("DELETE_IN_PROGRESS", "wait until that is done"),
+        ("DELETE_FAILED", "python -m conf.emr destroy --compute cluster deletes it, and python -m conf.emr deploy"),
+    ],
+)
+def test_without_a_form_that_is_whole_the_line_says_what_to_do(
+    aws: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], status: str, remedy: str
+) -> None:
+    assert run("deploy", "--yes", "--compute", "cluster") == 0
+    as_if(monkeypatch, cluster=status)
+    capsys.readouterr()
+    assert run("status") == 0
+    assert f"stack pictures-cluster is {status}; {remedy}" in capsys.readouterr().out
+    assert run("submit", "run", "--yes") == 6
+    assert f"stack pictures-cluster is {status}; {remedy}" in capsys.readouterr().err
+
+
+def test_data_whose_first_try_failed_are_told_by_every_verb(
+    aws: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    aws.apply({"Name": "pictures", "AllowNonEu": "yes"})
+    as_if(monkeypatch, data="ROLLBACK_COMPLETE")
+    line = "stack pictures-data is ROLLBACK_COMPLETE; python -m conf.emr deploy makes it again"
+    assert run("status") == 0
+    assert capsys.readouterr().out == f"{line}\n"
+    for words in (("logs",), ("stop", "--yes")):
+        assert run(*words) == 6
+        assert line in capsys.readouterr().err
 
 
 def test_waiting_follows_a_job_to_its_end_with_what_it_prints(

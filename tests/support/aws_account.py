@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import time
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+import pytest
 from cfnlint.decode import decode
 
 from conf.emr import stack as stacks
@@ -71,6 +73,29 @@ def with_application(stack: Stack, templates: Path, to: Path) -> None:
 def run(*words: str) -> int:
     verb, *rest = words
     return main([verb, "--stack", "pictures", "--region", REGION, "--allow-non-eu", *rest])
+
+
+def as_if(monkeypatch: pytest.MonkeyPatch, **statuses: str) -> None:
+    """Have CloudFormation say of these stacks, by part, that they are in such a state, until they are deleted.
+
+    None of those of a first try that failed has outputs, nor one that is being made.
+    """
+    describe, delete = Stack.describe, Stack.delete
+
+    def described(stack: Stack) -> Mapping[str, Any] | None:
+        there = describe(stack)
+        if there is None or stack.part not in statuses:
+            return there
+        status = statuses[stack.part]
+        made = {} if status.startswith(("ROLLBACK", "CREATE_IN")) else {"Outputs": there["Outputs"]}
+        return {**{key: value for key, value in there.items() if key != "Outputs"}, **made, "StackStatus": status}
+
+    def deleted(stack: Stack) -> None:
+        statuses.pop(stack.part, None)
+        delete(stack)
+
+    monkeypatch.setattr(Stack, "describe", described)
+    monkeypatch.setattr(Stack, "delete", deleted)
 
 
 def steps(stack: Stack) -> list[dict[str, Any]]:
