@@ -38,7 +38,7 @@ from tests.support.samples import KINDS, draw, write_samples
 from tests.support.scratch import COMPONENTS, new_place
 from tests.support.streams import Place
 
-_ROUNDS = 3
+_ROUNDS = 5
 _PICTURES = 2000
 _FEW_PICTURES = 500
 _STEADY_PICTURES = 6000  # several micro-batches of the default size
