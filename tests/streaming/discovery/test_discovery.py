@@ -71,6 +71,14 @@ def test_each_picture_is_found_once(source: Path, output: Folder) -> None:
     assert len(set(_logged(output))) == len(_logged(output)) == 2501
 
 
+def test_the_first_manifest_of_a_look_is_smaller(source: Path, output: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backlog has its first rows soon."""
+    monkeypatch.setattr("streaming.discovery.by_listing._FIRST", 20)
+    _put(source, *(f"{number:03}.jpg" for number in range(100)))
+    _discoverer(source, output).look(50)
+    assert [len(manifests.read_manifest(output, one)) for one in manifests.manifest_ids(output)] == [20, 50, 30]
+
+
 def test_an_overwritten_picture_is_not_read_again(source: Path, output: Folder) -> None:
     """A picture is its key."""
     _put(source, "a.jpg")
