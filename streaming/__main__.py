@@ -65,7 +65,10 @@ def _run(settings: Settings, _arguments: argparse.Namespace) -> None:
     from streaming.engine.metrics import open_metrics
     from streaming.engine.progress import log_batch
 
-    with open_metrics(settings) as metrics, open_job(settings, lambda one: log_batch(one, metrics.tell(one))) as job:
+    def tell(report: BatchReport) -> None:
+        log_batch(report, metrics.tell(report))
+
+    with open_metrics(settings) as metrics, open_job(settings, tell, needs_spark=lambda held: True) as job:
         job.follow(metrics.look)
 
 
@@ -93,7 +96,11 @@ def _replay_now(settings: Settings) -> Replayed | Idle:
         progress.advance(report)
         metrics.tell(report)
 
-    with ticking(settings.spark) as ticks, open_metrics(settings) as metrics, open_job(settings, advance, ticks) as job:
+    with (
+        ticking(settings.spark) as ticks,
+        open_metrics(settings) as metrics,
+        open_job(settings, advance, ticks, lambda held: held.is_new) as job,
+    ):
         progress = ReplayProgress(ticks)
         if job.is_idle():
             end_without_work(settings)

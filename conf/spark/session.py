@@ -10,7 +10,8 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -62,19 +63,34 @@ def is_submitted() -> bool:
 
 @contextmanager
 def spark_session(name: str, settings: Settings, properties: Mapping[str, str]) -> Iterator[SparkSession]:
-    """The one Spark session of this process, which ends with the context; see `start_session`."""
+    """The one Spark session of this process, which ends with the context; see `begin_session`."""
+    with starting_session(name, settings, properties) as session:
+        yield session()
+
+
+@contextmanager
+def starting_session(
+    name: str, settings: Settings, properties: Mapping[str, str]
+) -> Iterator[Callable[[], SparkSession]]:
+    """The same for who has something else to do while Spark starts, and then calls for the session."""
     _logger.info("starting Spark")
-    spark = start_session(name, settings, properties)
-    if settings.spark.ui and (address := spark.sparkContext.uiWebUrl):
-        _logger.info("Spark's UI is at %s", address)
+    begun = begin_session(name, settings, properties)
+
+    def session() -> SparkSession:
+        spark = begun()
+        if settings.spark.ui and (address := spark.sparkContext.uiWebUrl):
+            _logger.info("Spark's UI is at %s", address)
+        return spark
+
     try:
-        yield spark
+        yield session
     finally:
-        _end_session(spark)
+        with suppress(PlatformError):  # told already, or of no interest beside what ends the context
+            _end_session(begun())
 
 
-def start_session(name: str, settings: Settings, properties: Mapping[str, str]) -> SparkSession:
-    """The one Spark session of this process.
+def begin_session(name: str, settings: Settings, properties: Mapping[str, str]) -> Callable[[], SparkSession]:
+    """Start the one Spark session of this process; the function waits until it has started.
 
     Args:
         name: of the application, as Spark's UI shows it.
@@ -82,7 +98,7 @@ def start_session(name: str, settings: Settings, properties: Mapping[str, str]) 
         properties: the properties of this program, beside those of both.
 
     Raises:
-        PlatformError: Java is missing or Spark does not start.
+        PlatformError: Java is missing or Spark does not start; also by the function.
     """
     master = settings.spark.master
     local = master is not None and master.startswith("local")
@@ -111,18 +127,46 @@ def start_session(name: str, settings: Settings, properties: Mapping[str, str]) 
     }
     of_s3 = serve_credentials() if uses_s3 else {}
     environment = {**jvm.environment(), **s3_client.environment(), **of_s3} if local else {}
+    explaining = partial(_explaining, master, stderr if starts_java else None)
+    java = None
+    with explaining(), ExitStack() as ends:
+        if is_first:
+            if fetches:
+                ends.enter_context(s3_client.fetching())
+            with jvm.in_environment(environment):
+                java = java_process.start({**options, **(jvm.launch_properties() if local else {})}, stderr, log)
+        until_started = ends.pop_all()
+
+    def start() -> SparkSession:
+        with until_started:
+            return _start(options, java, local=local)
+
+    # In the main thread PySpark would install a handler of SIGINT, which calls Java while another call waits for it.
+    started = in_background(start, "start Spark")
+
+    def session() -> SparkSession:
+        with explaining():
+            return started.result()
+
+    return session
+
+
+@contextmanager
+def _explaining(master: str | None, stderr: Path | None) -> Iterator[None]:
+    """Turn whatever fails into one line; `stderr` is the file of what Java says, None if it was not started here."""
     try:
-        if not is_first:
-            return _in_a_thread(lambda: _start(options, None, local=local))
-        with s3_client.fetching() if fetches else nullcontext(), jvm.in_environment(environment):
-            java = java_process.start({**options, **(jvm.launch_properties() if local else {})}, stderr, log)
-            return _in_a_thread(lambda: _start(options, java, local=local))
+        yield
     except PlatformError:
         raise
     except Exception as error:  # of PySpark or py4j, which are not imported here
-        why = (_why_not(stderr, error) or java_process.how_it_ended(END_SECONDS)) if starts_java else None
-        told = f"{why or root_of(error)}; see {stderr}" if starts_java else root_of(error)
+        why = (_why_not(stderr, error) or java_process.how_it_ended(END_SECONDS)) if stderr else None
+        told = f"{why or root_of(error)}; see {stderr}" if stderr else root_of(error)
         raise PlatformError(f"Spark does not start on {master or 'spark-submit'}: {told}") from error
+
+
+def start_session(name: str, settings: Settings, properties: Mapping[str, str]) -> SparkSession:
+    """The same, once it has started."""
+    return begin_session(name, settings, properties)()
 
 
 def _start(options: Mapping[str, str], java: java_process.Starting | None, *, local: bool) -> SparkSession:
@@ -168,14 +212,6 @@ def _end_session(spark: SparkSession) -> None:
     """Stop a session, unless its Java has ended: then it cannot, and need not, be stopped."""
     if java_process.how_it_ended() is None:
         spark.stop()
-
-
-def _in_a_thread(start: Callable[[], SparkSession]) -> SparkSession:
-    """Start a session in another thread, and wait for it.
-
-    In the main thread PySpark would install a handler of SIGINT, which calls Java while another call waits for it.
-    """
-    return in_background(start, "start Spark").result()
 
 
 def _logs(name: str, settings: Settings) -> tuple[Path, Path]:

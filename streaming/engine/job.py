@@ -5,23 +5,23 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
 from conf.answers import command
 from conf.aws.connection import S3Connection
 from conf.errors import SettingsError
 from conf.settings import Settings
-from conf.spark.session import spark_session
+from conf.spark.session import spark_session, starting_session
 from conf.spark.ticks import Ticks
 from conf.spark.worker_daemon import preloading
 from streaming.discovery.by_events import EventsDiscoverer, check_interval
 from streaming.discovery.by_listing import Discoverer, DiscoveryThread, ListingDiscoverer, Look
 from streaming.discovery.drain import Drain
 from streaming.discovery.messages import Sorter
-from streaming.engine.opening import Opened, opening
+from streaming.engine.opening import Held, Opened, holding, open_held
 from streaming.features.workers import MODULES
 from streaming.lease.lease import Looked, read_holder
 from streaming.lease.yarn import this_attempt
@@ -38,22 +38,31 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
+_NAME = "picture-features"
 _PICTURES_PER_SLOT = 2000  # each micro-batch costs a third of a second of CPU beside them
 _PICTURES = 100_000
 _PICTURES_WITH_EMBEDDINGS = 20_000  # of 5 kB each, in this process and in Java's heap, two manifests at a time
 
 
 class StreamJob:
-    """The work of `run` and `replay` on an opened output."""
+    """The work of `run` and `replay` on an opened output; `session` starts Spark, if it has not begun, and waits."""
 
-    def __init__(self, opened: Opened, on_report: Callable[[BatchReport], None], ticks: Ticks) -> None:
+    def __init__(
+        self,
+        opened: Opened,
+        registry: Registry,
+        session: Callable[[], SparkSession],
+        on_report: Callable[[BatchReport], None],
+        ticks: Ticks,
+    ) -> None:
         self._opened = opened
+        self._registry = registry
+        self._session = session
         self._ticks = ticks
         self._settings = opened.settings
         self._places = opened.places
         self._tenure = opened.tenure
         self._on_report = on_report
-        self._registry = Registry(opened.places.models)
         self._tables = Tables(opened.places.output)
         self._interval: float | None = None
         self._looked = time.monotonic()
@@ -87,7 +96,8 @@ class StreamJob:
     def follow(self, on_look: Callable[[bool], None]) -> None:
         """Featurize what arrives until told to stop; `on_look` is told whether a micro-batch is running."""
         discoverer = self._discoverer
-        with self._session() as spark, self._queries(spark, unfinished(self._places.output)) as queries:
+        spark = self._session()
+        with self._queries(spark, unfinished(self._places.output)) as queries:
             interval = self._settings.stream.interval
             self._interval, self._looked = interval.total_seconds(), time.monotonic()
             root, stop = self._places.input.root, command("streaming", "stop")
@@ -101,14 +111,14 @@ class StreamJob:
     def replay(self, on_backlog: Callable[[Backlog], None]) -> None:
         """Featurize the pictures that can be found now."""
         output, discoverer = self._places.output, self._discoverer
-        with self._session() as spark:
-            _logger.info("finding the pictures of %s", self._places.input.root)
-            look = discoverer.catch_up(self._max_pictures(spark))
-            waiting = unfinished(output)
-            pictures = sum(len(listed) for _, listed in manifests.read_manifests(output, waiting))
-            on_backlog(Backlog(pictures, look.unsettled))
-            with self._queries(spark, waiting) as queries:
-                queries.drain()
+        spark = self._session()
+        _logger.info("finding the pictures of %s", self._places.input.root)
+        look = discoverer.catch_up(self._max_pictures(spark))
+        waiting = unfinished(output)
+        pictures = sum(len(listed) for _, listed in manifests.read_manifests(output, waiting))
+        on_backlog(Backlog(pictures, look.unsettled))
+        with self._queries(spark, waiting) as queries:
+            queries.drain()
 
     @cached_property
     def _discoverer(self) -> Discoverer:
@@ -152,15 +162,11 @@ class StreamJob:
         most = _PICTURES_WITH_EMBEDDINGS if stream.embeddings == "keep" else _PICTURES
         return stream.max_pictures or min(_PICTURES_PER_SLOT * slots, most)
 
-    def _session(self) -> AbstractContextManager[SparkSession]:
-        self._registry.read_ahead()  # while Spark starts
-        return spark_session("picture-features", self._settings, self._places.spark_properties() | preloading(*MODULES))
-
 
 def end_without_work(settings: Settings) -> None:
     """Give YARN the Spark session that it waits for: to YARN, an application that ends without one has failed."""
     if this_attempt():
-        with spark_session("picture-features", settings, {}):
+        with spark_session(_NAME, settings, {}):
             pass
 
 
@@ -174,12 +180,34 @@ def skip(settings: Settings) -> str:
 
 @contextmanager
 def open_job(
-    settings: Settings, on_report: Callable[[BatchReport], None], ticks: Ticks | None = None
+    settings: Settings,
+    on_report: Callable[[BatchReport], None],
+    ticks: Ticks | None = None,
+    needs_spark: Callable[[Held], bool] = lambda held: False,
 ) -> Iterator[StreamJob]:
-    """Open the output for this context; `ticks` counts the pictures as they are done, before a report has them.
+    """Open the output for this context, and with it the Spark session, once that is needed.
+
+    Args:
+        settings: of the program.
+        on_report: called after each micro-batch.
+        ticks: count the pictures as they are done, before a report has them.
+        needs_spark: whether it is certain already, so that Spark starts while the output is opened.
 
     Raises:
         AppError: a check failed, so that Spark need not be started.
     """
-    with opening(settings) as opened:
-        yield StreamJob(opened, on_report, ticks or Ticks())
+    with holding(settings) as held, ExitStack() as ends:
+        registry = Registry(held.places.models)
+        properties = held.places.spark_properties() | preloading(*MODULES)
+
+        @cache
+        def begin() -> Callable[[], SparkSession]:
+            registry.read_ahead()
+            return ends.enter_context(starting_session(_NAME, settings, properties))
+
+        def session() -> SparkSession:
+            return begin()()
+
+        if needs_spark(held):
+            begin()
+        yield StreamJob(open_held(held), registry, session, on_report, ticks or Ticks())

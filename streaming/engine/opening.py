@@ -43,8 +43,25 @@ class Opened:
     inbox: Inbox
 
 
+@dataclass(frozen=True)
+class Held:
+    """An output whose lease this process holds.
+
+    Attributes:
+        settings: of the program.
+        places: input, models, output and checkpoint.
+        tenure: the right to write.
+        is_new: whether nobody has written there before, as far as a start can tell.
+    """
+
+    settings: Settings
+    places: StreamPlaces
+    tenure: Tenure
+    is_new: bool
+
+
 @contextmanager
-def opening(settings: Settings) -> Iterator[Opened]:
+def holding(settings: Settings) -> Iterator[Held]:
     """Hold the lease of the output in this context.
 
     Raises:
@@ -55,19 +72,29 @@ def opening(settings: Settings) -> Iterator[Opened]:
         Registry(places.models).current,
         lambda: next(places.input.pictures(lambda path, why: None), None),  # whether it can be listed
     )
-    begin_format(places.output)
+    is_new = begin_format(places.output)
     with Tenure(places.output, settings.stream.lease) as tenure:
-        epochs = Epochs(tenure, places.checkpoint)
-        places.output.remove_leftovers()
-        _do_at_once(
-            Tables(places.output, with_embeddings=settings.stream.embeddings == "keep").prepare,
-            lambda: lineage.record(places.output, Derivative("models", places.models.root)),
-            lambda: manifests.prepare_log(places.output),
-            epochs.open,
-            lambda: check_log(places.output),
-        )
-        log = ManifestLog(tenure, recover(tenure))
-        yield Opened(settings, places, tenure, log, epochs, Inbox(log))
+        yield Held(settings, places, tenure, is_new)
+
+
+def open_held(held: Held) -> Opened:
+    """Prepare an output for writing, and recover what former holders have left; on S3, some twenty requests.
+
+    Raises:
+        AppError: a check failed.
+    """
+    settings, places, tenure = held.settings, held.places, held.tenure
+    epochs = Epochs(tenure, places.checkpoint)
+    places.output.remove_leftovers()
+    _do_at_once(
+        Tables(places.output, with_embeddings=settings.stream.embeddings == "keep").prepare,
+        lambda: lineage.record(places.output, Derivative("models", places.models.root)),
+        lambda: manifests.prepare_log(places.output),
+        epochs.open,
+        lambda: check_log(places.output),
+    )
+    log = ManifestLog(tenure, recover(tenure))
+    return Opened(settings, places, tenure, log, epochs, Inbox(log))
 
 
 def _do_at_once(*steps: Callable[[], object]) -> None:

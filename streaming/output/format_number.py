@@ -35,11 +35,14 @@ def check_format(output: Folder) -> None:
     _read(output)
 
 
-def begin_format(output: Folder) -> None:
+def begin_format(output: Folder) -> bool:
     """The same for who is about to write: the output gets this version's number, durably, before anything else.
 
     It needs no lease: the number is the same whoever of this version writes it, and of two versions the later one's
     stays.
+
+    Returns:
+        Whether the output had no number yet, so that it is new, or of before there were numbers.
 
     Raises:
         OutputError: as `check_format`.
@@ -47,13 +50,13 @@ def begin_format(output: Folder) -> None:
     while True:
         number, tag = _read(output)
         if number == FORMAT:
-            return
+            return False
         data = f"{_Number(format=FORMAT).model_dump_json()}\n".encode()
         try:
             create_or_replace(output, NAME, data, tag)
         except (AlreadyExistsError, ConflictError):
             continue
-        return
+        return tag is None
 
 
 def _read(output: Folder) -> tuple[int, str | None]:

@@ -32,8 +32,8 @@ def replace_spark(monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], objec
     """Take Spark's place in this process; `meanwhile` is called when the manifests are there, before any commit."""
 
     @contextmanager
-    def session(_job: StreamJob) -> Iterator[Any]:
-        yield SimpleNamespace(sparkContext=SimpleNamespace(defaultParallelism=1))
+    def starting(*_: object) -> Iterator[Callable[[], Any]]:
+        yield lambda: SimpleNamespace(sparkContext=SimpleNamespace(defaultParallelism=1))
 
     class Queries:
         def __init__(self, job: StreamJob) -> None:
@@ -47,8 +47,8 @@ def replace_spark(monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], objec
                     report = _commit(Tables(output), manifest, [one.path for one in read_manifest(output, manifest)])
                 self._job._on_report(report)
 
-    monkeypatch.setattr(StreamJob, "_session", session)
-    monkeypatch.setattr(StreamJob, "_queries", lambda job, _spark: nullcontext(Queries(job)))
+    monkeypatch.setattr("streaming.engine.job.starting_session", starting)
+    monkeypatch.setattr(StreamJob, "_queries", lambda job, _spark, _waiting: nullcontext(Queries(job)))
 
 
 def _commit(tables: Tables, manifest: str, paths: list[str]) -> BatchReport:
