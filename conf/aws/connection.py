@@ -221,7 +221,13 @@ def _client(connection: S3Connection, service: str) -> Any:
         ) from error
     warning = SilenceWarning(client.meta.endpoint_url, connection.attempts, connection.timeout)
     client.meta.events.register(f"needs-retry.{service}", warning)
+    client.meta.events.register_last(f"before-call.{service}", _send_at_once)
     return client
+
+
+def _send_at_once(params: dict[str, Any], **_: Any) -> None:
+    """Drop the question whether a PUT may come (Expect: 100-continue): it costs a round trip, and ours are small."""
+    params["headers"].pop("Expect", None)
 
 
 def _parse_time(value: Any) -> datetime:
