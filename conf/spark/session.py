@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -30,6 +30,8 @@ from conf.uris import resolve
 from conf.without_pandas import admit_pandas
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from pyspark.sql import SparkSession
 
 _logger = logging.getLogger(__name__)
@@ -77,7 +79,7 @@ def starting_session(
     begun = begin_session(name, settings, properties)
 
     def session() -> SparkSession:
-        spark = begun()
+        spark = begun.wait()
         if settings.spark.ui and (address := spark.sparkContext.uiWebUrl):
             _logger.info("Spark's UI is at %s", address)
         return spark
@@ -85,12 +87,33 @@ def starting_session(
     try:
         yield session
     finally:
-        with suppress(PlatformError):  # told already, or of no interest beside what ends the context
-            _end_session(begun())
+        begun.end()
 
 
-def begin_session(name: str, settings: Settings, properties: Mapping[str, str]) -> Callable[[], SparkSession]:
-    """Start the one Spark session of this process; the function waits until it has started.
+class BegunSession:
+    """A session that has begun to start. `explaining` turns the errors of a start into `PlatformError`."""
+
+    def __init__(self, started: Future[SparkSession], explaining: Callable[[], AbstractContextManager[None]]) -> None:
+        self._started = started
+        self._explaining = explaining
+
+    def wait(self) -> SparkSession:
+        """The session, once it has started.
+
+        Raises:
+            PlatformError: Spark does not start.
+        """
+        with self._explaining():
+            return self._started.result()
+
+    def end(self) -> None:
+        """Stop the session, unless it did not start, or its Java has ended: then it cannot, and need not, be."""
+        if self._started.exception() is None and java_process.how_it_ended() is None:
+            self._started.result().stop()
+
+
+def begin_session(name: str, settings: Settings, properties: Mapping[str, str]) -> BegunSession:
+    """Begin to start the one Spark session of this process.
 
     Args:
         name: of the application, as Spark's UI shows it.
@@ -98,7 +121,7 @@ def begin_session(name: str, settings: Settings, properties: Mapping[str, str]) 
         properties: the properties of this program, beside those of both.
 
     Raises:
-        PlatformError: Java is missing or Spark does not start; also by the function.
+        PlatformError: Java is missing, or does not start.
     """
     master = settings.spark.master
     local = master is not None and master.startswith("local")
@@ -142,13 +165,7 @@ def begin_session(name: str, settings: Settings, properties: Mapping[str, str]) 
             return _start(options, java, local=local)
 
     # In the main thread PySpark would install a handler of SIGINT, which calls Java while another call waits for it.
-    started = in_background(start, "start Spark")
-
-    def session() -> SparkSession:
-        with explaining():
-            return started.result()
-
-    return session
+    return BegunSession(in_background(start, "start Spark"), explaining)
 
 
 @contextmanager
@@ -165,8 +182,12 @@ def _explaining(master: str | None, stderr: Path | None) -> Iterator[None]:
 
 
 def start_session(name: str, settings: Settings, properties: Mapping[str, str]) -> SparkSession:
-    """The same, once it has started."""
-    return begin_session(name, settings, properties)()
+    """The session of `begin_session`, once it has started.
+
+    Raises:
+        PlatformError: Java is missing or Spark does not start.
+    """
+    return begin_session(name, settings, properties).wait()
 
 
 def _start(options: Mapping[str, str], java: java_process.Starting | None, *, local: bool) -> SparkSession:
@@ -206,12 +227,6 @@ def _check_pyspark() -> None:
         if (installed := version("pyspark")) != pyspark.__version__:
             found = f"PySpark {pyspark.__version__} from {Path(pyspark.__file__).parent}"
             raise PlatformError(f"{found} hides the {installed} that is installed; unset PYTHONPATH")
-
-
-def _end_session(spark: SparkSession) -> None:
-    """Stop a session, unless its Java has ended: then it cannot, and need not, be stopped."""
-    if java_process.how_it_ended() is None:
-        spark.stop()
 
 
 def _logs(name: str, settings: Settings) -> tuple[Path, Path]:
