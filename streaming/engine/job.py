@@ -34,7 +34,9 @@ from streaming.storage.locations import is_on_s3, open_folder
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+    from streaming.discovery.sqs import Queue
     from streaming.engine.queries import Queries
+    from streaming.output.places import StreamPlaces
 
 _logger = logging.getLogger(__name__)
 
@@ -51,12 +53,14 @@ class StreamJob:
         self,
         opened: Opened,
         registry: Registry,
+        queue: Queue | None,
         session: Callable[[], SparkSession],
         on_report: Callable[[BatchReport], None],
         ticks: Ticks,
     ) -> None:
         self._opened = opened
         self._registry = registry
+        self._queue = queue
         self._session = session
         self._ticks = ticks
         self._settings = opened.settings
@@ -73,7 +77,6 @@ class StreamJob:
         """Whether everything that can be found is in the tables already. It needs no Spark.
 
         Raises:
-            SettingsError: pictures cannot be found as the settings ask for.
             InputError: the input has no pictures, or cannot be listed.
             StorageError: the queue cannot be used.
         """
@@ -122,28 +125,11 @@ class StreamJob:
 
     @cached_property
     def _discoverer(self) -> Discoverer:
-        """The discoverer that the settings ask for.
-
-        Raises:
-            SettingsError: events need an input on S3, and a queue.
-            StorageError: the queue cannot be used.
-        """
-        stream, source = self._settings.stream, self._places.input
-        if stream.discovery == "listing":
+        """The discoverer that the settings ask for."""
+        if self._queue is None:
             return self._listing
-        if not is_on_s3(source.root):
-            raise SettingsError(
-                f"stream.discovery: events are of pictures on S3, and the input is {source.root}; use listing"
-            )
-        if stream.queue is None:
-            raise SettingsError(
-                "stream.queue: is missing; give --queue URL of the SQS queue that gets the events of S3"
-            )
-        from streaming.discovery.sqs import Queue  # noqa: PLC0415 - imports botocore, which local files do not need
-
-        queue = Queue(stream.queue, self._places.connection)
-        check_interval(stream.interval, queue)
-        drain = Drain(queue, Sorter(source), stream.interval, self._tenure.should_stop)
+        source = self._places.input
+        drain = Drain(self._queue, Sorter(source), self._settings.stream.interval, self._tenure.should_stop)
         return EventsDiscoverer(source, drain, self._listing, self._opened.log, self._opened.inbox, self._note_look)
 
     def _note_look(self, look: Look) -> None:
@@ -161,6 +147,29 @@ class StreamJob:
         stream, slots = self._settings.stream, spark.sparkContext.defaultParallelism
         most = _PICTURES_WITH_EMBEDDINGS if stream.embeddings == "keep" else _PICTURES
         return stream.max_pictures or min(_PICTURES_PER_SLOT * slots, most)
+
+
+def _open_queue(settings: Settings, places: StreamPlaces) -> Queue | None:
+    """The queue whose events tell of pictures; None if they are found by listing.
+
+    Raises:
+        SettingsError: events need an input on S3, and a queue.
+        StorageError: the queue cannot be used.
+    """
+    stream, source = settings.stream, places.input
+    if stream.discovery == "listing":
+        return None
+    if not is_on_s3(source.root):
+        raise SettingsError(
+            f"stream.discovery: events are of pictures on S3, and the input is {source.root}; use listing"
+        )
+    if stream.queue is None:
+        raise SettingsError("stream.queue: is missing; give --queue URL of the SQS queue that gets the events of S3")
+    from streaming.discovery.sqs import Queue  # noqa: PLC0415 - imports botocore, which local files do not need
+
+    queue = Queue(stream.queue, places.connection)
+    check_interval(stream.interval, queue)
+    return queue
 
 
 def end_without_work(settings: Settings) -> None:
@@ -198,6 +207,7 @@ def open_job(
     """
     with holding(settings) as held, ExitStack() as ends:
         registry = Registry(held.places.models)
+        queue = _open_queue(settings, held.places)
         properties = held.places.spark_properties() | preloading(*MODULES)
 
         @cache
@@ -210,4 +220,4 @@ def open_job(
 
         if needs_spark(held):
             begin()
-        yield StreamJob(open_held(held), registry, session, on_report, ticks or Ticks())
+        yield StreamJob(open_held(held), registry, queue, session, on_report, ticks or Ticks())
