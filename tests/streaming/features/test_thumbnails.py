@@ -88,8 +88,7 @@ def test_few_pictures_are_decoded_at_once_though_many_are_read(monkeypatch: pyte
             decoding[0] += 1
             most[0] = max(most[0], decoding[0])
         try:
-            pair.wait(timeout=30)  # two are
-            time.sleep(0.02)  # in which a third might be
+            pair.wait(timeout=30)  # two are; a third would be while they decode
             return decode(*arguments)
         finally:
             with counting:
