@@ -1,6 +1,6 @@
 """Measures discovery at a million keys: seconds, and memory of the driver.
 
-    python -m benchmarks.discovery [KEYS]
+    python -m benchmarks.discovery [KEYS [ROUNDS]]
 
 Store and queue are synthetic (see `benchmarks.support.synthetic`); discoverers, boto3, the manifest log and the memory
 of known pictures are real, in a process without Spark. First a million pictures are new, then all of them are known,
@@ -18,11 +18,12 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from datetime import timedelta
 
 import psutil
 
-from benchmarks.support.common import CORES, Figure, at_least, print_figures, wait_for_quiet
+from benchmarks.support.common import CORES, ROUNDS, Figure, at_least, print_figures, spread, wait_for_quiet
 from benchmarks.support.synthetic import BUCKET, PREFIX, QUEUE_URL, deleted, serving
 from conf.aws.connection import S3Connection
 from conf.settings import StreamSettings
@@ -42,19 +43,49 @@ from tests.support.tenures import LooseTenure
 _OBJECTS = 1_000_000
 _EVENTS = 50_000
 _RATE = 1000  # messages a second that are asked for
-_MAX_PICTURES = 1000 * CORES  # the default of a stream on this machine
+_MAX_PICTURES = 2000 * CORES  # the default of a stream on this machine
 _SOURCE = f"s3://{BUCKET}/{PREFIX}"
 
 
-def measure(objects: int = _OBJECTS) -> Iterator[Figure]:
-    """Both discoverers, on one synthetic bucket, in a fresh process."""
+@dataclass(frozen=True)
+class _Round:
+    """Seconds of the clock and of CPU of two looks, messages per second, and resident megabytes.
+
+    `memory` is that before, after each look, and after the events; `peak` is the most of all.
+    """
+
+    first: tuple[float, float]
+    known: tuple[float, float]
+    rate: float
+    memory: tuple[float, float, float, float]
+    peak: float
+
+
+def measure(objects: int = _OBJECTS, rounds: int = ROUNDS) -> Iterator[Figure]:
+    """Both discoverers, on one synthetic bucket, in a fresh process each round."""
+    done = [_measure_round(objects) for _ in range(rounds)]
+    for what, looks in (
+        (f"first look at {objects:,} keys, all new, into manifests of {_MAX_PICTURES:,}", [one.first for one in done]),
+        (f"look at {objects:,} known keys", [one.known for one in done]),
+    ):
+        yield Figure(what, spread([seconds for seconds, _ in looks], ".1f", " s"))
+        yield Figure(f"{what}: CPU", spread([cpu for _, cpu in looks], ".1f", " s"))
+    highest = [max(sizes) for sizes in zip(*(one.memory for one in done), strict=True)]
+    what = "driver without Spark: before, after the first look, after the second, after the events; peak"
+    yield Figure(what, f"{', '.join(f'{size:.0f}' for size in highest)}; {max(one.peak for one in done):.0f} MB")
+    rates = [one.rate for one in done]
+    yield Figure(f"{_EVENTS:,} events with {objects:,} keys known", spread(rates, ",.0f", " messages/s"))
+    yield at_least(f"events over {_RATE:,} messages/s", [rate / _RATE for rate in rates], 1)
+
+
+def _measure_round(objects: int) -> _Round:
     with serving(objects, _EVENTS) as address:
         wait_for_quiet()
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            yield from pool.submit(_discover, objects, address).result()
+            return pool.submit(_discover, objects, address).result()
 
 
-def _discover(objects: int, address: str) -> list[Figure]:
+def _discover(objects: int, address: str) -> _Round:
     keys = {"AWS_ACCESS_KEY_ID": "synthetic", "AWS_SECRET_ACCESS_KEY": "synthetic", "AWS_REGION": "eu-west-3"}
     os.environ.update(keys, AWS_ENDPOINT_URL=address)
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
@@ -70,33 +101,23 @@ def _discover(objects: int, address: str) -> list[Figure]:
         before = _resident()
         first = _list_once(events, listed)
         after_first = _resident()
-        second = _look(listing, objects)
+        known_again = _look(listing, objects)
         after_look = _resident()
         rate = _EVENTS / _seconds_to_follow(events, address)
         assert len(known) == objects + _EVENTS
         after_events = _resident()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-    return [
-        Figure(f"first look at {objects:,} keys, all new, into manifests of {_MAX_PICTURES:,}", first),
-        Figure(f"look at {objects:,} known keys", second),
-        Figure(
-            "driver without Spark: before, after the first look, after the second",
-            _megabytes(before, after_first, after_look),
-        ),
-        Figure(f"{_EVENTS:,} events with {objects:,} keys known", f"{rate:,.0f} messages/s"),
-        at_least(f"events over {_RATE:,} messages/s", rate / _RATE, 1),
-        Figure("driver without Spark: after the events, peak of all", _megabytes(after_events, peak)),
-    ]
+    return _Round(first, known_again, rate, (before, after_first, after_look, after_events), peak)
 
 
-def _list_once(events: EventsDiscoverer, listed: threading.Event) -> str:
+def _list_once(events: EventsDiscoverer, listed: threading.Event) -> tuple[float, float]:
     """The first start of a stream of events: all that is there, listed once; `listed` is set after that."""
     started = _clocks()
     events.follow(_MAX_PICTURES, StreamSettings().interval, listed)
     return _seconds_since(started)
 
 
-def _look(listing: ListingDiscoverer, objects: int) -> str:
+def _look(listing: ListingDiscoverer, objects: int) -> tuple[float, float]:
     started = _clocks()
     look = listing.look(_MAX_PICTURES)
     assert (look.listed, look.found) == (objects, 0)
@@ -107,9 +128,9 @@ def _clocks() -> tuple[float, float]:
     return time.monotonic(), time.process_time()
 
 
-def _seconds_since(started: tuple[float, float]) -> str:
+def _seconds_since(started: tuple[float, float]) -> tuple[float, float]:
     wall, cpu = (now - then for now, then in zip(_clocks(), started, strict=True))
-    return f"{wall:.1f} s; CPU {cpu:.1f} s"
+    return wall, cpu
 
 
 def _seconds_to_follow(events: EventsDiscoverer, address: str) -> float:
@@ -128,10 +149,6 @@ def _seconds_to_follow(events: EventsDiscoverer, address: str) -> float:
 
 def _resident() -> float:
     return float(psutil.Process().memory_info().rss) / 1e6
-
-
-def _megabytes(*sizes: float) -> str:
-    return f"{', '.join(f'{size:.0f}' for size in sizes)} MB"
 
 
 if __name__ == "__main__":

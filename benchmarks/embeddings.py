@@ -1,6 +1,6 @@
 """Measures what keeping the embeddings costs a stream, and what a refit from them saves.
 
-    python -m benchmarks.embeddings [ROWS [FILES [PICTURES]]]
+    python -m benchmarks.embeddings [ROWS [FILES [ROUNDS]]]
 
 A replay that keeps them and one that drops them run side by side, as `benchmarks.support.pairs` has it. A fit and a
 refit run in turn, as whole programs. The large table is synthetic: half of its numbers are 0, as of the backbone, and
@@ -20,14 +20,16 @@ import pyarrow as pa
 
 from benchmarks.support.common import (
     CORES,
+    ROUNDS,
     Figure,
     arguments,
     at_least,
-    at_most,
+    costs,
     link_pictures,
     print_figures,
     run_measured,
     run_program,
+    spread,
 )
 from benchmarks.support.pairs import compare, enough_pictures, stream
 from streaming.features.backbone import backbone_id
@@ -44,13 +46,13 @@ _ROWS = 1_000_000
 _FILES = 10_000
 
 
-def measure(rows: int = _ROWS, files: int = _FILES, pictures: int = _PICTURES) -> Iterator[Figure]:
+def measure(rows: int = _ROWS, files: int = _FILES, rounds: int = ROUNDS) -> Iterator[Figure]:
     """The stream with and without, a refit beside a fit, and a refit on a large table."""
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         samples = write_samples(Path(folder), 2000, broken=0).pictures
         yield from _kept_beside_dropped(samples)
-        yield from _refit_beside_fit(samples, pictures)
-    yield from _refit_of_many(rows, files)
+        yield from _refit_beside_fit(samples, rounds)
+    yield from _refit_of_many(rows, files, rounds)
 
 
 def _kept_beside_dropped(samples: list[Path]) -> Iterator[Figure]:
@@ -62,29 +64,31 @@ def _kept_beside_dropped(samples: list[Path]) -> Iterator[Figure]:
         yield from compare(keeping, dropping).figures("100x100", target=0.97)
 
 
-def _refit_beside_fit(samples: list[Path], pictures: int) -> Iterator[Figure]:
+def _refit_beside_fit(samples: list[Path], rounds: int) -> Iterator[Figure]:
     with new_place() as place:
-        link_pictures(place.source, samples, pictures)
+        link_pictures(place.source, samples, _PICTURES)
         weights = place.root / "backbone.tflite"
         weights.write_bytes(read_backbone())
         run_program("streaming", arguments(place, "replay"))
         output = open_folder(str(place.output))
         stored = sum(read_size(output, name).bytes for name in embeddings_files(output))
-        yield Figure("embeddings, bytes a picture (generated pictures)", f"{stored / pictures:,.0f}")
-        fit = run_program("batch_fit", _fit(place, "--input", str(place.source), "--weights", str(weights)))
-        refit = run_program("batch_fit", _fit(place, "--embeddings", str(place.output)))
-        yield Figure(f"fit on {pictures:,} pictures, whole program", f"{fit:.1f} s")
-        yield Figure("refit on their embeddings, whole program", f"{refit:.1f} s")
-        yield at_least("fit over refit", fit / refit, 20)
+        yield Figure("embeddings, bytes a picture (generated pictures)", f"{stored / _PICTURES:,.0f}")
+        fits, refits = [], []
+        for _ in range(rounds):
+            fits.append(run_program("batch_fit", _fit(place, "--input", str(place.source), "--weights", str(weights))))
+            refits.append(run_program("batch_fit", _fit(place, "--embeddings", str(place.output))))
+        yield Figure(f"fit on {_PICTURES:,} pictures, whole program", spread(fits, ".1f", " s"))
+        yield Figure("refit on their embeddings, whole program", spread(refits, ".1f", " s"))
+        ratios = [fit / refit for fit, refit in zip(fits, refits, strict=True)]
+        yield at_least("fit over refit", ratios, 20)
 
 
-def _refit_of_many(rows: int, files: int) -> Iterator[Figure]:
+def _refit_of_many(rows: int, files: int, rounds: int) -> Iterator[Figure]:
     with new_place() as place:
         _write_embeddings(place.output, rows, files)
-        run = run_measured("batch_fit", _fit(place, "--embeddings", str(place.output)))
-        yield at_most(f"refit on {rows:,} embeddings in {files:,} files", run.seconds, 150, " s")
-        yield Figure("its CPU in all processes", f"{run.cpu:.1f} s")
-        yield at_most("its memory in all processes", run.memory / 1e9, 2, " GB")
+        words = _fit(place, "--embeddings", str(place.output))
+        runs = [run_measured("batch_fit", words) for _ in range(rounds)]
+    yield from costs(f"refit on {rows:,} embeddings in {files:,} files", runs, 150, 2)
 
 
 def _fit(place: Place, *more: str) -> list[str]:

@@ -10,8 +10,6 @@ a person calls it. Memory is the most that all of its processes had together, sh
 
 from __future__ import annotations
 
-import json
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.dataset as ds
 
-from benchmarks.support.common import CORES, Figure, print_figures, run_measured
+from benchmarks.support.common import CORES, ROUNDS, Figure, Measured, costs, print_figures, run_measured
 from benchmarks.support.tables import path_of, write_output
 
 _ROWS = 1_000_000
@@ -28,32 +26,27 @@ _FORGOTTEN = 1_000
 
 
 def measure() -> Iterator[Figure]:
-    """Seconds, rows per second and peak memory."""
+    """Forgetting, and searching again."""
+    forgetting, searching = [], []
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         output, listed = Path(folder) / "out", Path(folder) / "forget.txt"
         write_output(output, _ROWS, _FILES)
-        numbers = np.random.default_rng(1).choice(_ROWS, _FORGOTTEN, replace=False)
-        listed.write_text("".join(f"{path_of(int(number))}\n" for number in numbers), encoding="utf-8")
-        first, memory, said = _run(output, listed)
-        again, _, _ = _run(output, listed)
-        removed = json.loads(said)[0]["removed"]
+        numbers = np.random.default_rng(1).choice(_ROWS, (ROUNDS, _FORGOTTEN), replace=False)
+        for of_round in numbers:
+            listed.write_text("".join(f"{path_of(int(number))}\n" for number in of_round), encoding="utf-8")
+            forgetting.append(_run(output, listed))
+            searching.append(_run(output, listed))
         left = sum(ds.dataset(output / table, format="parquet").count_rows() for table in ("features", "quarantine"))
-        shutil.rmtree(output)
-    if left != _ROWS - _FORGOTTEN:
-        raise RuntimeError(f"{left} rows are left of {_ROWS}, of which {_FORGOTTEN} were forgotten")
-    yield Figure(f"forgetting {_FORGOTTEN:,} of {_ROWS:,} rows in {_FILES:,} files", f"{first:.1f} s")
-    yield Figure("of these, rows of tables and record removed", f"{sum(removed.values()):,}")
-    yield Figure("rows per second, start of Spark included", f"{_ROWS / first:,.0f}")
-    yield Figure("searching again, finding nothing", f"{again:.1f} s, {_ROWS / again:,.0f} rows/s")
-    yield Figure("memory of all processes, most", f"{memory / 2**20:,.0f} MiB")
+    if left != _ROWS - numbers.size:
+        raise RuntimeError(f"{left} rows are left of {_ROWS}, of which {numbers.size} were forgotten")
+    yield from costs(f"forgetting {_FORGOTTEN:,} of {_ROWS:,} rows in {_FILES:,} files", forgetting)
+    yield from costs("searching them again, finding nothing", searching)
 
 
-def _run(output: Path, listed: Path) -> tuple[float, int, str]:
-    """Seconds, peak bytes, and the receipts of a run."""
+def _run(output: Path, listed: Path) -> Measured:
     log = output.with_name("log")
-    arguments = ["forget", "--output", str(output), "--from-file", str(listed), "--json", "--log-folder", str(log)]
-    run = run_measured("streaming", [*arguments, "--master", f"local[{CORES},4]"])
-    return run.seconds, run.memory, run.said.splitlines()[-1]
+    arguments = ["forget", "--output", str(output), "--from-file", str(listed), "--log-folder", str(log)]
+    return run_measured("streaming", [*arguments, "--master", f"local[{CORES},4]"])
 
 
 if __name__ == "__main__":

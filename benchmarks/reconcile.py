@@ -1,6 +1,6 @@
 """Reconciling a million pictures with what a stream has seen of them.
 
-    python -m benchmarks.reconcile [PICTURES]
+    python -m benchmarks.reconcile [PICTURES [ROUNDS]]
 
 The input is a local folder of empty files, 1,000 to a subfolder; all but 1,000 of them were found and folded by the
 application's own code. Time is that of the whole program, the start of Spark included. Memory is the most that all of
@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.support.common import CORES, Figure, print_figures, run_measured
+from benchmarks.support.common import CORES, ROUNDS, Figure, costs, print_figures, run_measured
 from streaming.output import known, manifests
 from streaming.output.places import Input
 from streaming.storage.locations import open_folder
@@ -28,7 +28,7 @@ _PER_FOLDER = 1_000
 _PER_MANIFEST = 10_000
 
 
-def measure(pictures: int = _PICTURES) -> Iterator[Figure]:
+def measure(pictures: int = _PICTURES, rounds: int = ROUNDS) -> Iterator[Figure]:
     """Seconds, pictures per second and peak memory."""
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         source, output = Path(folder) / "in", Path(folder) / "out"
@@ -36,10 +36,12 @@ def measure(pictures: int = _PICTURES) -> Iterator[Figure]:
         _see(source, output)
         _make_files(source, pictures - _MISSED, _MISSED)
         places = ["--input", str(source), "--output", str(output), "--settle", "0s", "--log-folder", f"{folder}/log"]
-        run = run_measured("streaming", ["reconcile", *places, "--json", "--master", f"local[{CORES},4]"])
-    findings = json.loads(run.said.splitlines()[-1])
-    assert (findings["listed"], findings["missed"], findings["changed"]) == (pictures, _MISSED, 0), findings
-    yield from run.figures(f"reconcile of {pictures:,} pictures")
+        words = ["reconcile", *places, "--json", "--master", f"local[{CORES},4]"]
+        runs = [run_measured("streaming", words) for _ in range(rounds)]
+    for run in runs:
+        findings = json.loads(run.said.splitlines()[-1])
+        assert (findings["listed"], findings["missed"], findings["changed"]) == (pictures, _MISSED, 0), findings
+    yield from costs(f"reconcile of {pictures:,} pictures", runs)
 
 
 def _make_files(source: Path, first: int, count: int) -> None:

@@ -14,8 +14,9 @@ import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 
-from benchmarks.support.common import CORES, Figure, Measured, at_most, print_figures, run_measured
+from benchmarks.support.common import CORES, ROUNDS, Figure, Measured, costs, print_figures, run_measured
 from benchmarks.support.tables import path_of, write_output
 
 _ROWS = 1_000_000
@@ -23,7 +24,6 @@ _FILES = 10_000
 _COMPONENTS = 200
 _COMPARED = 100_000
 _FEW = 10_000
-_GIGABYTE = 1e9
 
 
 def measure(rows: int = _ROWS, files: int = _FILES, compared: int = _COMPARED) -> Iterator[Figure]:
@@ -33,10 +33,10 @@ def measure(rows: int = _ROWS, files: int = _FILES, compared: int = _COMPARED) -
             write_output(Path(folder) / f"{count}", count, count // 100, components=_COMPONENTS)
         yield from _similar(folder, f"{folder}/{_FEW}", f"similar among {_FEW:,} rows", 1.0)
         few, many = (_duplicates(folder, f"{folder}/{count}") for count in (_FEW, compared))
-        per_pair = (many.seconds - few.seconds) / (compared**2 / 2 - _FEW**2 / 2)
-        yield Figure(f"duplicates among {compared:,} rows", f"{many.seconds:.1f} s")
-        yield Figure(f"duplicates among {rows:,} rows, by the time of a pair", f"{per_pair * rows**2 / 2:,.0f} s")
-        yield at_most(f"duplicates among {compared:,} rows: memory, most", many.memory / _GIGABYTE, 1, " GB")
+        yield from costs(f"duplicates among {compared:,} rows", many, gigabytes=1)
+        difference = median(run.seconds for run in many) - median(run.seconds for run in few)
+        whole = difference * rows**2 / (compared**2 - _FEW**2)
+        yield Figure(f"duplicates among {rows:,} rows, by the time of a pair", f"{whole:,.0f} s")
         write_output(Path(folder) / "out", rows, files, components=_COMPONENTS)
         yield from _similar(folder, f"{folder}/out", f"similar among {rows:,} rows in {files:,} files", 8.0)
         places = ["--output", f"{folder}/out", "--to", f"{folder}/to", "--log-folder", f"{folder}/log"]
@@ -46,17 +46,16 @@ def measure(rows: int = _ROWS, files: int = _FILES, compared: int = _COMPARED) -
 
 def _similar(folder: str, table: str, what: str, most: float) -> Iterator[Figure]:
     words = ["similar", path_of(123), "--table", table, "--json", "--log-folder", f"{folder}/log"]
-    best = min((run_measured("streaming", words) for _ in range(3)), key=lambda run: run.seconds)
-    assert len(json.loads(best.said.splitlines()[-1])["matches"]) == 10
-    yield at_most(f"{what}, best of 3", best.seconds, most, " s")
-    yield at_most(f"{what}: memory, most", best.memory / _GIGABYTE, 1, " GB")
+    runs = [run_measured("streaming", words) for _ in range(ROUNDS)]
+    assert all(len(json.loads(run.said.splitlines()[-1])["matches"]) == 10 for run in runs)
+    yield from costs(what, runs, most, 1)
 
 
-def _duplicates(folder: str, table: str) -> Measured:
+def _duplicates(folder: str, table: str) -> list[Measured]:
     words = ["duplicates", "--table", table, "--json", "--log-folder", f"{folder}/log"]
-    run = run_measured("streaming", words)
-    assert json.loads(run.said.splitlines()[-1])["groups"] == []
-    return run
+    runs = [run_measured("streaming", words) for _ in range(ROUNDS)]
+    assert all(json.loads(run.said.splitlines()[-1])["groups"] == [] for run in runs)
+    return runs
 
 
 if __name__ == "__main__":

@@ -15,13 +15,21 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
 
-from benchmarks.support.common import Figure, arguments, at_most, link_pictures, print_figures, wait_for_quiet
+from benchmarks.support.common import (
+    ROUNDS,
+    Figure,
+    arguments,
+    at_most,
+    link_pictures,
+    print_figures,
+    spread,
+    wait_for_quiet,
+)
 from tests.support.samples import write_samples
 from tests.support.scratch import COMPONENTS, WEIGHTS, new_place
 from tests.support.streams import PROJECT
 
 _PICTURES = 200
-_ROUNDS = 5
 
 
 def measure(*others: Path) -> Iterator[Figure]:
@@ -33,7 +41,7 @@ def measure(*others: Path) -> Iterator[Figure]:
         for checkout in runs:
             fit = ["fit", "--input", str(place.source), "--weights", WEIGHTS, "--k", str(COMPONENTS)]
             _run(checkout, "batch_fit", [*fit, *models[checkout], "--log-folder", str(place.root / "log")])
-        for _ in range(_ROUNDS):
+        for _ in range(ROUNDS):
             for checkout, seconds in runs.items():
                 output = place.root / f"out-{checkout.name}-{len(seconds)}"
                 words = [*arguments(place, "replay"), *models[checkout], "--output", str(output)]
@@ -43,11 +51,11 @@ def measure(*others: Path) -> Iterator[Figure]:
         for checkout, seconds in runs.items():
             name = f"replay of {_PICTURES}" + ("" if checkout == PROJECT else f", version {_version(checkout)}")
             for what, values in zip(("first committed row", "end"), zip(*seconds, strict=True), strict=True):
-                yield Figure(f"{name}: command to {what}, {_ROUNDS} runs", _spread(values))
+                yield Figure(f"{name}: command to {what}, {ROUNDS} runs", spread(values, ".2f", " s"))
         status = ["status", "--output", str(place.root / f"out-{PROJECT.name}-0"), "--log-folder", str(place.root)]
         for what, words in (("--help", ["--help"]), ("status", status)):
-            took = [ended - started for started, ended in (_run(PROJECT, "streaming", words) for _ in range(_ROUNDS))]
-            yield at_most(f"`{what}`, {_spread(took)}", median(took), 0.6, " s")
+            took = [ended - started for started, ended in (_run(PROJECT, "streaming", words) for _ in range(ROUNDS))]
+            yield at_most(f"`{what}`, {spread(took, '.2f', ' s')}", median(took), 0.6, " s")
 
 
 def _run(checkout: Path, program: str, words: Sequence[str]) -> tuple[float, float]:
@@ -61,10 +69,6 @@ def _run(checkout: Path, program: str, words: Sequence[str]) -> tuple[float, flo
 def _version(checkout: Path) -> str:
     words = ["git", "-C", str(checkout), "rev-parse", "--short", "HEAD"]
     return subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
-
-
-def _spread(seconds: Sequence[float]) -> str:
-    return f"{median(seconds):.2f} s ({min(seconds):.2f} to {max(seconds):.2f})"
 
 
 if __name__ == "__main__":

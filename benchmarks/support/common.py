@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import psutil
 import pyarrow.parquet as pq
@@ -19,6 +20,7 @@ from conf.spark import worker_daemon
 from tests.support.streams import Place, start
 
 CORES = len(os.sched_getaffinity(0))
+ROUNDS = 5  # of whole programs
 INTERVAL = "100ms"  # the shortest that makes sense: Spark looks for manifests as often
 
 _SAMPLE_SECONDS = 0.2
@@ -41,14 +43,19 @@ class Figure:
     met: bool | None = None
 
 
-def at_least(what: str, ratio: float, target: float) -> Figure:
-    """A ratio that has to reach `target`."""
-    return Figure(what, f"{ratio:.2f}x", f">= {target:g}x", ratio >= target)
+def at_least(what: str, ratios: Sequence[float], target: float) -> Figure:
+    """Ratios whose median has to reach `target`."""
+    return Figure(what, spread(ratios, ".2f", "x"), f">= {target:g}x", median(ratios) >= target)
 
 
 def at_most(what: str, value: float, target: float, unit: str) -> Figure:
     """A value that must not exceed `target`."""
     return Figure(what, f"{value:.3g}{unit}", f"<= {target:g}{unit}", value <= target)
+
+
+def spread(values: Sequence[float], digits: str, unit: str) -> str:
+    """The median, with the least and the most."""
+    return f"{median(values):{digits}}{unit} ({min(values):{digits}} to {max(values):{digits}})"
 
 
 def print_figures(figures: Iterable[Figure]) -> None:
@@ -92,10 +99,24 @@ class Measured:
     memory: int
     said: str
 
-    def figures(self, what: str) -> Iterator[Figure]:
-        """Its seconds and its memory as lines of the table."""
-        yield Figure(what, f"{self.seconds:.1f} s; CPU {self.cpu:.1f} s")
-        yield Figure(f"{what}: memory of all processes, most", f"{self.memory / 2**20:,.0f} MiB")
+
+def costs(
+    what: str, runs: Sequence[Measured], seconds: float | None = None, gigabytes: float | None = None
+) -> Iterator[Figure]:
+    """Lines of the table on runs of the same: seconds, CPU, and the most memory of any.
+
+    Args:
+        what: was run.
+        runs: one or more.
+        seconds: the longest that their median should be.
+        gigabytes: the most memory that any should have.
+    """
+    took, memory = [run.seconds for run in runs], max(run.memory for run in runs) / 1e9
+    asked, met = ("", None) if seconds is None else (f"<= {seconds:g} s", median(took) <= seconds)
+    yield Figure(what, spread(took, ".1f", " s"), asked, met)
+    yield Figure(f"{what}: CPU of all processes", spread([run.cpu for run in runs], ".1f", " s"))
+    asked, met = ("", None) if gigabytes is None else (f"<= {gigabytes:g} GB", memory <= gigabytes)
+    yield Figure(f"{what}: memory of all processes, most", f"{memory:.2f} GB", asked, met)
 
 
 def run_measured(program: str, arguments: Sequence[str]) -> Measured:
