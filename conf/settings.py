@@ -358,7 +358,11 @@ class Settings(BaseSettings):
     output: str | None = Field(
         None, description="The output: the tables features/, embeddings/ and quarantine/, and the stream's own records."
     )
-    checkpoint: str | None = Field(None, description="Spark's checkpoint. Default: OUTPUT/_checkpoint.")
+    checkpoint: str | None = Field(
+        None,
+        description="The folder of this machine for Spark's checkpoint. "
+        "Default: OUTPUT/_checkpoint, or a temporary folder if the output is on S3.",
+    )
     stream: StreamSettings = StreamSettings()
     imaging: ImagingSettings = ImagingSettings()
     s3: S3Settings = S3Settings()

@@ -15,7 +15,7 @@ STREAM = (
     Flag("input", "URI"),
     Flag("models", "URI"),
     Flag("output", "URI"),
-    Flag("checkpoint", "URI"),
+    Flag("checkpoint", "FOLDER"),
     Flag("stream.discovery"),
     Flag("stream.queue", "URL"),
     Flag("stream.interval", "TIME"),

@@ -26,19 +26,6 @@ if TYPE_CHECKING:  # workers do not need pydantic, nor boto3 as long as no path 
 
     from conf.settings import S3Settings
 
-CHECKPOINT_ON_S3 = {
-    # One atomic PUT per file, where the default would rename. It cannot be used on a local checkpoint.
-    "spark.sql.streaming.checkpointFileManagerClass": (
-        "org.apache.spark.internal.io.cloud.AbortableStreamBasedCheckpointFileManager"
-    ),
-    # S3A need not look for a folder in place of each file, and files in place of its parents, which are never there.
-    "spark.hadoop.fs.s3a.performance.flags": "create,mkdir",
-    # To merge ten files of its log, Spark makes 27 requests one after the other; to drop old files, several for each
-    # micro-batch. An epoch ends long before, and its folder is deleted as a whole.
-    "spark.sql.streaming.fileSource.log.compactInterval": "1000",
-    "spark.sql.streaming.minBatchesToRetain": "1000",
-}
-
 COMMITTER_PROPERTIES = {
     # Tables of batch jobs are written without renames, which S3 does not have. EMR has a committer of its own for that.
     "spark.hadoop.fs.s3a.committer.name": "magic",

@@ -44,7 +44,7 @@ _VERBS = (
     Verb(
         "package",
         "Build what EMR runs, from the lock file.",
-        "Build in build/emr/PLATFORM the code, what it depends on for the processors, and a jar of Spark's.",
+        "Build in build/emr/PLATFORM the code, and what it depends on for the processors.",
         (),
         (),
         package,

@@ -9,7 +9,7 @@ from typing import get_args
 from botocore.exceptions import ClientError
 
 from conf.emr.package import CODE, DEPENDENCIES, Platform
-from conf.emr.spark_submit import CHECKPOINT_JAR, CONFIG, CONVERTED_BACKBONE, LAUNCHER, LOG4J, Locations
+from conf.emr.spark_submit import CONFIG, CONVERTED_BACKBONE, LAUNCHER, LOG4J, Locations
 from conf.emr.stack import Stack
 from conf.errors import NotFoundError, SettingsError
 from conf.failures import code_of
@@ -19,7 +19,7 @@ from conf.settings import Settings
 PLATFORMS: tuple[Platform, ...] = get_args(Platform)
 SETTINGS = Path(__file__).parents[1] / "emr.yaml"
 """The settings of the programs on the cluster, where nothing else is named."""
-_BUILT = (CODE, DEPENDENCIES, CHECKPOINT_JAR)
+_BUILT = (CODE, DEPENDENCIES)
 _HERE = Path(__file__).parent
 
 

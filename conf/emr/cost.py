@@ -38,7 +38,7 @@ _KEYS_PER_LIST = 1000
 _ENDPOINTS = 3  # that a network of Serverless has, and that are paid
 _SQS_PER_PICTURE = 3  # docs/benchmarks.md: 1.2 to 3
 _SQS_A_MONTH_IDLE = {"hourly": 730 * 5, "always on": 1.3e6}
-_REQUESTS_PER_BATCH = 53  # of Spark's checkpoint, the log of manifests, and ours
+_REQUESTS_PER_BATCH = 53  # of the log of manifests and of tables
 _REQUESTS_PER_RUN = 60
 _PICTURES_PER_BATCH = 1000
 _ROW_BYTES = 400  # k = 50
@@ -157,7 +157,7 @@ def _around(month: Month, prices: Mapping[str, Any], form: str, runs: float) -> 
     s3 = prices["s3"]
     yield Line("S3, read the pictures", _count(month.pictures), month.pictures / 1000 * s3["get_thousand"])
     requests = month.batches * _REQUESTS_PER_BATCH + runs * _REQUESTS_PER_RUN
-    yield Line("S3, checkpoint and tables", _count(requests), requests / 1000 * s3["put_thousand"])
+    yield Line("S3, manifests and tables", _count(requests), requests / 1000 * s3["put_thousand"])
     requests = month.pictures * _SQS_PER_PICTURE + _SQS_A_MONTH_IDLE[form]
     yield Line("SQS", _count(requests), requests / 1e6 * prices["sqs_million"])
     gigabytes = (month.batches * _LOG_BYTES_PER_BATCH + runs * _LOG_BYTES_PER_RUN) / _GIGABYTE

@@ -1,4 +1,4 @@
-"""The package that EMR runs: an archive of their code, one of what they depend on, and a jar of Spark's.
+"""The package that EMR runs: an archive of their code, and one of what they depend on.
 
 The dependencies are wheels for the nodes' platform and Python, taken by pip from the lock file with their hashes: an
 archive of a virtual environment would link to the interpreter of the machine that made it. Spark brings pyspark and
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,9 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Literal, get_args
 
-from conf.emr.spark_submit import CHECKPOINT_JAR
 from conf.errors import PlatformError, SettingsError
-from conf.spark.s3_client import installed_jar
 
 Platform = Literal["x86_64", "aarch64"]
 
@@ -59,16 +56,14 @@ class Package:
     Attributes:
         code: batch_fit, conf and streaming, for --py-files.
         dependencies: for --archives.
-        checkpoint: the jar that writes checkpoints to S3, for --jars.
     """
 
     code: Path
     dependencies: Path
-    checkpoint: Path
 
     def files(self) -> tuple[Path, ...]:
         """All of it."""
-        return self.code, self.dependencies, self.checkpoint
+        return self.code, self.dependencies
 
 
 def build(platform: Platform, to: Path) -> Package:
@@ -76,15 +71,14 @@ def build(platform: Platform, to: Path) -> Package:
 
     Raises:
         SettingsError: there is no such platform, or `to` cannot be written.
-        PlatformError: a wheel, or the jar, cannot be downloaded.
+        PlatformError: a wheel cannot be downloaded.
     """
     if platform not in get_args(Platform):
         raise SettingsError(f"platform: {platform!r} is not allowed: choose from {', '.join(get_args(Platform))}")
-    package = Package(to / CODE, to / DEPENDENCIES, to / CHECKPOINT_JAR)
+    package = Package(to / CODE, to / DEPENDENCIES)
     try:
         to.mkdir(parents=True, exist_ok=True)
         _archive(_code(), _PROJECT, package.code)
-        shutil.copy(installed_jar("spark-hadoop-cloud"), package.checkpoint)
         with tempfile.TemporaryDirectory() as scratch:
             wheels = Path(scratch, "wheels")
             _install(platform, wheels, Path(scratch, "lock.txt"))

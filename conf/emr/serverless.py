@@ -16,7 +16,6 @@ from botocore.session import get_session
 
 from conf.emr.spark_submit import (
     ARCHIVE,
-    CHECKPOINT_JAR,
     LAUNCHER,
     Locations,
     as_conf,
@@ -93,8 +92,6 @@ def _driver(verb: str, settings: Settings, locations: Locations, extra: Sequence
     properties |= {
         f"spark.emr-serverless.driverEnv.{name}": value for name, value in driver_environment(locations).items()
     }
-    if program.checkpoints:
-        properties["spark.jars"] = f"{base}/{CHECKPOINT_JAR}"
     return {
         "sparkSubmit": {
             "entryPoint": f"{base}/{LAUNCHER}",

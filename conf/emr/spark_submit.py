@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from conf.aws.connection import CHECKPOINT_ON_S3
 from conf.errors import SettingsError
 from conf.settings import Settings
 
@@ -18,8 +17,6 @@ LOG4J = "log4j2.properties"
 CONVERTED_BACKBONE = "backbone.tflite"
 ARCHIVE = "dependencies"
 """The names under which every container finds the files and the unpacked archive, beside its own."""
-CHECKPOINT_JAR = "spark-hadoop-cloud.jar"
-"""Spark's own, of the version that is locked. EMR has a committer of its own instead, and may not have this one."""
 METRICS_GROUP = "PICTURE_FEATURES_LOG__METRICS_GROUP"
 """The variable of the setting log.metrics_group: the log group is the stack's, and not of a settings file."""
 
@@ -33,7 +30,6 @@ class Program:
         verb: its verb.
         places: the flags that take a location.
         streams: whether it runs until it is stopped.
-        checkpoints: whether it is a streaming query, whose checkpoint is on S3.
         fits: whether it needs the converted backbone, as it reads pictures and writes a model.
     """
 
@@ -41,13 +37,12 @@ class Program:
     verb: str
     places: tuple[str, ...]
     streams: bool = False
-    checkpoints: bool = False
     fits: bool = False
 
 
 SUBMITTED: Mapping[str, Program] = {
-    "run": Program("streaming", "run", ("input", "models", "output", "queue"), streams=True, checkpoints=True),
-    "replay": Program("streaming", "replay", ("input", "models", "output"), checkpoints=True),
+    "run": Program("streaming", "run", ("input", "models", "output", "queue"), streams=True),
+    "replay": Program("streaming", "replay", ("input", "models", "output")),
     "reconcile": Program("streaming", "reconcile", ("input", "output")),
     "export": Program("streaming", "export", ("output",)),
     "fit": Program("batch_fit", "fit", ("input", "models"), fits=True),
@@ -60,9 +55,9 @@ class Locations:
     """The locations of everything.
 
     Attributes:
-        application: the folder with what `package` built: launch.py, application.zip, dependencies.zip,
-            spark-hadoop-cloud.jar, emr.yaml, log4j2.properties and, for a fit, backbone.tflite. A URI that Spark can
-            read, like s3://BUCKET/application/x86_64.
+        application: the folder with what `package` built: launch.py, application.zip, dependencies.zip, emr.yaml,
+            log4j2.properties and, for a fit, backbone.tflite. A URI that Spark can read, like
+            s3://BUCKET/application/x86_64.
         input, models, output: URIs.
         region: of AWS, where all of this is; a container has no other way to know it.
         queue: the URL of the SQS queue; None follows the input by listing.
@@ -150,7 +145,6 @@ def spark_submit_arguments(verb: str, settings: Settings, locations: Locations, 
         *("--name", f"picture-features {verb}"),
         *("--py-files", f"{base}/application.zip"),
         *("--archives", f"{base}/dependencies.zip#{ARCHIVE}"),
-        *(("--jars", f"{base}/{CHECKPOINT_JAR}") if program.checkpoints else ()),
         *("--files", ",".join(f"{base}/{name}" for name in (*files_of(program), LOG4J))),
         *as_conf(properties | settings.spark.conf),
         f"{base}/{LAUNCHER}",
@@ -176,7 +170,7 @@ def files_of(program: Program) -> tuple[str, ...]:
 
 def properties_of(program: Program) -> dict[str, str]:
     """Spark's properties wherever the program runs. None is about a committer: EMR has one of its own."""
-    return _EVERYWHERE | (CHECKPOINT_ON_S3 if program.checkpoints else {}) | (_STREAM if program.streams else {})
+    return _EVERYWHERE | (_STREAM if program.streams else {})
 
 
 def driver_environment(locations: Locations) -> dict[str, str]:

@@ -17,7 +17,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from conf.errors import PlatformError
 from conf.spark.java import find_java
 
 _PACKAGES = (
@@ -54,18 +53,6 @@ _logger = logging.getLogger(__name__)
 def is_installed() -> bool:
     """Whether `install` put it into this environment."""
     return _FOLDER.is_dir()
-
-
-def installed_jar(artifact: str) -> Path:
-    """A jar of what `install` put into this environment, by the name of its artifact.
-
-    Raises:
-        PlatformError: it is not there.
-    """
-    found = sorted(_FOLDER.glob(f"*{artifact}_*.jar"))
-    if not found:
-        raise PlatformError(f"{_FOLDER} has no {artifact}; make setup fetches it from Maven Central")
-    return found[0]
 
 
 def environment() -> dict[str, str]:

@@ -19,15 +19,12 @@ from streaming.output.decision import is_decided
 from streaming.output.manifests import LOG_FOLDER, SUFFIX, manifest_ids
 from streaming.output.recovery import finish_manifests
 from streaming.output.tables import finished, unfinished
-from streaming.storage.ahead import ahead, reads_at_once
 from streaming.storage.damaged import naming
 from streaming.storage.folder import Folder
-from streaming.storage.locations import is_on_s3, spark_uri
+from streaming.storage.locations import spark_uri
 
 _OWNER = "output"
 _BEGUN = "_begun"
-_FULL_ON_S3 = 10
-"""Finished manifests: for each, Spark makes three requests one after the other when a query starts."""
 
 _logger = logging.getLogger(__name__)
 
@@ -79,15 +76,9 @@ class Epochs:
     def is_full(self, limit: int) -> bool:
         """Whether a query should start with a fresh checkpoint: `limit` finished manifests or more are in the log.
 
-        With a checkpoint that knows nothing of them, any are too many, as Spark would make a micro-batch of each. On S3
-        a few are, as it would read what it has logged of each.
+        With a checkpoint that knows nothing of them, any are too many, as Spark would make a micro-batch of each.
         """
-        if not self._commits():
-            enough = 1
-        elif is_on_s3(self._checkpoint.root):
-            enough = min(limit, _FULL_ON_S3)
-        else:
-            enough = limit
+        enough = limit if self._commits() else 1
         return len(manifest_ids(self._output)) >= enough and len(finished(self._output)) >= enough
 
     def turn(self) -> None:
@@ -166,8 +157,8 @@ class Epochs:
         """
         names = self._checkpoint.names(f"{self._name}/sources/0")
         files = (name for name in names if name.rpartition("/")[2].removesuffix(".compact").isdigit())
-        for name, data in ahead(self._checkpoint.read, files, reads_at_once(self._checkpoint.root)):
-            lines = data.decode().splitlines()[1:]
+        for name in files:
+            lines = self._checkpoint.read(name).decode().splitlines()[1:]
             with self._naming(name.removeprefix(f"{self._name}/")):
                 entries = [json.loads(line) for line in lines]
                 named = [(entry["batchId"], str(entry["path"]).rpartition("/")[2]) for entry in entries]

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 
+from conf.errors import StorageError
 from conf.settings import Settings
 from streaming.engine.checkpoint import Epochs
 from streaming.lease.tenure import Tenure
@@ -67,14 +69,26 @@ def holding(settings: Settings) -> Iterator[Held]:
     Raises:
         AppError: a check failed, so that Spark need not be started.
     """
-    places = StreamPlaces.of(settings)
-    _do_at_once(
-        Registry(places.models).current,
-        lambda: next(places.input.pictures(lambda path, why: None), None),  # whether it can be listed
-    )
-    is_new = begin_format(places.output)
-    with Tenure(places.output, settings.stream.lease) as tenure:
-        yield Held(settings, places, tenure, is_new)
+    with _scratch_folder() as scratch:
+        places = StreamPlaces.of(settings, scratch)
+        _do_at_once(
+            Registry(places.models).current,
+            lambda: next(places.input.pictures(lambda path, why: None), None),  # whether it can be listed
+        )
+        is_new = begin_format(places.output)
+        with Tenure(places.output, settings.stream.lease) as tenure:
+            yield Held(settings, places, tenure, is_new)
+
+
+@contextmanager
+def _scratch_folder() -> Iterator[str]:
+    try:
+        folder = TemporaryDirectory(prefix="picture-features-", ignore_cleanup_errors=True)
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise StorageError(f"cannot make a temporary folder: {why}; free some space, or set TMPDIR") from error
+    with folder as name:
+        yield name
 
 
 def open_held(held: Held) -> Opened:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from conf.aws.connection import AWS_DEFAULTS, CHECKPOINT_ON_S3, S3Connection
-from conf.errors import OutputError
+from conf.aws.connection import AWS_DEFAULTS, S3Connection
+from conf.errors import OutputError, SettingsError
 from conf.settings import Settings
 from conf.uris import resolve
 from streaming.output.format_number import check_format
@@ -15,7 +15,11 @@ from streaming.storage.folder import Folder, OnSkip, StoredPicture
 from streaming.storage.locations import check_outside, check_readable_by_spark, is_on_s3, list_pictures, open_folder
 from streaming.storage.names import ALL_NAMES, Names
 
-_LOCAL_CHECKPOINT = {
+_SPARK_PROPERTIES = {
+    "spark.sql.streaming.pollingDelay": "100ms",
+    "spark.scheduler.mode": "FAIR",
+    # A kill in the first write of a checkpoint leaves a file there that nobody reads.
+    "spark.sql.streaming.verifyCheckpointDirectoryEmptyOnStart": "false",
     # Spark's default asks `readlink` of each file that it renames: several processes for each micro-batch.
     "spark.sql.streaming.checkpointFileManagerClass": (
         "org.apache.spark.sql.execution.streaming.checkpointing.FileSystemBasedCheckpointFileManager"
@@ -71,7 +75,15 @@ class Input:
 
 @dataclass(frozen=True)
 class StreamPlaces:
-    """The places of a stream, checked."""
+    """The places of a stream, checked.
+
+    Attributes:
+        input: where pictures come from.
+        models: the registry.
+        output: the tables and the records.
+        checkpoint: a folder of this machine, for Spark.
+        connection: how those on S3 are reached.
+    """
 
     input: Input
     models: Folder
@@ -81,25 +93,22 @@ class StreamPlaces:
 
     def spark_properties(self) -> dict[str, str]:
         """The properties that Spark needs for these places."""
-        properties = {
-            "spark.sql.streaming.pollingDelay": "100ms",
-            "spark.scheduler.mode": "FAIR",
-            # A kill in the first write of a checkpoint leaves a file there that nobody reads.
-            "spark.sql.streaming.verifyCheckpointDirectoryEmptyOnStart": "false",
-        }
-        if any(is_on_s3(place.root) for place in (self.output, self.checkpoint)):
-            properties |= self.connection.spark_properties()
-            properties["spark.sql.streaming.pollingDelay"] = "500ms"  # each look for a manifest is a paid request
-        properties |= CHECKPOINT_ON_S3 if is_on_s3(self.checkpoint.root) else _LOCAL_CHECKPOINT
-        return properties
+        if not is_on_s3(self.output.root):
+            return _SPARK_PROPERTIES
+        # Each look for a manifest is a paid request.
+        return _SPARK_PROPERTIES | self.connection.spark_properties() | {"spark.sql.streaming.pollingDelay": "500ms"}
 
     @classmethod
-    def of(cls, settings: Settings) -> StreamPlaces:
+    def of(cls, settings: Settings, scratch: str) -> StreamPlaces:
         """From settings whose input, models and output are there.
 
+        Args:
+            settings: of the program.
+            scratch: a folder for the checkpoint of an output on S3.
+
         Raises:
-            SettingsError: something of ours lies inside the input, where it would be taken for pictures, or the output
-                has a name that Spark cannot read.
+            SettingsError: something of ours lies inside the input, where it would be taken for pictures, the output has
+                a name that Spark cannot read, or the checkpoint is on S3.
         """
         assert settings.input is not None
         assert settings.models is not None
@@ -108,6 +117,18 @@ class StreamPlaces:
         source, output = resolve(settings.input), open_folder(settings.output, connection)
         check_readable_by_spark(output.root)
         models = open_folder(settings.models, connection)
-        checkpoint = open_folder(settings.checkpoint or output.path("_checkpoint"), connection)
+        checkpoint = open_folder(_checkpoint_of(settings, output, scratch))
         check_outside(source, {"models": models.root, "output": output.root, "checkpoint": checkpoint.root})
         return cls(Input(source, connection, Names.of(settings.stream)), models, output, checkpoint, connection)
+
+
+def _checkpoint_of(settings: Settings, output: Folder, scratch: str) -> str:
+    """Where Spark's checkpoint is: as asked for, or beside an output on a local disk. See docs/adr/0017."""
+    if settings.checkpoint is None:
+        return scratch if is_on_s3(output.root) else output.path("_checkpoint")
+    if is_on_s3(settings.checkpoint):
+        raise SettingsError(
+            f"checkpoint: {settings.checkpoint} is on S3, where Spark would wait for thirty requests in each "
+            "micro-batch; leave it out, or give a folder of this machine: it is worth nothing by itself"
+        )
+    return settings.checkpoint

@@ -45,26 +45,19 @@ def test_a_stream_has_attempts_that_grow_back_and_a_step_has_one() -> None:
     stream = properties(submitted("run"))
     assert stream["spark.yarn.maxAppAttempts"] == "4"
     assert stream["spark.yarn.am.attemptFailuresValidityInterval"] == "1h"
-    assert stream["spark.sql.streaming.checkpointFileManagerClass"].endswith(
-        "AbortableStreamBasedCheckpointFileManager"
-    )
-    assert stream["spark.hadoop.fs.s3a.performance.flags"] == "create,mkdir"
     for verb in ("fit", "refit", "export", "reconcile", "replay"):
         step = properties(submitted(verb))
         assert step["spark.yarn.maxAppAttempts"] == "1"
         assert "spark.yarn.am.attemptFailuresValidityInterval" not in step
 
 
-def test_no_committer_is_set_and_what_writes_checkpoints_comes_with_the_program() -> None:
+@pytest.mark.parametrize("verb", SUBMITTED)
+def test_no_class_is_needed_that_emr_may_not_have(verb: str) -> None:
     """EMR has a committer of its own, and perhaps none of Spark's classes for clouds."""
-    for verb, program in SUBMITTED.items():
-        words = submitted(verb)
-        assert not any("ommitter" in word or "commitProtocol" in word for word in words)
-        cloud = [word for word in words if "org.apache.spark.internal.io.cloud" in word]
-        assert len(cloud) == program.checkpoints == words.count("--jars")
-        if program.checkpoints:
-            assert after(words, "--jars") == "s3a://a/x86_64/spark-hadoop-cloud.jar"
-    assert {verb for verb, program in SUBMITTED.items() if program.checkpoints} == {"run", "replay"}
+    words = submitted(verb)
+    assert not any("ommitter" in word or "commitProtocol" in word for word in words)
+    assert not any("org.apache.spark.internal.io.cloud" in word for word in words)
+    assert "--jars" not in words
 
 
 def test_nothing_that_a_stream_writes_to_hdfs_grows() -> None:
@@ -171,10 +164,8 @@ def test_a_stream_on_serverless_is_started_again_and_a_batch_job_is_not() -> Non
     for name in ("dynamicAllocation.initialExecutors", "executor.instances"):
         assert given[f"spark.{name}"] == "0"  # the default of both is 3, which would be paid
     assert given["spark.emr-serverless.driverEnv.LAUNCH_FILES"] == "s3://a/x86_64/emr.yaml"
-    assert "spark.jars" not in given
     given = properties(shlex.split(stream["jobDriver"]["sparkSubmit"]["sparkSubmitParameters"]))
     assert given["spark.dynamicAllocation.minExecutors"] == "1"
-    assert given["spark.jars"] == "s3://a/x86_64/spark-hadoop-cloud.jar"
 
 
 @pytest.mark.parametrize("verb", SUBMITTED)

@@ -39,7 +39,7 @@ UNTAGGABLE = {  # CloudFormation has no tags for these
     "AWS::SQS::QueuePolicy",
     "AWS::Scheduler::Schedule",
 }
-RECORDS = ("_embeddings", "_manifests", "_known", "_lease", "_checkpoint", "_requests", "_forgotten", "_drain")
+RECORDS = ("_embeddings", "_manifests", "_known", "_lease", "_requests", "_forgotten", "_drain")
 
 
 @pytest.mark.parametrize("part", PARTS)

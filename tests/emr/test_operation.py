@@ -62,7 +62,7 @@ def test_a_step_runs_where_it_is_told_to(deployed: Stack, capsys: pytest.Capture
     assert words[0] == "spark-submit"
     outputs = deployed.outputs()
     assert words[words.index("--queue") + 1] == outputs["QueueUrl"]
-    assert words[words.index("--jars") + 1].endswith("/aarch64/spark-hadoop-cloud.jar")
+    assert words[words.index("--py-files") + 1].endswith("/aarch64/application.zip")
     assert step["ActionOnFailure"] == "CONTINUE"
     captured = capsys.readouterr()
     assert f"logs --step {step['Id']}" in captured.out

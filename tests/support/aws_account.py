@@ -21,7 +21,7 @@ from conf.emr.stack import Part, Stack
 REGION = "us-east-1"  # moto's server takes every call to EMR for one to this region
 LOCAL = SETTINGS.with_name("local.yaml")
 PARTS: tuple[Part, ...] = get_args(Part)
-BUILT = ("application.zip", "dependencies.zip", "spark-hadoop-cloud.jar")
+BUILT = ("application.zip", "dependencies.zip")
 
 
 def write_templates(folder: Path) -> None:

@@ -26,7 +26,7 @@ from typing import Any
 from streaming.storage.local_folder import LocalFolder
 from streaming.storage.s3 import S3Folder
 
-_LOOK_SECONDS = 0.0005  # Spark runs two programs, which takes milliseconds, while its temporary file is there
+_LOOK_SECONDS = 0.0005  # a temporary file of Spark is there for little longer
 
 
 def _die() -> None:

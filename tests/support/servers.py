@@ -202,6 +202,7 @@ class FaultyStore:
         failures: statuses and error codes by the last part of a key.
         cut: last parts of keys whose answers break off in the middle.
         requests: all that came, by method and by folder: "LIST output/_manifests", "GET input".
+        clients: those who sent them, as they call themselves.
     """
 
     def __init__(self, target: str) -> None:
@@ -213,6 +214,7 @@ class FaultyStore:
         self.cut: set[str] = set()
         self.faults = 0
         self.requests: Counter[str] = Counter()
+        self.clients: set[str] = set()
         self._target = urlsplit(target)
         self._random = random.Random(0)
         store = self
@@ -274,6 +276,7 @@ class FaultyStore:
             if request.command != "HEAD" and not any(name.lower() == "content-length" for name, _ in headers):
                 headers.append(("Content-Length", str(len(content))))
             self.requests[_kind(request.command, request.path)] += 1
+            self.clients.add(request.headers.get("User-Agent", ""))
             if last in self.cut or lot < self.refuse + self.reset:
                 self.faults += 1
                 content, request.close_connection = content[: len(content) // 2], True

@@ -232,7 +232,7 @@ def _of_template() -> dict[str, dict[str, str]]:
 
 
 def _clients_of_s3() -> dict[str, str]:
-    """Spark's properties that fetch S3A alone: what else of Spark's a program needs for S3, it has to bring."""
+    """Spark's properties that fetch S3A alone: EMR may have none of Spark's own classes for S3."""
     packages = PACKAGES["spark.jars.packages"].split(",")
     return {**PACKAGES, "spark.jars.packages": ",".join(one for one in packages if "spark-hadoop-cloud" not in one)}
 

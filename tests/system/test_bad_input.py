@@ -78,6 +78,23 @@ def test_nothing_of_ours_may_lie_inside_the_input(
     assert f"{inside}: {place.source}/x lies inside the input" in _one_line(capsys)
 
 
+def test_a_checkpoint_on_s3_is_refused(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is worth nothing, and each of its requests is waited for."""
+    assert stream(place.arguments("replay", "--checkpoint", "s3://pictures/checkpoint")) == 2
+    assert "checkpoint: s3://pictures/checkpoint is on S3" in _one_line(capsys)
+
+
+def test_no_room_for_temporary_files_is_one_line(
+    place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says how to name another folder."""
+    monkeypatch.setattr("tempfile.tempdir", str(place.root / "gone"))
+    assert stream(place.arguments("replay", "--log-folder", str(place.root / "log"))) == 6
+    assert "cannot make a temporary folder: No such file or directory; free some space, or set TMPDIR" in _one_line(
+        capsys
+    )
+
+
 def test_a_fit_refuses_places_inside_its_input(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     """As does the stream."""
     places = ["--input", str(place.source), "--models", str(place.source / "models")]

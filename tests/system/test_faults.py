@@ -82,7 +82,7 @@ def test_a_permanent_failure_stops_the_stream_with_one_line(
         faulty.denial = denial
         said, _ = stream.communicate(timeout=180)
         assert stream.returncode == 6, said
-        # Whoever asks next is the first: Spark for the checkpoint, discovery for the input, or the micro-batch.
+        # Whoever asks next is the first: Spark for the manifests, discovery for the input, or the micro-batch.
         assert re.search("the AWS credentials|grant s3:", said.splitlines()[-1]), said
         faulty.denial = None
     assert bucket.replay() == 0

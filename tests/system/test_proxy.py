@@ -29,4 +29,4 @@ def test_a_replay_goes_through_the_proxy_of_the_environment(
         assert done.returncode == 0, done.stdout
         assert bucket.counted() == dict.fromkeys(paths, 1)
         assert proxy.requests["PUT output/features"] > 0
-        assert proxy.requests["PUT output/_checkpoint"] > 0  # by Java
+        assert any("Hadoop" in client for client in proxy.clients)

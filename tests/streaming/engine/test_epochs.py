@@ -16,7 +16,6 @@ from streaming.output.decision import Decision, decide
 from streaming.output.manifests import append_manifest, prepare_log
 from streaming.storage.folder import Folder
 from streaming.storage.locations import open_folder
-from tests.support.buckets import new_bucket_in_process
 from tests.support.outcomes import NOW, named
 from tests.support.tenures import LooseTenure, LoseableLease
 from tests.support.trap import ANY_CALL, TrapFolder
@@ -100,17 +99,3 @@ def test_a_checkpoint_that_knows_nothing_of_finished_manifests_turns_at_once(out
     assert not epochs.is_full(2)
     _finish_manifest(output, "c")
     assert epochs.is_full(2)
-
-
-def test_on_s3_a_query_starts_with_a_few_finished_manifests_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of each it reads what it has logged, by three requests."""
-    with new_bucket_in_process(monkeypatch) as bucket:
-        output, checkpoint = (open_folder(bucket.uri(name)) for name in ("output", "checkpoint"))
-        epochs = Epochs(LooseTenure(output), checkpoint)
-        epochs.open()
-        checkpoint.create(f"000001/{_COMMITS}", b"")
-        for name in "abcdefghi":
-            _finish_manifest(output, name)
-        assert not epochs.is_full(150)
-        _finish_manifest(output, "j")
-        assert epochs.is_full(150)
