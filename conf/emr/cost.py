@@ -38,7 +38,7 @@ _KEYS_PER_LIST = 1000
 _ENDPOINTS = 3  # that a network of Serverless has, and that are paid
 _SQS_PER_PICTURE = 3  # docs/benchmarks.md: 1.2 to 3
 _SQS_A_MONTH_IDLE = {"hourly": 730 * 5, "always on": 1.3e6}
-_REQUESTS_PER_BATCH = 53  # of the log of manifests and of tables
+_REQUESTS_PER_BATCH = 17  # docs/benchmarks.md
 _REQUESTS_PER_RUN = 60
 _PICTURES_PER_BATCH = 1000
 _ROW_BYTES = 400  # k = 50

@@ -102,6 +102,7 @@ _ON_YARN = {
     "spark.yarn.appMasterEnv.PYTHONPATH": ARCHIVE,
     # YARN puts in the folder whose files it collects; the working folder is thrown away.
     "spark.yarn.appMasterEnv.PICTURE_FEATURES_LOG__FOLDER": "<LOG_DIR>",
+    "spark.yarn.appMasterEnv.TMPDIR": "tmp",  # in the working folder, where Java's is: YARN deletes it
     "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={LOG4J}",
     "spark.executor.extraJavaOptions": f"-Dlog4j2.configurationFile={LOG4J}",
 }

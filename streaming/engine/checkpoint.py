@@ -119,17 +119,14 @@ class Epochs:
         """
         planned = self._manifests_of(batch_id)
         if not planned:
-            raise OutputError(
-                f"{self._checkpoint.root} does not say what micro-batch {batch_id} is; delete it and start again: "
-                "nothing is lost or repeated"
-            )
+            raise OutputError(f"{self._checkpoint.root} does not say what micro-batch {batch_id} is; {self._remedy}")
         for manifest in planned:
             if is_decided(self._output, manifest) or known.is_folded(self._output, manifest):
                 _logger.info("manifest %s is done already, or withdrawn, and left the log", manifest)
             else:
                 raise OutputError(
-                    f"manifest {manifest} is gone from {self._output.path(LOG_FOLDER)} before it was finished; delete "
-                    f"the checkpoint {self._checkpoint.root} and start again: its pictures are found again"
+                    f"manifest {manifest} is gone from {self._output.path(LOG_FOLDER)} before it was finished; "
+                    f"{self._remedy}, and its pictures are found again"
                 )
 
     def _manifests_of(self, batch_id: int) -> list[str]:
@@ -146,9 +143,14 @@ class Epochs:
         with self._naming(f"offsets/{batch_id}"):
             return int(json.loads(lines[-1])["logOffset"])
 
+    @property
+    def _remedy(self) -> str:
+        """A temporary folder is gone when somebody reads this."""
+        root = self._checkpoint.root
+        return f"delete the checkpoint {root} if it is there, and start again: nothing is lost or repeated"
+
     def _naming(self, file: str) -> AbstractContextManager[None]:
-        remedy = f"delete {self._checkpoint.root}: the stream begins another checkpoint, and loses nothing"
-        return naming(self._checkpoint.path(f"{self._name}/{file}"), remedy)
+        return naming(self._checkpoint.path(f"{self._name}/{file}"), self._remedy)
 
     def _log_of_source(self) -> Iterator[tuple[int, str]]:
         """Number and manifest of each entry that Spark's file source logged: a file each, some with all before.

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 
-from conf.errors import StorageError
+from conf.errors import SettingsError, StorageError
 from conf.settings import Settings
+from conf.uris import resolve
 from streaming.engine.checkpoint import Epochs
 from streaming.lease.tenure import Tenure
 from streaming.output import lineage, manifests
@@ -22,6 +25,7 @@ from streaming.output.places import StreamPlaces
 from streaming.output.recovery import recover
 from streaming.output.tables import Tables
 from streaming.registry.registry import Registry
+from streaming.storage.locations import is_on_s3
 
 
 @dataclass(frozen=True)
@@ -69,8 +73,8 @@ def holding(settings: Settings) -> Iterator[Held]:
     Raises:
         AppError: a check failed, so that Spark need not be started.
     """
-    with _scratch_folder() as scratch:
-        places = StreamPlaces.of(settings, scratch)
+    with _checkpoint(settings) as checkpoint:
+        places = StreamPlaces.of(settings, checkpoint)
         _do_at_once(
             Registry(places.models).current,
             lambda: next(places.input.pictures(lambda path, why: None), None),  # whether it can be listed
@@ -81,14 +85,45 @@ def holding(settings: Settings) -> Iterator[Held]:
 
 
 @contextmanager
-def _scratch_folder() -> Iterator[str]:
+def _checkpoint(settings: Settings) -> Iterator[str]:
+    """Where Spark's checkpoint is: as asked for, beside an output on a local disk, or in a temporary folder.
+
+    Raises:
+        SettingsError: it was asked for on S3.
+        StorageError: no temporary folder can be made.
+    """
+    assert settings.output is not None
+    output = resolve(settings.output)
+    if settings.checkpoint:
+        if is_on_s3(checkpoint := resolve(settings.checkpoint)):
+            raise SettingsError(
+                f"checkpoint: {checkpoint} is on S3, where Spark would wait for thirty requests in each micro-batch; "
+                "leave it out, or give a folder of this machine: it is worth nothing by itself"
+            )
+        yield checkpoint
+    elif is_on_s3(output):
+        with _temporary_folder() as folder:
+            yield folder
+    else:
+        yield f"{output}/_checkpoint"
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[str]:
+    parent = gettempdir()
     try:
         folder = TemporaryDirectory(prefix="picture-features-", ignore_cleanup_errors=True)
     except OSError as error:
-        why = error.strerror or str(error)
-        raise StorageError(f"cannot make a temporary folder: {why}; free some space, or set TMPDIR") from error
+        raise StorageError(f"{parent}: {error.strerror}; free some space there, or set TMPDIR") from error
     with folder as name:
-        yield name
+        descriptor = os.open(name, os.O_RDONLY)
+        try:
+            with suppress(OSError):  # a file system without locks
+                # systemd deletes what is older than some days, but nothing in a folder that is locked: tmpfiles.d(5)
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
+            yield name
+        finally:
+            os.close(descriptor)
 
 
 def open_held(held: Held) -> Opened:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from conf.aws.connection import AWS_DEFAULTS, S3Connection
-from conf.errors import OutputError, SettingsError
+from conf.errors import OutputError
 from conf.settings import Settings
 from conf.uris import resolve
 from streaming.output.format_number import check_format
@@ -99,16 +99,16 @@ class StreamPlaces:
         return _SPARK_PROPERTIES | self.connection.spark_properties() | {"spark.sql.streaming.pollingDelay": "500ms"}
 
     @classmethod
-    def of(cls, settings: Settings, scratch: str) -> StreamPlaces:
+    def of(cls, settings: Settings, checkpoint: str) -> StreamPlaces:
         """From settings whose input, models and output are there.
 
         Args:
             settings: of the program.
-            scratch: a folder for the checkpoint of an output on S3.
+            checkpoint: the path of a folder of this machine.
 
         Raises:
-            SettingsError: something of ours lies inside the input, where it would be taken for pictures, the output has
-                a name that Spark cannot read, or the checkpoint is on S3.
+            SettingsError: something of ours lies inside the input, where it would be taken for pictures, or the output
+                has a name that Spark cannot read.
         """
         assert settings.input is not None
         assert settings.models is not None
@@ -117,18 +117,6 @@ class StreamPlaces:
         source, output = resolve(settings.input), open_folder(settings.output, connection)
         check_readable_by_spark(output.root)
         models = open_folder(settings.models, connection)
-        checkpoint = open_folder(_checkpoint_of(settings, output, scratch))
-        check_outside(source, {"models": models.root, "output": output.root, "checkpoint": checkpoint.root})
-        return cls(Input(source, connection, Names.of(settings.stream)), models, output, checkpoint, connection)
-
-
-def _checkpoint_of(settings: Settings, output: Folder, scratch: str) -> str:
-    """Where Spark's checkpoint is: as asked for, or beside an output on a local disk. See docs/adr/0017."""
-    if settings.checkpoint is None:
-        return scratch if is_on_s3(output.root) else output.path("_checkpoint")
-    if is_on_s3(settings.checkpoint):
-        raise SettingsError(
-            f"checkpoint: {settings.checkpoint} is on S3, where Spark would wait for thirty requests in each "
-            "micro-batch; leave it out, or give a folder of this machine: it is worth nothing by itself"
-        )
-    return settings.checkpoint
+        check_outside(source, {"models": models.root, "output": output.root, "checkpoint": checkpoint})
+        names = Names.of(settings.stream)
+        return cls(Input(source, connection, names), models, output, open_folder(checkpoint), connection)

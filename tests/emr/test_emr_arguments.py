@@ -45,6 +45,7 @@ def test_a_stream_has_attempts_that_grow_back_and_a_step_has_one() -> None:
     stream = properties(submitted("run"))
     assert stream["spark.yarn.maxAppAttempts"] == "4"
     assert stream["spark.yarn.am.attemptFailuresValidityInterval"] == "1h"
+    assert stream["spark.yarn.appMasterEnv.TMPDIR"] == "tmp"
     for verb in ("fit", "refit", "export", "reconcile", "replay"):
         step = properties(submitted(verb))
         assert step["spark.yarn.maxAppAttempts"] == "1"

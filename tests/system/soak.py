@@ -72,7 +72,7 @@ LOCAL_KILL_POINTS = (
     KillPoint("while Spark writes a commit", "before", "watch", "{output}/_checkpoint/*/commits/.*.tmp"),
     KillPoint("while Spark writes its log of files", "before", "watch", "{output}/_checkpoint/*/sources/0/.*.tmp"),
 )
-"""What on S3 is one request: what Spark writes by itself, and the deletion of many files."""
+"""What S3 does in one request, the deletion of many files, and what Spark writes beside the output."""
 
 PER_RUN = 5  # and a broken one: three manifests, of which two make an epoch
 MORE = ("--max-pictures", "2", "--epoch-manifests", "2")

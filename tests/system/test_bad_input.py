@@ -78,21 +78,22 @@ def test_nothing_of_ours_may_lie_inside_the_input(
     assert f"{inside}: {place.source}/x lies inside the input" in _one_line(capsys)
 
 
-def test_a_checkpoint_on_s3_is_refused(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("scheme", ["s3", "s3a"])
+def test_a_checkpoint_on_s3_is_refused(place: Place, capsys: pytest.CaptureFixture[str], scheme: str) -> None:
     """It is worth nothing, and each of its requests is waited for."""
-    assert stream(place.arguments("replay", "--checkpoint", "s3://pictures/checkpoint")) == 2
+    assert stream(place.arguments("replay", "--checkpoint", f"{scheme}://pictures/checkpoint")) == 2
     assert "checkpoint: s3://pictures/checkpoint is on S3" in _one_line(capsys)
 
 
 def test_no_room_for_temporary_files_is_one_line(
     place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It says how to name another folder."""
-    monkeypatch.setattr("tempfile.tempdir", str(place.root / "gone"))
-    assert stream(place.arguments("replay", "--log-folder", str(place.root / "log"))) == 6
-    assert "cannot make a temporary folder: No such file or directory; free some space, or set TMPDIR" in _one_line(
-        capsys
-    )
+    """It names the folder, and how to choose another."""
+    gone = place.root / "gone"
+    monkeypatch.setattr("tempfile.tempdir", str(gone))
+    folders = ["--output", "s3://pictures/table", "--log-folder", str(place.root / "log")]
+    assert stream(place.arguments("replay", *folders)) == 6
+    assert f"{gone}: No such file or directory; free some space there, or set TMPDIR" in _one_line(capsys)
 
 
 def test_a_fit_refuses_places_inside_its_input(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
