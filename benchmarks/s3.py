@@ -2,9 +2,8 @@
 
     python -m benchmarks.s3
 
-The store is versitygw on loopback; toxiproxy delays its answers. Replays with and without a delay run in turn. Steady
-state is counted from the first commit to the last, by the times of the files in versitygw's folder; a whole replay is
-the seconds of its program.
+The store is versitygw on loopback; toxiproxy delays its answers. In the steady state, replays with and without a delay
+run side by side; store and proxies have no core of their own. Whole replays run in turn.
 """
 
 from __future__ import annotations
@@ -12,13 +11,15 @@ from __future__ import annotations
 import json
 import os
 import random
+import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from benchmarks.support.common import (
     run_program,
     spread,
 )
+from benchmarks.support.pairs import System, committed, compare, enough_pictures
 from conf.aws.connection import S3Connection
 from tests.support.buckets import Bucket
 from tests.support.samples import write_samples
@@ -45,7 +47,6 @@ from tests.support.scratch import new_place
 from tests.support.servers import CREDENTIALS, FaultyStore, moto, toxiproxy, versitygw_on
 from tests.support.streams import Place, start
 
-_STEADY_PICTURES = 6000
 _WHOLE_PICTURES = 1200
 _DELAYS = (0.0, 0.03)  # seconds on each request
 _WARM_UP, _LANDINGS = 10, 40
@@ -60,7 +61,7 @@ def measure() -> Iterator[Figure]:
     with new_place() as place, tempfile.TemporaryDirectory() as folder, versitygw_on(Path(folder)) as address:
         pictures = write_samples(place.root / "pictures", 2000, broken=0).pictures
         store = _Store(address, Path(folder), place)
-        yield from _measure_throughput(store, pictures)
+        yield from _measure_steady(store, pictures)
         yield from _measure_whole(store, pictures)
         yield from _measure_latency(store, pictures)
         yield from _measure_requests(store, pictures)
@@ -89,9 +90,18 @@ class _Store:
     def arguments(self, bucket: Bucket, verb: str, *more: str) -> list[str]:
         return [*bucket.arguments(verb, "--log-folder", str(self._place.root / "log")), *_MASTER, *more]
 
+    def system(self, name: str, folder: Path, address: str, pictures: Sequence[Path]) -> System:
+        """A replay with one slot that reaches the store by `address`, on enough pictures for a comparison."""
+        bucket = self.new_bucket(pictures, len(pictures))
+        place = self._folder / bucket.name
+        for number in range(len(pictures), enough_pictures() // 2):  # no more than that, with boto3 and the store
+            os.link(place / f"input/{number % len(pictures):06}.jpg", place / f"input/{number:06}.jpg")
+        words = self.arguments(bucket, "replay", "--master", "local[1,4]")
+        command = ["env", f"AWS_ENDPOINT_URL={address}", sys.executable, "-m", "streaming", *words]
+        return System(name, folder, command, partial(committed, place / "output"))
+
     def commits(self, bucket: Bucket) -> list[Path]:
-        files = (self._folder / bucket.name).glob("output/features/date=*/2*.parquet")
-        return sorted(files, key=lambda file: file.stat().st_mtime)
+        return sorted((self._folder / bucket.name).glob("output/features/date=*/2*.parquet"))
 
 
 _MASTER = ("--master", f"local[{CORES},4]")
@@ -106,41 +116,39 @@ def _reached_through(address: str) -> Iterator[None]:
         del os.environ["AWS_ENDPOINT_URL"]
 
 
-def _measure_throughput(store: _Store, pictures: Sequence[Path]) -> Iterator[Figure]:
-    rates: dict[float, list[float]] = {delay: [] for delay in _DELAYS}
-    for delay, bucket, _ in _in_turn(store, pictures, _STEADY_PICTURES):
-        first, *others = store.commits(bucket)
-        seconds = others[-1].stat().st_mtime - first.stat().st_mtime
-        rates[delay].append(sum(pq.read_metadata(file).num_rows for file in others) / seconds)
-    near, far = rates.values()
-    yield Figure(f"replay on S3, steady state, {ROUNDS} turns", spread(near, ".0f", "/s"))
-    yield _ratio("steady state", far, near)
+def _measure_steady(store: _Store, pictures: Sequence[Path]) -> Iterator[Figure]:
+    """Two replays side by side, as `benchmarks.support.pairs` has it, each through a proxy of its own."""
+    with ExitStack() as stack:
+        systems = []
+        for delay in _DELAYS:
+            proxy = stack.enter_context(toxiproxy(store.address))
+            proxy.delay(delay)
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="benchmark-")))
+            name = f"replay on S3 with {delay * 1000:.0f} ms on each request"
+            systems.append(store.system(name, folder, proxy.address, pictures))
+        near, far = systems
+        yield from compare(far, near).figures("steady state", target=0.95)
 
 
 def _measure_whole(store: _Store, pictures: Sequence[Path]) -> Iterator[Figure]:
     took: dict[float, list[float]] = {delay: [] for delay in _DELAYS}
-    for delay, _, seconds in _in_turn(store, pictures, _WHOLE_PICTURES):
+    for delay, seconds in _in_turn(store, pictures, _WHOLE_PICTURES):
         took[delay].append(seconds)
     near, far = took.values()
+    ratios = [one / other for one, other in zip(near, far, strict=True)]
     yield Figure(f"whole replay of {_WHOLE_PICTURES:,} on S3, {ROUNDS} turns", spread(near, ".1f", " s"))
-    yield _ratio("whole", near, far)
+    yield at_least(f"the same with none over {_DELAYS[1] * 1000:.0f} ms on each request", ratios, 0.95)
 
 
-def _in_turn(store: _Store, pictures: Sequence[Path], count: int) -> Iterator[tuple[float, Bucket, float]]:
-    """Replays with each delay in turn: the delay, what was written, and the seconds of the program."""
+def _in_turn(store: _Store, pictures: Sequence[Path], count: int) -> Iterator[tuple[float, float]]:
+    """Replays with each delay in turn: the delay, and the seconds of the program."""
     with toxiproxy(store.address) as proxy, _reached_through(proxy.address):
         for _ in range(ROUNDS):
             for delay in _DELAYS:
                 proxy.delay(0)
                 bucket = store.new_bucket(pictures, count)
                 proxy.delay(delay)
-                yield delay, bucket, run_program("streaming", store.arguments(bucket, "replay"))
-
-
-def _ratio(what: str, ones: Sequence[float], others: Sequence[float]) -> Figure:
-    """Of each round."""
-    ratios = [one / other for one, other in zip(ones, others, strict=True)]
-    return at_least(f"replay with {_DELAYS[1] * 1000:.0f} ms on each request over none, {what}", ratios, 0.95)
+                yield delay, run_program("streaming", store.arguments(bucket, "replay"))
 
 
 def _measure_latency(store: _Store, pictures: Sequence[Path]) -> Iterator[Figure]:

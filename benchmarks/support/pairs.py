@@ -121,7 +121,7 @@ def enough_pictures(rounds: int = ROUNDS, seconds: float = SLICE_SECONDS) -> int
 def stream(name: str, place: Place, *more: str) -> System:
     """A replay on `place` with one slot for tasks; its pictures are done when they are committed."""
     options = arguments(place, "replay", "--master", "local[1,4]", *more)
-    return System(name, place.root, [sys.executable, "-m", "streaming", *options], partial(_committed, place))
+    return System(name, place.root, [sys.executable, "-m", "streaming", *options], partial(committed, place.output))
 
 
 def noting(name: str, folder: Path, module: str, python: Path = Path(sys.executable)) -> System:
@@ -268,8 +268,9 @@ def _running(system: System, core: int) -> Iterator[_Program]:
         psutil.wait_procs(family)
 
 
-def _committed(place: Place) -> Progress:
-    files = sorted(place.output.glob("features/date=*/2*.parquet"))
+def committed(output: Path) -> Progress:
+    """What a stream has committed to an output: by the times of its files of features."""
+    files = sorted(output.glob("features/date=*/2*.parquet"))
     return [
         (file.stat().st_mtime, done)
         for file, done in zip(files, accumulate(pq.read_metadata(file).num_rows for file in files), strict=True)

@@ -76,7 +76,7 @@ def test_serverless_is_deployed_and_taken_down_and_the_data_stays(
     assert capsys.readouterr().out == "nothing runs programs; python -m conf.emr deploy\n"
     assert s3.get_object(Bucket=pictures, Key="pictures/a.jpg")["Body"].read() == b"2"
     assert run("destroy", "--data", "--yes") == 0
-    assert "pictures is gone, with 9 objects" in capsys.readouterr().out
+    assert "pictures is gone, with 8 objects" in capsys.readouterr().out
     assert aws.describe() is None
     assert s3.list_buckets()["Buckets"] == []
     assert run("destroy", "--yes") == 0
