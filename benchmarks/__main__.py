@@ -1,4 +1,4 @@
-"""All measurements in one table: `make bench`, or `python -m benchmarks`. It takes about two hours."""
+"""All measurements in one table: `make bench`, or `python -m benchmarks`. It takes nearly three hours."""
 
 from __future__ import annotations
 
