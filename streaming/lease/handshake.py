@@ -110,8 +110,8 @@ def wait_until_noticed(
         if holder.is_gone(datetime.now(UTC)):
             # A holder that could not reach the store for a while renews its lease unless another has taken it.
             with suppress(LeaseHeldError):
-                with Lease(output, lease):
-                    pass
+                with Lease(output, lease) as taken:  # not `stopped as asked`: monitors have to hear of it
+                    taken.note_failure(f"{holder} died or could not reach the output, and forget ended its lease")
                 return
         elif _has_noticed(output, holder.id, entry):
             return

@@ -38,6 +38,8 @@ from streaming.storage.folder import Folder
 LEASE = "_lease"
 DRAIN = "_drain"
 _RELEASE_ATTEMPTS = 3
+_LOOK_SECONDS = 0.5
+_LONGEST_WAIT = timedelta(minutes=1)
 _LONGEST_FAILURE = 300
 _TAKEN = "another stream took it"
 
@@ -156,6 +158,7 @@ class Lease:
         self._leaving = False
         self._lost: str | None = None
         self._failure: Exception | None = None
+        self._failed: str | None = None
         self._renewer = threading.Thread(target=self._keep, name="lease", daemon=True)
 
     @property
@@ -164,6 +167,7 @@ class Lease:
         return self._holder
 
     def __enter__(self) -> Self:
+        self._outwait()
         try:
             with shielded():
                 self._take()
@@ -173,10 +177,30 @@ class Lease:
             raise
         return self
 
+    def _outwait(self) -> None:
+        """Wait for a holder of another machine, which may be gone: a live one renews its lease, a dead one's runs out.
+
+        This machine may have been started again, or be the container that replaces the holder's. A lease that runs out
+        later than in a minute is not waited for.
+        """
+        first, _ = read_holder(self._output)
+        if first is None or self._may_follow(first) or first.machine == this_machine():
+            return
+        if first.expires_at > datetime.now(UTC) + _LONGEST_WAIT:
+            return
+        _logger.info("waiting until the lease of %s is renewed, or runs out", first)
+        while not self._may_follow(first):
+            time.sleep(_LOOK_SECONDS)
+            holder, _ = read_holder(self._output)
+            if holder != first:
+                return
+
+    def _may_follow(self, present: Holder) -> bool:
+        return present.id in _over or present.is_succeeded_by(self._holder, datetime.now(UTC))
+
     def _take(self) -> None:
         present, tag = read_holder(self._output)
-        is_over = present is None or present.id in _over or present.is_succeeded_by(self._holder, datetime.now(UTC))
-        if not is_over:
+        if not (present is None or self._may_follow(present)):
             raise LeaseHeldError(
                 f"{self._output.root}: another stream writes to this output: {present}; stop it with "
                 f"{command('streaming', 'stop', '--output', self._output.root)}, or choose another output"
@@ -200,7 +224,8 @@ class Lease:
         _over.add(self._holder.id)
         if self._lost is None:
             # A signal that comes before there is work to finish arrives as KeyboardInterrupt: it is not a failure.
-            self._release(None if error is None or isinstance(error, KeyboardInterrupt) else _words(error))
+            failed = None if error is None or isinstance(error, KeyboardInterrupt) else _words(error)
+            self._release(failed or self._failed)
             self._lost = "it was given back"
 
     def check(self) -> None:
@@ -245,6 +270,10 @@ class Lease:
         is_first, self._looked = self._looked is None, looked
         if is_first:
             self._wake.set()
+
+    def note_failure(self, failure: str) -> None:
+        """Record, when the lease is given back, that the tenure ended by this failure."""
+        self._failed = failure[:_LONGEST_FAILURE]
 
     def drain_requested(self) -> bool:
         """Whether `request_drain` asked this holder to stop."""

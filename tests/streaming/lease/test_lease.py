@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -59,6 +60,26 @@ def test_a_holder_elsewhere_is_respected_until_its_lease_runs_out(output: Folder
         lease.check()
 
 
+def test_a_holder_elsewhere_may_be_a_former_boot_of_this_machine(output: Folder) -> None:
+    """So a start waits for the rest of its lease, rather than end as if another stream ran."""
+    runs_out = datetime.now(UTC) + timedelta(seconds=1)
+    write_lease(output, expires_at=runs_out)
+    with Lease(output, LONG) as lease:
+        assert datetime.now(UTC) >= runs_out
+        lease.check()
+
+
+def test_a_holder_elsewhere_that_is_alive_is_known_by_its_renewal(output: Folder) -> None:
+    write_lease(output, expires_at=datetime.now(UTC) + LONG / 2)
+    renewed = json.loads(output.read(LEASE)) | {"renewed_at": datetime.now(UTC).isoformat()}
+    _, tag = output.read_tagged(LEASE)
+    renewal = threading.Timer(0.2, output.replace, (LEASE, json.dumps(renewed).encode(), tag))
+    renewal.start()
+    with pytest.raises(LeaseHeldError, match="on elsewhere"):
+        Lease(output, LONG).__enter__()
+    renewal.join()
+
+
 @pytest.mark.parametrize(
     ("held_by", "taken_by", "taken"),
     [
@@ -76,7 +97,8 @@ def test_the_next_attempt_on_yarn_takes_over_at_once(
     """YARN begins it on any node, and only when the former one has failed; another application has to wait."""
     monkeypatch.setenv("CONTAINER_ID", held_by)
     with Lease(output, LONG) as first:
-        held = first.holder.model_copy(update={"id": "other", "host": "elsewhere", "machine": "another"})
+        changes = {"id": "other", "host": "elsewhere", "machine": "another", "expires_at": datetime.now(UTC) + 2 * LONG}
+        held = first.holder.model_copy(update=changes)
     output.delete(LEASE)
     output.create(LEASE, held.model_dump_json().encode())
     monkeypatch.setenv("CONTAINER_ID", taken_by)
