@@ -14,13 +14,13 @@ from conf.aws.connection import S3Connection
 from conf.errors import NotFoundError, StorageError
 from conf.settings import Settings
 from streaming.export.record import latest
-from streaming.output.lineage import derivatives
+from streaming.output.lineage import Derivative, derivatives, path_of
 from streaming.output.places import open_output
 from streaming.output.tables import rows_by_model
 from streaming.registry.bundle import BundleManifest
 from streaming.registry.registry import CURRENT, Current, Registry
 from streaming.storage.folder import Folder
-from streaming.storage.locations import is_on_s3, open_folder
+from streaming.storage.locations import is_there, may_be_deleted, open_folder
 
 
 @dataclass(frozen=True)
@@ -163,40 +163,41 @@ def _in_use(
     for version, rows in (counts or {}).items():
         if version in versions:
             yield version, f"{rows:,} rows in the output"
-    for derivative in derivatives(output) if output else ():
-        if derivative.kind == "export":
-            yield from _exported(derivative.uri, versions, connection)
+    if output:
+        for derivative in derivatives(output):
+            if derivative.kind == "export":
+                yield from _exported(output, derivative, versions, connection)
     for one in manifests:
         if one.saved_features:
             yield from _saved(one.saved_features, one.version, connection)
 
 
-def _exported(to: str, versions: Sequence[str], connection: S3Connection) -> Iterator[tuple[str, str]]:
+def _exported(
+    output: Folder, export: Derivative, versions: Sequence[str], connection: S3Connection
+) -> Iterator[tuple[str, str]]:
     try:
-        named = latest(_look_into(to, connection))
+        named = latest(_look_into_export(output, export, connection))
     except StorageError as error:
-        why = f"the latest export in {to}, which may be of it, cannot be looked at: {error}"
+        why = f"the latest export in {export.uri}, which may be of it, cannot be looked at: {error}"
         yield from ((version, why) for version in versions)
     else:
         if named and named.model and named.model in versions:
-            yield named.model, f"the latest export in {to} is of it"
+            yield named.model, f"the latest export in {export.uri} is of it"
+
+
+def _look_into_export(output: Folder, export: Derivative, connection: S3Connection) -> Folder:
+    folder = open_folder(export.uri, connection)
+    if not is_there(folder):
+        record = path_of(output, export)
+        raise NotFoundError(f"it is not there, or empty; mount its disk, or delete {record} if it was deleted")
+    return folder
 
 
 def _saved(to: str, version: str, connection: S3Connection) -> Iterator[tuple[str, str]]:
     try:
-        if any(_look_into(to, connection).names("")):
+        if not may_be_deleted(to):
+            raise NotFoundError(f"{os.path.dirname(to)} is not there; is it mounted?")
+        if any(open_folder(to, connection).names("")):
             yield version, f"forget finds the features in {to} by it; delete these first"
     except StorageError as error:
         yield version, f"its features in {to} cannot be looked at: {error}"
-
-
-def _look_into(uri: str, connection: S3Connection) -> Folder:
-    """A folder that somebody may have deleted, but not one of a disk that is not mounted here.
-
-    Raises:
-        NotFoundError: the folder that it was in is not there either.
-    """
-    folder = open_folder(uri, connection)
-    if not is_on_s3(folder.root) and not os.path.isdir(parent := os.path.dirname(folder.root)):
-        raise NotFoundError(f"{parent} is not there; is it mounted?")
-    return folder

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from tempfile import TemporaryDirectory, gettempdir
+from tempfile import TemporaryDirectory
 
-from conf.errors import SettingsError, StorageError
+from conf.errors import LeaseLostError, SettingsError, StorageError, TransientError
 from conf.settings import Settings
 from conf.uris import resolve
 from streaming.engine.checkpoint import Epochs
+from streaming.lease.lease import read_holder
 from streaming.lease.tenure import Tenure
 from streaming.output import lineage, manifests
 from streaming.output.format_number import begin_format
@@ -25,6 +26,7 @@ from streaming.output.places import StreamPlaces
 from streaming.output.recovery import recover
 from streaming.output.tables import Tables
 from streaming.registry.registry import Registry
+from streaming.storage.folder import Folder
 from streaming.storage.locations import is_on_s3
 
 
@@ -80,8 +82,24 @@ def holding(settings: Settings) -> Iterator[Held]:
             lambda: next(places.input.pictures(lambda path, why: None), None),  # whether it can be listed
         )
         is_new = begin_format(places.output)
-        with Tenure(places.output, settings.stream.lease) as tenure:
+        with again_if_free(places.output), Tenure(places.output, settings.stream.lease) as tenure:
             yield Held(settings, places, tenure, is_new)
+
+
+@contextmanager
+def again_if_free(output: Folder) -> Iterator[None]:
+    """Have a stream start again that lost the lease to a program which failed, or to `forget`, and has ended since.
+
+    Raises:
+        TransientError: in place of such a LeaseLostError.
+    """
+    try:
+        yield
+    except LeaseLostError as error:
+        holder, _ = read_holder(output)
+        if holder is None or not holder.released or holder.failure is None:  # one that was stopped as asked stays so
+            raise
+        raise TransientError(f"{output.root}: the lease was lost, and is free again: {holder.failure}") from error
 
 
 @contextmanager
@@ -110,10 +128,11 @@ def _checkpoint(settings: Settings) -> Iterator[str]:
 
 @contextmanager
 def _temporary_folder() -> Iterator[str]:
-    parent = gettempdir()
     try:
         folder = TemporaryDirectory(prefix="picture-features-", ignore_cleanup_errors=True)
     except OSError as error:
+        # Without a file name, Python has tried several folders, and names them itself.
+        parent = os.path.dirname(error.filename) if error.filename else "checkpoint"
         raise StorageError(f"{parent}: {error.strerror}; free some space there, or set TMPDIR") from error
     with folder as name:
         descriptor = os.open(name, os.O_RDONLY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from conf.aws.connection import S3Connection
@@ -15,7 +16,7 @@ from streaming.output.places import open_output
 from streaming.output.rows import has_rows
 from streaming.registry.registry import Registry
 from streaming.storage.folder import Folder
-from streaming.storage.locations import open_folder
+from streaming.storage.locations import is_there, may_be_deleted, open_folder
 
 _TABLES = {
     FEATURES_TABLE: "features",
@@ -45,16 +46,32 @@ class ErasurePlaces:
         return cls(open_output(settings, connection), connection)
 
     def registries(self) -> list[Folder]:
-        """The registries that the stream has used until now."""
+        """The registries that the stream has used until now, except those that are `missing`."""
         return self._recorded("models")
 
     def exports(self) -> list[Folder]:
-        """The folders of snapshots that exports have recorded until now."""
+        """The folders of snapshots that exports have recorded until now, except those that are `missing`."""
         return self._recorded("export")
 
     def _recorded(self, kind: Kind) -> list[Folder]:
-        made = lineage.derivatives(self.output)
-        return [open_folder(one.uri, self.connection) for one in made if one.kind == kind]
+        made = (open_folder(one.uri, self.connection) for one in lineage.derivatives(self.output) if one.kind == kind)
+        return [folder for folder in made if is_there(folder)]
+
+    def missing(self) -> dict[str, str]:
+        """The recorded places that cannot be looked into here, by canonical path, each with what to do, for people."""
+        missing = {
+            made.uri: f"{made.uri} is not there, or empty: mount its disk, or run forget where it is; if it was "
+            f"deleted, delete {lineage.path_of(self.output, made)}"
+            for made in lineage.derivatives(self.output)
+            if not is_there(open_folder(made.uri, self.connection))
+        }
+        for saved in self._recorded_saved():
+            if not may_be_deleted(saved):
+                missing[saved] = (
+                    f"{saved}: {os.path.dirname(saved)} is not there: mount its disk, or run forget where it is; if it "
+                    "was deleted, make that folder"
+                )
+        return missing
 
     def files(self) -> list[File]:
         """All files with rows, except those of exports."""
@@ -66,11 +83,15 @@ class ErasurePlaces:
             for name in self.output.names(folder)
             if has_rows(name)
         ]
-        for saved in self._saved():
+        for saved in self.saved():
             folder = open_folder(saved, self.connection)
             files += [File(_SAVED, folder.root, name) for name in folder.names("") if has_rows(name)]
         return files
 
-    def _saved(self) -> list[str]:
+    def saved(self) -> list[str]:
+        """Canonical paths of features that fits have saved, except those that are `missing`; some may be deleted."""
+        return [saved for saved in self._recorded_saved() if may_be_deleted(saved)]
+
+    def _recorded_saved(self) -> list[str]:
         manifests_of_models = (manifest for models in self.registries() for manifest in Registry(models).versions())
         return sorted({one.saved_features for one in manifests_of_models if one.saved_features})

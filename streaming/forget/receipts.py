@@ -109,6 +109,7 @@ class Ledger(BaseModel):
         refit: the number of pictures, by registry and version.
         asked: the place of each path and prefix in the request, by its salted hash.
         matched: the salted hashes of paths and prefixes that were found.
+        looked_into: canonical paths of the recorded places that were looked into.
         earlier: the receipt of a finished run for the same entry, from before this one began.
     """
 
@@ -119,6 +120,7 @@ class Ledger(BaseModel):
     refit: dict[str, dict[str, int]] = Field(default_factory=dict)
     asked: dict[str, str] = Field(default_factory=dict)
     matched: set[str] = Field(default_factory=set)
+    looked_into: set[str] = Field(default_factory=set)
     earlier: Receipt | None = None
 
     @classmethod
@@ -145,12 +147,13 @@ class Ledger(BaseModel):
                     self.add_refit(models, version, pictures)
             self.identities |= other.identities
             self.matched |= other.matched
+            self.looked_into |= other.looked_into
             self.asked = self.asked or other.asked
         return self
 
-    @field_serializer("identities", "matched")
-    def _in_order(self, hashes: set[str]) -> list[str]:
-        return sorted(hashes)
+    @field_serializer("identities", "matched", "looked_into")
+    def _in_order(self, values: set[str]) -> list[str]:
+        return sorted(values)
 
     def add_rows(self, place: str, file: str, rows: int) -> None:
         """Note rows of a file; a file can only have lost rows since a killed run has counted them."""

@@ -7,10 +7,11 @@ the ledger before they are erased. A run that was killed anywhere is finished by
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
+from conf.errors import OutputError
 from conf.settings import Settings
 from conf.spark.progress import Progress
 from streaming.export.snapshots import drop_incomplete
@@ -46,12 +47,16 @@ def forget(settings: Settings, wanted: Wanted, progress: Progress, *, dry_run: b
     With `dry_run` nothing is changed, and the receipt tells what would be removed.
 
     Raises:
-        OutputError: the output is not an output, or something in it cannot be read.
+        OutputError: the output is not an output, or something in it cannot be read. Or a place is missing here that may
+            be elsewhere: all others were looked into, and there is no receipt yet.
         LeaseLostError: an export may have begun in a folder while it was swept; the next run finishes it.
     """
     places = ErasurePlaces.of(settings)
     output = places.output
+    missing = places.missing()
     if dry_run:
+        if missing:
+            raise OutputError(f"{output.root}: places cannot be looked into: {_each(missing)}")
         searches = [Search(_entry_of(wanted, denylist.read_salt(output) or denylist.new_salt()), wanted)]
     else:
         searches = _deny(places, wanted)
@@ -71,8 +76,21 @@ def forget(settings: Settings, wanted: Wanted, progress: Progress, *, dry_run: b
         return Forgotten(output.root, dry_run, ())
     with Sweeper(settings, places.connection, progress) as sweeper:
         erasures = [_Erasure(sweeper, places, search, settings.stream.lease) for search in searches]
-        receipts = tuple(erasure.look() if dry_run else erasure.run() for erasure in erasures)
-    return Forgotten(output.root, dry_run, receipts)
+        if dry_run:
+            return Forgotten(output.root, dry_run, tuple(erasure.look() for erasure in erasures))
+        for erasure in erasures:
+            erasure.run()
+        left = {uri: why for erasure in erasures for uri, why in missing.items() if not erasure.has_looked_into(uri)}
+        if left:
+            raise OutputError(
+                f"{output.root}: erased, but these places cannot be looked into, and without them there is no receipt; "
+                f"forget again, without a path, when they can: {_each(left)}"
+            )
+        return Forgotten(output.root, dry_run, tuple(erasure.finish() for erasure in erasures))
+
+
+def _each(missing: Mapping[str, str]) -> str:
+    return "".join(f"\n  {why}" for why in missing.values())
 
 
 def _entry_of(wanted: Wanted, salt: bytes) -> Entry:
@@ -127,10 +145,11 @@ class _Erasure:
             self._find_models(models)
         return self._search.explain(self._ledger.receipt(self._output, self._entry, datetime.now(UTC)))
 
-    def run(self) -> ExplainedReceipt:
-        """Erase everything, and leave a receipt."""
+    def run(self) -> None:
+        """Erase everything."""
         self._ledger = Ledger.load(self._output, self._entry)
         found = self._find(self._places.files())
+        self._ledger.looked_into.update(self._places.saved())
         self._ledger.save(self._output, self._entry)
         self._erase(found)
         # Read only now: an export that began before the table was swept is among them, and a later one found no such
@@ -141,6 +160,7 @@ class _Erasure:
                     to, self._lease, partial(_logger.info, "%s: waiting until %s has finished", to.root)
                 ) as lease:
                     self._erase_in_export(to, lease)
+            self._ledger.looked_into.add(to.root)
         for models in self._places.registries():
             Registry(models).remove_incomplete(datetime.now(UTC))
             # A fit may have made another model from this one before it lost the pictures.
@@ -148,6 +168,15 @@ class _Erasure:
                 self._ledger.save(self._output, self._entry)
                 for one in affected:
                     erase_in_model(models, one)
+            self._ledger.looked_into.add(models.root)
+        self._ledger.save(self._output, self._entry)
+
+    def has_looked_into(self, uri: str) -> bool:
+        """Whether this run or one before it, perhaps on another machine, has looked into a recorded place."""
+        return uri in self._ledger.looked_into
+
+    def finish(self) -> ExplainedReceipt:
+        """Leave a receipt, after which the entry counts as done."""
         receipt = self._ledger.receipt(self._output, self._entry, datetime.now(UTC))
         return self._search.explain(write_receipt(self._output, receipt, self._ledger.earlier))
 

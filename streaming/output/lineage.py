@@ -51,6 +51,11 @@ def derivatives(output: Folder) -> list[Derivative]:
     return sorted(_read(output, name) for name in output.names(LINEAGE_FOLDER) if name.endswith(_SUFFIX))
 
 
+def path_of(output: Folder, derivative: Derivative) -> str:
+    """The canonical path of the file that records a derivative."""
+    return output.path(_name(derivative))
+
+
 def _read(output: Folder, name: str) -> Derivative:
     try:
         derivative = Derivative(**json.loads(output.read(name)))

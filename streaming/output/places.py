@@ -117,6 +117,8 @@ class StreamPlaces:
         source, output = resolve(settings.input), open_folder(settings.output, connection)
         check_readable_by_spark(output.root)
         models = open_folder(settings.models, connection)
-        check_outside(source, {"models": models.root, "output": output.root, "checkpoint": checkpoint})
+        temporary = is_on_s3(output.root) and not settings.checkpoint
+        places = {"models": models.root, "output": output.root, "TMPDIR" if temporary else "checkpoint": checkpoint}
+        check_outside(source, places)
         names = Names.of(settings.stream)
         return cls(Input(source, connection, names), models, output, open_folder(checkpoint), connection)

@@ -190,7 +190,15 @@ class LocalFolder:
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StorageError(f"{path}: the disk is full; free some space and start again") from error
-            raise StorageError(f"{path}: cannot {verb} it: {error.strerror}") from error
+            kind = TransientError if _passes(error) else StorageError
+            raise kind(f"{path}: cannot {verb} it: {error.strerror}") from error
+
+
+def _passes(error: OSError) -> bool:
+    from conf.failures import Meaning, meaning_of  # noqa: PLC0415 - imports botocore, which no success needs
+
+    # A file system without locks never has any.
+    return error.errno != errno.ENOLCK and meaning_of(error) in (Meaning.PASSING, Meaning.OUTAGE)
 
 
 def _tag(data: bytes) -> str:

@@ -6,6 +6,7 @@ relative to the root of its folder.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from types import ModuleType
@@ -48,8 +49,25 @@ def check_outside(source: str, places: Mapping[str, str | None]) -> None:
         SettingsError: a place lies inside; the message names its setting.
     """
     for key, place in places.items():
-        if place and is_inside(place, source):
+        if place and (is_inside(place, source) or is_inside(_without_links(place), _without_links(source))):
             raise SettingsError(f"{key}: {place} lies inside the input {source}; choose a place outside")
+
+
+def is_there(folder: Folder) -> bool:
+    """Whether a folder can be looked into: a local one may be another machine's, or of a disk that is not mounted.
+
+    One that is empty counts as missing, as a mount point without its disk is; on S3 nothing is missing.
+    """
+    return is_on_s3(folder.root) or next(folder.names(""), None) is not None
+
+
+def may_be_deleted(path: str) -> bool:
+    """Whether a folder that is missing was deleted: what it lay in is there, and so is not a disk that is elsewhere."""
+    return is_on_s3(path) or os.path.isdir(os.path.dirname(path))
+
+
+def _without_links(path: str) -> str:
+    return path if is_on_s3(path) else os.path.realpath(path)
 
 
 def spark_uri(path: str) -> str:

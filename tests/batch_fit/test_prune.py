@@ -264,9 +264,15 @@ def test_models_stay_whose_features_or_exports_cannot_be_looked_at(tmp_path: Pat
     }
     begin(output)
     record(output, Derivative("export", str(disk / "exports")))
+    disk.mkdir()  # the mount point
     pruned = prune(Settings(models=models.root, output=output.root), 1, dry_run=False)
     assert [*pruned.pruned] == []
     assert all("which may be of it, cannot be looked at" in " ".join(one.why) for one in pruned.kept)
+    [export] = (tmp_path / "out" / "_derivatives").iterdir()
+    assert f"delete {export} if it was deleted" in " ".join(pruned.kept[0].why)
+    export.unlink()
+    pruned = prune(Settings(models=models.root, output=output.root), 1, dry_run=True)
+    assert [one.version for one in pruned.pruned] == [unmounted, deleted]
 
 
 def test_a_prune_waits_for_a_store_that_is_gone_and_a_rollback_does_not(

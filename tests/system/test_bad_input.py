@@ -96,6 +96,16 @@ def test_no_room_for_temporary_files_is_one_line(
     assert f"{gone}: No such file or directory; free some space there, or set TMPDIR" in _one_line(capsys)
 
 
+def test_temporary_files_inside_the_input_are_called_so(
+    place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With an output on S3 the checkpoint is one of them, and the user has not named it."""
+    monkeypatch.setattr("tempfile.tempdir", str(place.source))
+    folders = ["--output", "s3://pictures/table", "--log-folder", str(place.root / "log")]
+    assert stream(place.arguments("replay", *folders)) == 2
+    assert f"TMPDIR: {place.source}/picture-features-" in _one_line(capsys)
+
+
 def test_a_fit_refuses_places_inside_its_input(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     """As does the stream."""
     places = ["--input", str(place.source), "--models", str(place.source / "models")]

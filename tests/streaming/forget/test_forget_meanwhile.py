@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 import shutil
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pyarrow.dataset as pads
 import pytest
 
+from conf.errors import LeaseLostError, TransientError, UnhealthyError
 from streaming.__main__ import main as stream
+from streaming.engine.opening import again_if_free
 from streaming.export.snapshots import drop_incomplete, snapshots
 from streaming.forget import run as forget
 from streaming.forget.models import AffectedModel, erase_in_model
 from streaming.forget.sweeper import erase
 from streaming.lease.lease import LEASE, Holder, Lease, read_holder
+from streaming.operate.health import check_health
 from streaming.registry import bundle
 from streaming.registry.registry import Registry
 from streaming.storage.folder import Folder
 from streaming.storage.locations import open_folder
-from tests.support.forgetting import LOCAL, forget_words, mentions, some
+from tests.support.forgetting import (
+    LOCAL,
+    REMOVED,
+    asked_of,
+    check_gone,
+    forget_words,
+    mentions,
+    one_of_each,
+    some,
+    without,
+)
 from tests.support.streams import Place, run
+from tests.support.tenures import write_lease
 
 
 @pytest.mark.usefixtures("programs")
@@ -97,5 +112,71 @@ def test_one_that_loses_the_right_to_an_export_is_not_finished(full: Place, monk
         context.setattr(forget, "drop_incomplete", drop_and_lose)
         assert stream(forget_words(full, gone)) == 5
     assert not [*open_folder(str(full.output)).names("_forgotten/receipts")]
+    assert stream(forget_words(full)) == 0
+    assert mentions(full.root, gone, but=full.source) == []
+
+
+def test_a_stream_that_died_is_not_taken_for_one_that_was_stopped(full: Place) -> None:
+    """Monitors hear of it all the same, and the stream starts again if it was only cut off from the output."""
+    [gone] = some(full, "apple", 1)
+    output = open_folder(str(full.output))
+    output.delete(LEASE)
+    write_lease(output, expires_at=datetime.now(UTC) - timedelta(seconds=1))
+    assert stream(forget_words(full, gone)) == 0
+    with pytest.raises(TransientError, match="is free again: process 1 on elsewhere"), again_if_free(output):
+        raise LeaseLostError("another stream took it")
+    with pytest.raises(UnhealthyError, match=r"the stream failed: process 1 on elsewhere .* died or could not reach"):
+        check_health(output, datetime.now(UTC), timedelta(minutes=5))
+
+
+def test_a_stream_whose_successor_was_stopped_as_asked_stays_down(full: Place) -> None:
+    output = open_folder(str(full.output))
+    output.delete(LEASE)
+    with Lease(output, timedelta(minutes=1)):
+        pass
+    with pytest.raises(LeaseLostError), again_if_free(output):
+        raise LeaseLostError("another stream took it")
+
+
+def test_a_place_that_is_not_here_is_not_taken_for_one_without_the_pictures(
+    full: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its disk is not mounted, or it is another machine's: there is no receipt before all have been looked into."""
+    before, gone = full.rows(), one_of_each(full)
+
+    def refused(words: list[str], *missing: str) -> None:
+        capsys.readouterr()
+        assert stream(words) == 5
+        said = capsys.readouterr().err
+        named = [name for name in ("csv", "exports") if f"{full.root}/{name} is not there, or empty" in said]
+        assert named == [*missing]
+
+    shutil.move(full.root / "csv", tmp_path)
+    shutil.move(full.root / "exports", tmp_path)
+    (full.root / "exports").mkdir()  # the mount point
+    refused(forget_words(full, gone[0], "--dry-run"), "csv", "exports")
+    refused(forget_words(full, *gone), "csv", "exports")
+    assert full.rows() == without(before, gone)
+    shutil.move(tmp_path / "csv", full.root)
+    refused(forget_words(full), "exports")
+    shutil.move(full.root / "csv", tmp_path)  # the machine with the exports has it not, and need not
+    (full.root / "exports").rmdir()
+    shutil.move(tmp_path / "exports", full.root)
+    [receipt] = asked_of(forget_words(full), capsys)
+    shutil.move(tmp_path / "csv", full.root)
+    assert receipt["removed"] == REMOVED
+    check_gone(full, gone, before)
+
+
+def test_a_place_that_was_deleted_is_one_whose_record_is_deleted(
+    full: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The error names that file; saved features may just be deleted, as long as what they lay in is there."""
+    [gone] = some(full, "apple", 1)
+    shutil.rmtree(full.root / "csv")
+    shutil.rmtree(full.root / "saved")
+    assert stream(forget_words(full, gone, "--log-format", "text")) == 5
+    record = capsys.readouterr().err.rstrip().rpartition("delete ")[2]
+    Path(record).unlink()
     assert stream(forget_words(full)) == 0
     assert mentions(full.root, gone, but=full.source) == []

@@ -15,6 +15,7 @@ from streaming.output.manifests import append_manifest
 from streaming.output.tables import Tables
 from streaming.storage.folder import Folder, StoredPicture
 from streaming.storage.locations import open_folder
+from tests.support.models import promote_model
 from tests.support.small_table import DAY, commit, reject
 from tests.support.streams import Place, begin
 from tests.support.tenures import LooseTenure
@@ -28,6 +29,7 @@ def filled(tmp_path: Path) -> Place:
     (place.source / "d.jpg").write_bytes(b"")
     output = open_folder(str(place.output))
     begin(output)
+    promote_model(place.models, b"a backbone", k=4, seed=0)
     record(output, Derivative("models", str(place.models)))
     pictures = [StoredPicture(str(place.source / f"{name}.jpg"), 1, DAY) for name in "abc"]
     folded = append_manifest(output, pictures[:1], DAY)

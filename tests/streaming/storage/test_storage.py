@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import sys
@@ -29,7 +30,7 @@ from streaming.features.schema import label_of
 from streaming.operate.parallel_listing import divide
 from streaming.storage.folder import identity_of
 from streaming.storage.local_folder import LocalFolder
-from streaming.storage.locations import is_inside, list_pictures, open_folder, read_picture
+from streaming.storage.locations import check_outside, is_inside, list_pictures, open_folder, read_picture
 
 _names = st.text(st.characters(blacklist_characters="/\0", blacklist_categories=["Cs"]), min_size=1).filter(
     lambda name: name not in (".", "..")
@@ -306,3 +307,32 @@ def test_what_is_deleted_while_it_is_replaced_does_not_come_back(
     deletion.join()
     assert not folder.exists("a")
     folder.delete("a")
+
+
+@pytest.mark.parametrize(
+    ("number", "passes"),
+    [(errno.ESTALE, True), (errno.ETIMEDOUT, True), (errno.EMFILE, True), (errno.EIO, False), (errno.ENOLCK, False)],
+)
+def test_a_file_server_that_is_gone_for_a_while_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, *, passes: bool
+) -> None:
+    """As a store on S3 is; a disk that is broken is not, nor a file system that has no locks."""
+    folder = open_folder(str(tmp_path))
+    folder.create("a", b"")
+
+    def fail(path: Path) -> bytes:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(StorageError, match=f"a: cannot read it: {os.strerror(number)}") as raised:
+        folder.read("a")
+    assert isinstance(raised.value, TransientError) == passes
+
+
+def test_a_place_inside_the_input_by_way_of_a_link_is_inside(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "input").symlink_to(tmp_path / "disk")
+    for source, place in (("input", "disk/table"), ("disk", "input/table")):
+        with pytest.raises(SettingsError, match=r"output: .* lies inside the input"):
+            check_outside(str(tmp_path / source), {"output": str(tmp_path / place)})
+    check_outside(str(tmp_path / "input"), {"output": str(tmp_path / "table")})
