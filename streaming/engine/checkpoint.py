@@ -63,6 +63,25 @@ class Epochs:
         self._number = epochs[-1] if epochs else 1
         for former in epochs[:-1]:  # remains that a kill has left
             checkpoint.delete_tree(_name(former))
+        if damaged := self._damaged():
+            with self._tenure.writing():
+                self._begin_next()
+            _logger.warning(
+                "%s is damaged, as by a power cut; checkpoint epoch %s follows, and nothing is lost or repeated",
+                checkpoint.path(damaged),
+                self._name,
+            )
+
+    def _damaged(self) -> str | None:
+        """A file of the present epoch that does not begin as Spark begins it: Spark does not sync what it writes.
+
+        A log begins with its version, like `v1`, and the metadata are JSON.
+        """
+        for name in self._checkpoint.names(self._name):
+            start = b"v" if _is_of_log(name) else b"{" if name.endswith("/metadata") else b""
+            if start and not self._checkpoint.read(name).startswith(start):
+                return name
+        return None
 
     @property
     def uri(self) -> str:
@@ -89,13 +108,17 @@ class Epochs:
             known.fold(self._tenure, folded)
         former = self._name
         with self._tenure.writing():
-            with suppress(AlreadyExistsError):  # the store failed after this the last time: the former may be partial
-                self._checkpoint.create(f"{_name(self._number + 1)}/{_BEGUN}", b"")
-            # Whoever takes the lease after this finds the next epoch, and never works with the former.
-            self._tenure.confirm()
-            self._checkpoint.delete_tree(former)
-        self._number += 1
+            self._begin_next()
         _logger.info("folded %d manifests; checkpoint epoch %s follows %s", len(folded), self._name, former)
+
+    def _begin_next(self) -> None:
+        """Begin the next epoch, and delete the present one; the right to write is held."""
+        with suppress(AlreadyExistsError):  # the store failed after this the last time: the former may be partial
+            self._checkpoint.create(f"{_name(self._number + 1)}/{_BEGUN}", b"")
+        # Whoever takes the lease after this finds the next epoch, and never works with the former.
+        self._tenure.confirm()
+        self._checkpoint.delete_tree(self._name)
+        self._number += 1
 
     def lost(self) -> list[str]:
         """Manifests in the log that Spark has finished and whose features file is missing: it was deleted by hand."""
@@ -158,13 +181,18 @@ class Epochs:
         The files before such a compact one are deleted some time later, so an entry may come twice.
         """
         names = self._checkpoint.names(f"{self._name}/sources/0")
-        files = (name for name in names if name.rpartition("/")[2].removesuffix(".compact").isdigit())
+        files = (name for name in names if _is_of_log(name))
         for name in files:
             lines = self._checkpoint.read(name).decode().splitlines()[1:]
             with self._naming(name.removeprefix(f"{self._name}/")):
                 entries = [json.loads(line) for line in lines]
                 named = [(entry["batchId"], str(entry["path"]).rpartition("/")[2]) for entry in entries]
             yield from ((number, manifest.removesuffix(SUFFIX)) for number, manifest in named)
+
+
+def _is_of_log(file: str) -> bool:
+    """Whether a file is an entry of one of Spark's logs, or several; not one that was left unfinished."""
+    return file.rpartition("/")[2].removesuffix(".compact").isdigit()
 
 
 def _name(number: int) -> str:

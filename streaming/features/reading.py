@@ -47,6 +47,7 @@ class PictureReader:
         self._connection = connection
         self._once = replace(connection, attempts=1)  # a store that needs retries counts as failing
         self._source = source
+        self._disk = _disk_of(source)
         self._readable: deque[str] = deque(maxlen=_REMEMBERED)
 
     def __call__(self, path: str) -> bytes:
@@ -107,8 +108,13 @@ class PictureReader:
 
     def _check_input(self, path: str) -> None:
         source = self._source
-        if source and not is_on_s3(source) and is_inside(path, source) and not os.path.isdir(source):
+        if source and not is_on_s3(source) and is_inside(path, source) and self._is_gone(source):
             raise InputError(f"{path}: cannot be read, because {source} is gone; check --input, and that it is mounted")
+
+    def _is_gone(self, source: str) -> bool:
+        """Whether the input is not there, or its disk is not, which has left an empty mount point."""
+        disk = _disk_of(source)
+        return disk is None or (disk != self._disk and not os.listdir(source))
 
     def _probe(self, path: str) -> Sequence[Meaning]:
         """The failures of reading other pictures; empty if one can be read.
@@ -172,6 +178,13 @@ class PictureReader:
 
         found = islice(list_folder(folder, on_skip, self._once, deep=deep), _LISTED)
         return [picture.path for picture in found]
+
+
+def _disk_of(source: str | None) -> int | None:
+    """The number of the disk of a local folder; None if there is no such folder."""
+    if source is None or is_on_s3(source) or not os.path.isdir(source):
+        return None
+    return os.stat(source).st_dev
 
 
 def _spread(found: Sequence[str], wanted: int) -> Sequence[str]:

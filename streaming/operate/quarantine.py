@@ -30,7 +30,7 @@ from streaming.output.tables import finished, unfinished
 from streaming.storage.ahead import ahead
 from streaming.storage.folder import Folder, StoredPicture
 from streaming.storage.locations import look_up
-from streaming.storage.parquet import read_rows
+from streaming.storage.parquet import parquet_files, read_rows
 
 _PICTURES_PER_RETRY = 1000
 _EXAMPLES = 10
@@ -187,7 +187,7 @@ def _read_rows(output: Folder, reason: Reason | None, columns: Sequence[str]) ->
     with suppress(StorageError):  # who may only read sees the rows when the next stream begins
         complete_manifests(output, finished(output))
     at_work = {*unfinished(output)}
-    names = (name for name in output.names(QUARANTINE_TABLE) if name.endswith(_SUFFIX))
+    names = parquet_files(output, QUARANTINE_TABLE)
     files = sorted((name for name in names if _manifest(name) not in at_work), key=_manifest)
     with tqdm(total=len(files), unit=" files", unit_scale=True, desc="quarantine", disable=None) as bar:
         for name, rows in ahead(lambda name: _read(output, name, columns), files, _AT_ONCE):

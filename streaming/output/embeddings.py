@@ -30,7 +30,16 @@ from streaming.output.decision import FEATURES_TABLE, is_decided, read_decision
 from streaming.output.manifests import table_file
 from streaming.storage.damaged import naming
 from streaming.storage.folder import Folder
-from streaming.storage.parquet import Footer, as_parquet, footer_of, read_footer, read_size, rows_in, unique
+from streaming.storage.parquet import (
+    Footer,
+    as_parquet,
+    footer_of,
+    parquet_files,
+    read_footer,
+    read_size,
+    rows_in,
+    unique,
+)
 
 EMBEDDINGS_TABLE = "embeddings"
 STAGED_FOLDER = "_embeddings"
@@ -97,7 +106,7 @@ def stage(output: Folder, manifest: str, embeddings: pa.Table) -> Staged | None:
 
 def publish_staged(output: Folder, manifest: str | None = None) -> None:
     """Publish the staged embeddings of decided manifests, or of one, and delete those that lost. Idempotent."""
-    for file in list(output.names(STAGED_FOLDER)):
+    for file in list(parquet_files(output, STAGED_FOLDER)):
         of, _, name = file.rpartition("/")[2].removesuffix(_SUFFIX).rpartition("-")
         if manifest in (None, of):
             with suppress(NotFoundError):  # it is not decided, or another process has just published it
@@ -149,14 +158,14 @@ def _files(output: Folder, table: str, since: date | None, until: date | None) -
     first, last = (f"{table}/date={day}/" if day else None for day in (since, until))
     return sorted(
         name
-        for name in output.names(table)
-        if name.endswith(_SUFFIX) and (first is None or name >= first) and (last is None or name[: len(last)] <= last)
+        for name in parquet_files(output, table)
+        if (first is None or name >= first) and (last is None or name[: len(last)] <= last)
     )
 
 
 def has_embeddings(output: Folder) -> bool:
     """Whether any published file has rows, or cannot be read."""
-    return any(name.endswith(_SUFFIX) and _has_rows(output, name) for name in output.names(EMBEDDINGS_TABLE))
+    return any(_has_rows(output, name) for name in parquet_files(output, EMBEDDINGS_TABLE))
 
 
 def _has_rows(output: Folder, name: str) -> bool:

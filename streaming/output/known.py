@@ -37,7 +37,16 @@ from streaming.output.manifests import (
 from streaming.output.tables import EMPTY
 from streaming.storage.damaged import naming
 from streaming.storage.folder import IDENTITY_BYTES, Folder, StoredPicture, identity_of
-from streaming.storage.parquet import as_parquet, footer_of, read_footer, read_rows, read_size, rows_in, unique
+from streaming.storage.parquet import (
+    as_parquet,
+    footer_of,
+    parquet_files,
+    read_footer,
+    read_rows,
+    read_size,
+    rows_in,
+    unique,
+)
 
 KNOWN_FOLDER = "_known"
 _ANNOUNCED = b"picture-features.announced"
@@ -84,7 +93,7 @@ class KnownPictures:
     def _read(self, output: Folder) -> None:
         # The log is listed before the record is read: what is folded meanwhile is found in the record, or is missed.
         self.manifests = manifest_ids(output)
-        files = (_hashes(output.path(name), output.read(name)) for name in output.names(KNOWN_FOLDER))
+        files = (_hashes(output.path(name), output.read(name)) for name in parquet_files(output, KNOWN_FOLDER))
         self._compact = _sorted_unique(np.concatenate([_as_array([]), *files]))
         self._recent: set[bytes] = set()
         self.repeating: list[str] = []
@@ -170,7 +179,7 @@ def fold(tenure: Tenure, manifests: Sequence[str]) -> None:
 
 def _last(output: Folder) -> tuple[str | None, pa.Table]:
     """The last file of the record, and its rows; announcements do not count."""
-    for name in sorted(output.names(KNOWN_FOLDER), reverse=True):
+    for name in sorted(parquet_files(output, KNOWN_FOLDER), reverse=True):
         with suppress(NotFoundError):  # an announcement, which another has just refused
             data = output.read(name)
             with naming(output.path(name), _REMEDY):
@@ -204,7 +213,7 @@ def refuse_announced(output: Folder) -> None:
 
     Call it after the lease was taken: what is announced later is given up when its author confirms the lease.
     """
-    for name in list(output.names(KNOWN_FOLDER)):
+    for name in list(parquet_files(output, KNOWN_FOLDER)):
         with suppress(NotFoundError, ConflictError, OutputError):  # refused or written meanwhile; or damaged
             if _ANNOUNCED in read_footer(output, name):
                 data, tag = output.read_tagged(name)
@@ -221,7 +230,7 @@ def _as_table(manifest: str, pictures: Sequence[StoredPicture]) -> pa.Table:
 
 def is_folded(output: Folder, manifest: str) -> bool:
     """Whether the record holds a manifest. Slow, as it reads the record: for rare use."""
-    for name in output.names(KNOWN_FOLDER):
+    for name in parquet_files(output, KNOWN_FOLDER):
         column = read_rows(output, name, ["manifest"], _REMEDY).column("manifest")
         if pc.any(pc.equal(column, manifest)).as_py():
             return True
@@ -231,7 +240,7 @@ def is_folded(output: Folder, manifest: str) -> bool:
 def count_folded(output: Folder) -> int:
     """The number of pictures in the record, by the ends of its files; one that cannot be read counts as empty."""
     count = 0
-    for name in output.names(KNOWN_FOLDER):
+    for name in parquet_files(output, KNOWN_FOLDER):
         with suppress(NotFoundError, OutputError):  # merged into another meanwhile, or damaged
             count += read_size(output, name).rows
     return count
@@ -244,11 +253,14 @@ def check_log(output: Folder) -> None:
         OutputError: manifests were deleted by hand, so that their pictures would be featurized twice.
     """
     log = {*manifest_ids(output)}
-    folded = max(map(_latest_in, output.names(KNOWN_FOLDER)), default="")
-    tables = _days_since(output, folded) if folded else output.names(FEATURES_TABLE)
-    done = (name.rpartition("/")[2].removesuffix(".parquet") for name in tables)
-    done = (manifest for manifest in done if not manifest.endswith(RETRY))  # other manifests list its pictures
-    gone = [manifest for manifest in done if manifest > folded and manifest != EMPTY and manifest not in log]
+    folded = max(map(_latest_in, parquet_files(output, KNOWN_FOLDER)), default="")
+    tables = _days_since(output, folded) if folded else parquet_files(output, FEATURES_TABLE)
+    done = {name.rpartition("/")[2].removesuffix(".parquet"): name for name in tables}
+    once = (manifest for manifest in done if not manifest.endswith(RETRY))  # other manifests list a retry's pictures
+    gone = [manifest for manifest in once if manifest > folded and manifest != EMPTY and manifest not in log]
+    for manifest in gone:
+        with naming(output.path(done[manifest]), "a stream names its files otherwise: move it away"):
+            written_at(manifest)
     missing = [manifest for manifest in gone if not read_decision(output, manifest).withdrawn]
     if missing:
         raise OutputError(
@@ -266,7 +278,7 @@ def _latest_in(record: str | None) -> str:
 def _days_since(output: Folder, manifest: str) -> Iterator[str]:
     day, today = written_at(manifest).date(), datetime.now(UTC).date()
     while day <= today:
-        yield from output.names(f"{FEATURES_TABLE}/date={day}")
+        yield from parquet_files(output, f"{FEATURES_TABLE}/date={day}")
         day += timedelta(days=1)
 
 
@@ -274,7 +286,7 @@ def manifests_with(output: Folder, path: str) -> list[str]:
     """The manifests that list the picture of this raw key: of the record, then of the log."""
     identity = pa.scalar(identity_of(path), SCHEMA.field("hash").type)
     found = []
-    for name in list(output.names(KNOWN_FOLDER)):
+    for name in list(parquet_files(output, KNOWN_FOLDER)):
         with suppress(NotFoundError):  # merged into another meanwhile, or an announcement that was refused
             rows = read_rows(output, name, ["hash", "manifest"], _REMEDY)
             found += rows.filter(pc.equal(rows.column("hash"), identity)).column("manifest").to_pylist()

@@ -62,13 +62,18 @@ def to_json_lines(pictures: Sequence[StoredPicture], **head: str) -> bytes:
                 **head,
                 "path": picture.path,
                 "length": picture.length,
-                "modification_time": f"{picture.modification_time:%Y-%m-%dT%H:%M:%S.%f}Z",
+                "modification_time": _as_utc(picture.modification_time),
                 "etag": picture.etag,
             }
         )
         for picture in pictures
     )
     return "".join(f"{line}\n" for line in lines).encode()
+
+
+def _as_utc(time: datetime) -> str:
+    """In UTC, by isoformat: strftime writes the year 1 with one digit, which nobody can read back."""
+    return f"{time.replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
 
 
 def read_manifest(output: Folder, manifest: str) -> list[StoredPicture]:

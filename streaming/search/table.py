@@ -18,7 +18,7 @@ from streaming.registry.bundle import MANIFEST, Bundle
 from streaming.registry.registry import Registry
 from streaming.storage.folder import Folder
 from streaming.storage.locations import open_folder
-from streaming.storage.parquet import read_rows
+from streaming.storage.parquet import parquet_files, read_rows
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def open_table(settings: Settings, given: str | None, connection: S3Connection) 
 
 
 def _output(output: Folder) -> SearchTable:
-    names = (name for name in output.names(FEATURES_TABLE) if name.endswith(".parquet"))
+    names = parquet_files(output, FEATURES_TABLE)
     return SearchTable(
         output.root, output, tuple(name for name in names if not name.endswith(f"/{EMPTY}.parquet")), output
     )

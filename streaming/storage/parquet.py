@@ -29,6 +29,11 @@ _ARROW_SCHEMA = b"ARROW:schema"
 _UNIQUE = b"picture-features.unique"
 
 
+def parquet_files(folder: Folder, prefix: str) -> Iterator[str]:
+    """The names of the Parquet files below a prefix, in order; what file managers leave beside them is passed over."""
+    return (name for name in folder.names(prefix) if name.endswith(".parquet"))
+
+
 def read_rows(folder: Folder, name: str, columns: Sequence[str] | None = None, remedy: str = REMEDY) -> pa.Table:
     """All rows of a file in a folder.
 

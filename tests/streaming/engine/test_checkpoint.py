@@ -31,6 +31,19 @@ def test_a_deleted_checkpoint_loses_and_repeats_nothing(place: Place, pictures: 
     assert place.counted() == dict.fromkeys(paths, 1)
 
 
+def test_a_checkpoint_that_a_power_cut_has_emptied_loses_and_repeats_nothing(
+    place: Place, pictures: list[Path]
+) -> None:
+    """Spark renames its files before they are on the disk, and does not start with one that is empty."""
+    paths = place.put(*pictures[:30])
+    assert replay(place, "--max-pictures", "10") == 0
+    for log in ("offsets", "commits", "sources/0"):
+        max((place.checkpoint / "000001" / log).glob("[0-9]*")).write_bytes(b"")
+    paths += place.put(*pictures[30:40])
+    assert replay(place, "--max-pictures", "10") == 0
+    assert place.counted() == dict.fromkeys(paths, 1)
+
+
 @pytest.mark.parametrize("epoch", [1000, 3])
 def test_a_checkpoint_restored_from_an_older_copy_loses_and_repeats_nothing(
     place: Place, pictures: list[Path], tmp_path: Path, epoch: int

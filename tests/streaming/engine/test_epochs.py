@@ -42,7 +42,7 @@ def test_a_driver_that_wakes_in_a_turn_leaves_the_checkpoint_of_its_successor(tm
         trapped[where] = trap = TrapFolder(trapped[where], 0, ANY_CALL)
         epochs = Epochs(LooseTenure(trapped["output"], lease.check), trapped["checkpoint"])
         epochs.open()
-        checkpoint.create("000001/metadata", b"")
+        checkpoint.create("000001/metadata", b"{}")
         trap.trap(nth, partial(_take_over, lease, output, checkpoint))
         with suppress(LeaseLostError):
             epochs.turn()
@@ -58,7 +58,7 @@ def test_a_turn_that_was_not_finished_is_finished(output: Folder, tmp_path: Path
     prepare_log(output)
     epochs = Epochs(LooseTenure(output), checkpoint)
     epochs.open()
-    checkpoint.create("000001/metadata", b"")
+    checkpoint.create("000001/metadata", b"{}")
     checkpoint.create("000002/_begun", b"")
     epochs.turn()
     assert epochs.uri.endswith("/000002")
@@ -99,3 +99,25 @@ def test_a_checkpoint_that_knows_nothing_of_finished_manifests_turns_at_once(out
     assert not epochs.is_full(2)
     _finish_manifest(output, "c")
     assert epochs.is_full(2)
+
+
+@pytest.mark.parametrize("name", ["metadata", "offsets/1", "commits/1", "sources/0/1", "sources/0/9.compact"])
+@pytest.mark.parametrize("left", [b"", bytes(20)])
+def test_a_checkpoint_that_a_power_cut_has_damaged_is_begun_anew(
+    output: Folder, tmp_path: Path, name: str, left: bytes
+) -> None:
+    """Spark does not sync its files, and does not start with one that is empty, or has lost its content."""
+    checkpoint = open_folder(str(tmp_path / "checkpoint"))
+    for file in ("offsets/1", "commits/1", "sources/0/1", "sources/0/9.compact"):
+        checkpoint.create(f"000001/{file}", b"v1\n")
+    checkpoint.create("000001/metadata", b"{}")
+    checkpoint.create("000001/offsets/.2.tmp", b"")  # of a kill, which Spark passes over
+    epochs = Epochs(LooseTenure(output), checkpoint)
+    epochs.open()
+    assert epochs.uri.endswith("/000001")
+    (tmp_path / "checkpoint/000001" / name).write_bytes(left)
+    epochs.open()
+    assert epochs.uri.endswith("/000002")
+    assert not [*checkpoint.names("000001")]
+    epochs.open()
+    assert epochs.uri.endswith("/000002")

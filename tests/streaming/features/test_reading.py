@@ -216,3 +216,18 @@ def test_meanings_do_not_change_on_the_way() -> None:
     error = StorageError("x")
     error.__cause__ = OSError(errno.EMFILE, "x")
     assert meaning_of(error) is meaning_of(OSError(errno.EMFILE, "x"))
+
+
+def test_an_input_whose_disk_is_gone_is_not_taken_for_pictures_that_are(
+    files: list[str], read: PictureReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its mount point is left, empty, on another disk; a folder that was emptied is on the same, and stays an input."""
+    for inside in tmp_path.iterdir():
+        shutil.rmtree(inside)
+    assert outcome_of(read, files[0])[0] is Reason.VANISHED
+    monkeypatch.setattr(reading, "_disk_of", lambda source: -1)
+    found, said = outcome_of(read, files[0])
+    assert found is InputError
+    assert f"{tmp_path} is gone" in said
+    (tmp_path / "new").touch()  # mounted again
+    assert outcome_of(read, files[0])[0] is Reason.VANISHED

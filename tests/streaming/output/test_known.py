@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import tracemalloc
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
@@ -13,17 +13,18 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from conf.errors import AppError, LeaseLostError
+from conf.errors import AppError, LeaseLostError, OutputError
 from streaming.lease.denylist import Denylist, Entry, new_salt
 from streaming.lease.lease import LEASE, Lease
 from streaming.lease.tenure import Tenure
 from streaming.output import known
-from streaming.output.known import KNOWN_FOLDER, KnownPictures, refuse_announced
-from streaming.output.manifests import append_manifest, manifest_ids, prepare_log
+from streaming.output.embeddings import publish_staged
+from streaming.output.known import KNOWN_FOLDER, KnownPictures, check_log, fold, refuse_announced
+from streaming.output.manifests import append_manifest, manifest_ids, manifest_name, prepare_log, read_manifest
 from streaming.output.recovery import finish_manifests, recover
 from streaming.output.rows import erase_in, forgotten_paths
 from streaming.output.tables import Tables
-from streaming.storage.folder import IDENTITY_BYTES, Folder
+from streaming.storage.folder import IDENTITY_BYTES, Folder, StoredPicture
 from streaming.storage.locations import open_folder
 from streaming.storage.parquet import as_parquet, read_footer
 from tests.support.outcomes import NOW, named, result_of
@@ -150,3 +151,34 @@ def test_the_record_is_read_in_little_more_memory_than_its_hashes_take(tmp_path:
     tracemalloc.stop()
     assert len(pictures) == count
     assert most < 4 * IDENTITY_BYTES * count
+
+
+@pytest.mark.parametrize("year", [1, 999, 1969, 9999])
+def test_a_picture_may_be_of_any_year(output: Folder, year: int) -> None:
+    """Some programs write the first one, and some file systems keep it."""
+    pictures = [StoredPicture("/in/a.jpg", 1, datetime(year, 1, 1, tzinfo=UTC))]
+    manifest = append_manifest(output, pictures, NOW)
+    assert f'"{year:04}-01-01T' in output.read(manifest_name(manifest)).decode()
+    assert read_manifest(output, manifest) == pictures
+
+
+def test_what_file_managers_leave_in_an_output_is_no_manifest(output: Folder) -> None:
+    """Folded or not; a Parquet file of another program is told by its name."""
+    prepare_log(output)
+    tables = Tables(output)
+    manifest = append_manifest(output, named("a"), NOW)
+    tables.commit(manifest, result_of(manifest, named("a"), {}))
+    for _ in range(2):
+        for folder in ("features", f"features/date={NOW:%Y-%m-%d}", "_embeddings", KNOWN_FOLDER):
+            for name in (".DS_Store", "Thumbs.db", "_SUCCESS"):
+                output.delete(f"{folder}/{name}")
+                output.create(f"{folder}/{name}", b"?")
+        check_log(output)
+        publish_staged(output)
+        refuse_announced(output)
+        assert len(KnownPictures(output)) == 1
+        assert tables.latest_model() == "model"
+        fold(LooseTenure(output), manifest_ids(output))
+    output.create(f"features/date={NOW:%Y-%m-%d}/part-0.parquet", b"?")
+    with pytest.raises(OutputError, match=r"part-0.parquet cannot be read: .*; a stream names its files otherwise"):
+        check_log(output)
