@@ -6,7 +6,7 @@ The figure is compared with the held-out pictures of the fit; it warns each time
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +43,8 @@ class DriftMonitor:
 
     The figure is the share of the last 1,000 pictures whose reconstruction error is higher than that of 95 % of the
     pictures which the fit held back: 0.05, if nothing has changed. The window starts out with 100 pictures that are as
-    expected, so that the first odd ones raise no alarm; a new model, and a new process, begin another.
+    expected, so that the first odd ones raise no alarm, and in a new process with what `recall` is given. A new model
+    begins another.
 
     Args:
         threshold: it warns when the figure rises above this.
@@ -54,6 +55,10 @@ class DriftMonitor:
         self._threshold = threshold
         self._refit = refit
         self._window = Window("", (), None)
+
+    def recall(self, version: str, fitted: HeldBackFigures | None, errors: NDArray[np.float32]) -> None:
+        """Begin with the latest rows of a model in the table, the latest last: (n,), their reconstruction errors."""
+        self._window = replace(self.look(version, fitted, errors), drift=None)  # it warns once in each process
 
     def look(self, version: str, fitted: HeldBackFigures | None, errors: NDArray[np.float32]) -> Window:
         """The window with a micro-batch in it, which changes nothing yet: one that fails is tried again.

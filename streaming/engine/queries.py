@@ -16,13 +16,13 @@ from pyspark.sql import SparkSession
 from conf.interrupts import draining
 from conf.spark.ticks import Ticks
 from streaming.discovery.by_listing import DiscoveryThread
-from streaming.engine.drift import DriftMonitor
+from streaming.engine.drift import WINDOW, DriftMonitor
 from streaming.engine.executors import Executors
 from streaming.engine.loop import EpochLoop, Following
 from streaming.engine.microbatch import MicroBatches
 from streaming.engine.opening import Opened
 from streaming.engine.prefetch import Prefetch
-from streaming.engine.serving import ModelSource
+from streaming.engine.serving import ModelSource, ServedModel
 from streaming.output.batch_report import BatchReport
 from streaming.output.places import StreamPlaces
 from streaming.output.tables import Tables
@@ -55,6 +55,11 @@ class Queries:
             on_look: told several times a second whether a micro-batch is running.
         """
         self._run(Following(discovery, on_look))
+
+    def recall(self, model: ServedModel) -> None:
+        """Go on from the drift of the latest rows."""
+        errors = Tables(self._opened.places.output).latest_errors(model.version, WINDOW)
+        self._drift.recall(model.version, model.held_back, errors)
 
     def warm_up(self, manifests: Sequence[str]) -> None:
         """Begin with the first of the manifests or, if there is none, wait until the workers have loaded the model."""
@@ -98,10 +103,12 @@ def open_queries(
     models = ModelSource(spark.sparkContext, registry, opened.settings)
     with closing(Prefetch(Executors(spark, ticks), models, opened.log)) as prefetch:
         queries = Queries(opened, spark, prefetch, on_report)
-        version = models.current().version
-        _logger.info("loading model %s in the workers", version)
+        model = models.current()
+        _logger.info("loading model %s in the workers", model.version)
         queries.warm_up(manifests)
-        _warn_of_change(opened.places, version)  # while the workers are busy
+        # While the workers are busy:
+        _warn_of_change(opened.places, model.version)
+        queries.recall(model)
         yield queries
 
 

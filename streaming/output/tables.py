@@ -12,12 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from itertools import islice
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from conf.errors import AlreadyExistsError
+from conf.errors import AlreadyExistsError, NotFoundError, OutputError
 from streaming.features.schema import EMBEDDINGS, FEATURES, QUARANTINE, label_of, with_all_columns
 from streaming.output.batch_report import BatchReport
 from streaming.output.decision import FEATURES_REMEDY, FEATURES_TABLE, QUARANTINE_TABLE, Decision, decide
@@ -26,8 +28,9 @@ from streaming.output.manifests import manifest_ids, table_file
 from streaming.storage.ahead import ahead, reads_at_once
 from streaming.storage.damaged import naming
 from streaming.storage.folder import Folder
-from streaming.storage.parquet import as_parquet, read_rows, rows_in
+from streaming.storage.parquet import as_parquet, parquet_files, read_rows, rows_in
 
+_FILES_LOOKED_INTO = 50
 _DAYS_AT_FIRST = 2
 _DAYS = 31
 _EMBEDDING = EMBEDDINGS.field("embedding")
@@ -85,6 +88,21 @@ class Tables:
                 return str(column[-1].as_py())
         return None
 
+    def latest_errors(self, version: str, count: int) -> NDArray[np.float32]:
+        """(n,), reconstruction errors of the latest rows of a model, the latest last.
+
+        They are of as many files as have `count`, or of the latest fifty.
+        """
+        found: list[NDArray[np.float32]] = []
+        for name in islice(latest_files(self._output, datetime.now(UTC)), _FILES_LOOKED_INTO):
+            with suppress(NotFoundError, OutputError):  # deleted meanwhile, or damaged
+                rows = read_rows(self._output, name, ["model_version", "reconstruction_error"], FEATURES_REMEDY)
+                of_model = rows.filter(pc.equal(rows.column("model_version"), version))
+                found.insert(0, of_model.column("reconstruction_error").drop_null().to_numpy())
+            if sum(map(len, found)) >= count:
+                break
+        return np.concatenate([np.empty(0, np.float32), *found])
+
     def commit(self, manifest: str, result: Result) -> bool:
         """Publish a result; False if another process did so first, whose result stands."""
         staged = stage(self._output, manifest, embedding_rows(result))
@@ -103,9 +121,8 @@ def rows_by_model(output: Folder) -> Counter[str]:
     Raises:
         OutputError: a file is damaged; the message names it.
     """
-    names = (name for name in output.names(FEATURES_TABLE) if name.endswith(".parquet"))
     counts: Counter[str] = Counter()
-    for name, data in ahead(output.read, names, reads_at_once(output.root)):
+    for name, data in ahead(output.read, parquet_files(output, FEATURES_TABLE), reads_at_once(output.root)):
         with naming(output.path(name), FEATURES_REMEDY):
             versions = rows_in(data, ["model_version"]).column(0)
         counts.update({one["values"]: one["counts"] for one in pc.value_counts(versions).to_pylist()})
@@ -119,7 +136,7 @@ def latest_files(output: Folder, now: datetime, table: str = FEATURES_TABLE) -> 
     """
 
     def list_day(day: date) -> list[str]:
-        return sorted(output.names(f"{table}/date={day}"), reverse=True)
+        return sorted(parquet_files(output, f"{table}/date={day}"), reverse=True)
 
     tomorrow = now.date() + timedelta(days=1)  # a clock may have been set back
     days = [tomorrow - timedelta(days=back) for back in range(_DAYS)]
@@ -128,7 +145,7 @@ def latest_files(output: Folder, now: datetime, table: str = FEATURES_TABLE) -> 
     for _, names in ahead(list_day, days[_DAYS_AT_FIRST:], reads_at_once(output.root)):
         yield from names
     older = f"{table}/date={days[-1]}"
-    yield from sorted((name for name in output.names(table) if name < older), reverse=True)
+    yield from sorted((name for name in parquet_files(output, table) if name < older), reverse=True)
 
 
 def unfinished(output: Folder) -> list[str]:

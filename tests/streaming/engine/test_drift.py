@@ -108,6 +108,23 @@ def test_a_model_of_few_pictures_tells_no_drift_and_fills_no_log_with_that(
     assert not caplog.records
 
 
+def test_a_replay_of_a_few_pictures_goes_on_from_those_before(caplog: pytest.LogCaptureFixture) -> None:
+    """Each is a process of its own: without that, no number of replays of 18 odd pictures would ever tell."""
+    table = errors()
+    for replay in range(3):
+        monitor = DriftMonitor(0.2, "refit")
+        monitor.recall("one", FITTED, table)
+        drift = observe(monitor, "one", FITTED, errors(1e6, times=18))
+        assert drift == pytest.approx((5 + 18 * (replay + 1)) / (100 + 18 * (replay + 1)))
+        table = np.append(table, errors(1e6, times=18))
+    assert len(warnings(caplog)) == 2  # once in each process that sees it
+    monitor = DriftMonitor(0.2, "refit")
+    monitor.recall("one", FITTED, table)
+    assert observe(monitor, "two", FITTED, errors(1)) == pytest.approx(5 / 101)
+    monitor.recall("one", None, errors())  # nothing was held back
+    assert observe(monitor, "one", None, errors(1)) is None
+
+
 def test_a_micro_batch_without_features_changes_nothing() -> None:
     """All of it may be quarantined."""
     monitor = DriftMonitor(0.2, "refit")

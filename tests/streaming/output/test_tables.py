@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from streaming.features.schema import FEATURE_COUNT
-from streaming.output.tables import embedding_rows, feature_rows
+from streaming.output.tables import Tables, embedding_rows, feature_rows
+from streaming.storage.locations import open_folder
 from tests.support.outcomes import named, result_of
+from tests.support.small_table import commit_features
 
 _NAMES = "abcdefgh"
 _REJECTED = {"a": "corrupt", "d": "corrupt", "h": "corrupt"}
@@ -40,3 +43,20 @@ def test_a_result_of_no_picture_has_no_rows() -> None:
     for outcomes in (without_chunks, result.outcomes.slice(0, 0), result.outcomes.slice(0, 1)):
         assert len(embedding_rows(replace(result, outcomes=outcomes))) == 0
         assert len(feature_rows(replace(result, outcomes=outcomes))) == 0
+
+
+def test_the_latest_errors_are_those_of_one_model(tmp_path: Path) -> None:
+    """In the order of the table; a file that cannot be read is left out, and old files are not read in vain."""
+    output = open_folder(str(tmp_path))
+    for day, (model, found) in enumerate([("one", [1.0, 2.0]), ("two", [3.0]), ("one", [4.0]), ("one", [5.0, 6.0])]):
+        commit_features(
+            output, day, {f"/in/{day}-{error}.jpg": [1.0] for error in found}, model, reconstruction_error=found
+        )
+    tables = Tables(output)
+    assert tables.latest_errors("one", 1000).tolist() == [1, 2, 4, 5, 6]
+    assert tables.latest_errors("one", 3).tolist() == [4, 5, 6]
+    assert tables.latest_errors("two", 1000).tolist() == [3]
+    assert tables.latest_errors("three", 1000).tolist() == []
+    latest = max(tmp_path.glob("features/*/*.parquet"))
+    latest.write_bytes(b"?")
+    assert tables.latest_errors("one", 1000).tolist() == [1, 2, 4]
