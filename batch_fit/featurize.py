@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 from pyspark import StorageLevel
 from pyspark.accumulators import Accumulator
+from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.functions import col, element_at, split
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from batch_fit.folding import IN_SPARK, Featurized, Marks, collect, fold_with
+from conf.errors import SettingsError
 from conf.spark.tasks import is_retry
 from conf.spark.ticks import Ticks
 from streaming.features.featurizer import Recipe
@@ -23,6 +25,10 @@ from streaming.storage.locations import spark_uri
 
 _PICTURES_PER_TASK = (250, 4000)
 _TASKS = 64
+
+
+class FolderTakenError(SettingsError):
+    """The folder that the features were to be saved in is there already, and so is not this fit's."""
 
 
 @dataclass(frozen=True)
@@ -88,4 +94,10 @@ def task_count(pictures: int) -> int:
 
 def _save(outcomes: DataFrame, save_to: str) -> None:
     label = element_at(split("path", "/"), -2).alias("label")  # as schema.label_of
-    outcomes.where(col("reason").isNull()).select("path", label, "features").write.parquet(spark_uri(save_to))
+    accepted = outcomes.where(col("reason").isNull()).select("path", label, "features")
+    try:
+        accepted.write.parquet(spark_uri(save_to))
+    except AnalysisException as error:
+        if error.getCondition() == "PATH_ALREADY_EXISTS":
+            raise FolderTakenError(f"fit.save_features: {save_to} is there already; name a new folder") from error
+        raise

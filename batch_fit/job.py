@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -12,8 +13,9 @@ from pyspark.sql import SparkSession
 from batch_fit.classes import Classes, shared_folder
 from batch_fit.classification import Classification, classify
 from batch_fit.comparison import Contender, compare_with_current, promote_if_asked
+from batch_fit.featurize import FolderTakenError
 from batch_fit.fitted import Fitted, options_of_names
-from batch_fit.folding import paths_of
+from batch_fit.folding import Featurized, paths_of
 from batch_fit.forgotten import Draft, delete_if_forgotten
 from batch_fit.gather import Gathered, prepare_gathering
 from batch_fit.held_back import Evidence
@@ -25,6 +27,8 @@ from batch_fit.report.report import render, with_thumbnails
 from batch_fit.sample import write_identities
 from batch_fit.sides import SidesCompared, compare_sides
 from batch_fit.stages import Stages
+from conf.aws.connection import S3Connection
+from conf.errors import StorageError
 from conf.settings import Settings
 from conf.spark.progress import Progress
 from conf.spark.session import spark_session
@@ -45,6 +49,8 @@ _OF_CLASSIFIER = {
     # conf.spark.session leaves that out, as nothing else needs it.
     "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=4",
 }
+
+_unfinished: set[str] = set()  # canonical paths of features that this process has saved and has no model of
 
 
 @dataclass(frozen=True)
@@ -83,14 +89,38 @@ def fit(settings: Settings, progress: Progress) -> Fitted:
             or `forget` after an hour.
     """
     stages = Stages()
+    _delete_unfinished(settings)
     plan = plan_fit(settings)
     gather = prepare_gathering(settings, plan, stages)
-    with ExitStack() as session:
-        with stages.timed("starting Spark"):
-            spark = session.enter_context(spark_session("picture-features fit", settings, _spark_properties(plan)))
-        learned = _learn(settings, plan, gather(spark, progress), stages)
-        saved = _save(spark, plan, learned, stages)
-    return _publish(settings, plan, learned, saved, stages)
+    with _owning_features(settings, plan):
+        with ExitStack() as session:
+            with stages.timed("starting Spark"):
+                spark = session.enter_context(spark_session("picture-features fit", settings, _spark_properties(plan)))
+            learned = _learn(settings, plan, gather(spark, progress), stages)
+            saved = _save(spark, plan, learned, stages)
+        sealed = _complete(settings, plan, learned, saved, stages)
+    return _publish(settings, plan, learned, saved, sealed)
+
+
+@contextmanager
+def _owning_features(settings: Settings, plan: FitPlan) -> Iterator[None]:
+    """Delete saved features that come to no model, by which `forget` would find them, and make room for another try."""
+    try:
+        yield
+    except FolderTakenError:
+        raise
+    except BaseException:
+        if plan.save_to:
+            _unfinished.add(plan.save_to)
+            with suppress(StorageError):  # the next try deletes them
+                _delete_unfinished(settings)
+        raise
+
+
+def _delete_unfinished(settings: Settings) -> None:
+    for features in tuple(_unfinished):
+        open_folder(features, S3Connection.of(settings.s3)).delete_tree("")
+        _unfinished.discard(features)
 
 
 def _learn(settings: Settings, plan: FitPlan, gathered: Gathered, stages: Stages) -> _Learned:
@@ -136,8 +166,10 @@ def _save(spark: SparkSession, plan: FitPlan, learned: _Learned, stages: Stages)
     return _Saved(Draft(models, version, features), created_at, identities)
 
 
-def _publish(settings: Settings, plan: FitPlan, learned: _Learned, saved: _Saved, stages: Stages) -> Fitted:
-    """Measure the model, write the report, seal it, and make it the current one if that is asked for."""
+def _complete(
+    settings: Settings, plan: FitPlan, learned: _Learned, saved: _Saved, stages: Stages
+) -> bundle.BundleManifest:
+    """Measure the model, write the report, and seal it."""
     registry, models, projection = Registry(plan.models), plan.models, learned.projection
     backbone = learned.gathered.backbone
     version = saved.draft.version
@@ -148,7 +180,6 @@ def _publish(settings: Settings, plan: FitPlan, learned: _Learned, saved: _Saved
         )
         comparison = compare_with_current(registry, contender)
         worst = describe_worst(learned.evidence, learned.gathered.featurized.accepted, projection.k)
-    rejected = Counter(learned.gathered.featurized.rejected.column("reason").to_pylist())
     manifest = bundle.BundleManifest(
         version=version,
         created_at=saved.created_at,
@@ -157,7 +188,7 @@ def _publish(settings: Settings, plan: FitPlan, learned: _Learned, saved: _Saved
         k=projection.k,
         variance_kept=float(projection.explained_variance[: projection.k].sum()),
         pictures=learned.evidence.statistics.count,
-        quarantined=rejected.total(),
+        quarantined=len(learned.gathered.featurized.rejected),
         input=plan.source,
         limit=settings.fit.limit,
         from_version=plan.base.version if plan.base else None,
@@ -173,24 +204,34 @@ def _publish(settings: Settings, plan: FitPlan, learned: _Learned, saved: _Saved
     if settings.fit.thumbnails:
         with stages("reading pictures for the report"):
             report = with_thumbnails(report, settings)
-    names = options_of_names(settings.stream)
-    report = replace(report, sides=learned.sides, seconds=stages.seconds, names=names)
+    report = replace(report, sides=learned.sides, seconds=stages.seconds, names=options_of_names(settings.stream))
     models.create(f"{version}/{bundle.REPORT}", render(report).encode())
-    read = learned.gathered.featurized.outcomes
-    delete_if_forgotten(saved.draft, paths_of(read), plan.base)
-    sealed = _seal(models, manifest)
-    delete_if_forgotten(saved.draft, paths_of(read), plan.base)
-    promoted = promote_if_asked(registry, sealed, settings.fit.promote)
+    delete_if_forgotten(saved.draft, paths_of(learned.gathered.featurized.outcomes), plan.base)
+    return _seal(models, manifest)
+
+
+def _publish(
+    settings: Settings, plan: FitPlan, learned: _Learned, saved: _Saved, sealed: bundle.BundleManifest
+) -> Fitted:
+    """Make the model the current one if that is asked for."""
+    featurized = learned.gathered.featurized
+    delete_if_forgotten(saved.draft, paths_of(featurized.outcomes), plan.base)
+    promoted = promote_if_asked(Registry(plan.models), sealed, settings.fit.promote)
     return Fitted(
-        models=models.root,
+        models=plan.models.root,
         manifest=sealed,
-        report=models.path(f"{version}/{bundle.REPORT}"),
+        report=plan.models.path(f"{sealed.version}/{bundle.REPORT}"),
         promoted=promoted,
-        rejected=dict(rejected.most_common()),
+        rejected=_rejected(featurized),
         on_embeddings=settings.fit.embeddings is not None,
         sides=learned.sides,
-        names=names,
+        names=options_of_names(settings.stream),
     )
+
+
+def _rejected(featurized: Featurized) -> dict[str, int]:
+    """The number of pictures that could not be used, by reason, the most frequent first."""
+    return dict(Counter(featurized.rejected.column("reason").to_pylist()).most_common())
 
 
 def _seal(models: Folder, manifest: bundle.BundleManifest) -> bundle.BundleManifest:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,9 @@ from batch_fit import job
 from batch_fit.__main__ import main
 from batch_fit.backbone import Backbone
 from batch_fit.held_back import Evidence, is_held_back
-from batch_fit.sample import choose, read_identities
+from batch_fit.sample import choose, read_identities, write_identities
 from conf.aws.connection import AWS_DEFAULTS
-from conf.errors import InputError, ModelError
+from conf.errors import InputError, ModelError, TransientError
 from streaming.__main__ import main as stream
 from streaming.features.projection import Projection
 from streaming.forget.models import erase_in_model, find_models
@@ -317,7 +317,8 @@ def test_too_few_pictures_are_answered_in_one_line_and_leave_no_model(
 ) -> None:
     """And say how many there must be, or what is possible with those."""
     write_samples(empty.source, pictures=pictures, broken=0)
-    assert _fit(empty, *more) == code
+    assert _fit(empty, "--save-features", str(empty.root / "saved"), *more) == code
+    assert not (empty.root / "saved").exists()
     assert told in capsys.readouterr().err
     assert _registry(empty).versions() == []
 
@@ -329,3 +330,35 @@ def test_saved_features_never_overwrite(empty: Place, capsys: pytest.CaptureFixt
     (empty.root / "saved" / "mine").write_bytes(b"x")
     assert _fit(empty, "--save-features", str(empty.root / "saved")) == 2
     assert "holds files already" in capsys.readouterr().err
+    (empty.root / "empty").mkdir()
+    assert _fit(empty, "--save-features", str(empty.root / "empty")) == 2
+    assert f"fit.save_features: {empty.root}/empty is there already" in capsys.readouterr().err
+    assert (empty.root / "empty").exists()
+
+
+@pytest.mark.parametrize("more", [(), ("--no-wait",)])
+def test_saved_features_without_a_model_are_no_obstacle(
+    empty: Place, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
+) -> None:
+    """A store that fails when they are written is waited for; a fit that gives up leaves none."""
+    write_samples(empty.source, pictures=8, broken=0)
+    saved = empty.root / "saved"
+    failed: list[bool] = []
+
+    def fail_once(identities: Collection[bytes]) -> bytes:
+        if not failed:
+            assert any(saved.glob("*.parquet"))
+            failed.append(True)
+            raise TransientError("the store fails")
+        return write_identities(identities)
+
+    monkeypatch.setattr(job, "write_identities", fail_once)
+    code = _fit(empty, "--k", "2", "--save-features", str(saved), *more)
+    assert failed
+    assert saved.exists() == (not more)
+    if more:
+        assert code == TransientError.exit_code
+    else:
+        assert code == 0
+        assert len(pq.read_table(saved)) == 8
+        assert len(_registry(empty).versions()) == 1
