@@ -106,11 +106,11 @@ def _replay_now(settings: Settings) -> Replayed | Idle:
             end_without_work(settings)
             return Idle(output, job.explain_idle())
         try:
-            job.replay(progress.begin)
+            left = job.replay(progress.begin)
         finally:
             progress.end()
         progress.warn()
-        return progress.summary(output)
+        return progress.summary(output, left)
 
 
 def _reconcile(settings: Settings, arguments: argparse.Namespace) -> Findings:
@@ -160,9 +160,15 @@ def _status(settings: Settings, arguments: argparse.Namespace) -> Status | Healt
 
 def _export(settings: Settings, arguments: argparse.Namespace) -> Exported | Planned:
     from conf.spark.progress import bar
+    from streaming.engine.job import end_without_work
     from streaming.export.run import dry_run, export
 
-    return dry_run(settings) if arguments.dry_run else export(settings, bar)
+    if arguments.dry_run:
+        return dry_run(settings)
+    exported = export(settings, bar)
+    if not exported.plan.write:
+        end_without_work(settings)
+    return exported
 
 
 def _similar(settings: Settings, arguments: argparse.Namespace) -> Similar:

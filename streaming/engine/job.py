@@ -29,6 +29,7 @@ from streaming.output import manifests
 from streaming.output.batch_report import Backlog, BatchReport
 from streaming.output.tables import Tables, unfinished
 from streaming.registry.registry import Registry
+from streaming.storage.folder import Folder
 from streaming.storage.locations import is_on_s3, open_folder
 
 if TYPE_CHECKING:
@@ -111,17 +112,17 @@ class StreamJob:
                 finally:
                     self._tenure.stop.set()  # or discovery would wait on for a store that fails
 
-    def replay(self, on_backlog: Callable[[Backlog], None]) -> None:
-        """Featurize the pictures that can be found now."""
+    def replay(self, on_backlog: Callable[[Backlog], None]) -> int:
+        """Featurize the pictures that can be found now; returns how many are left, if it was told to stop."""
         output, discoverer = self._places.output, self._discoverer
         spark = self._session()
         _logger.info("finding the pictures of %s", self._places.input.root)
         look = discoverer.catch_up(self._max_pictures(spark))
         waiting = unfinished(output)
-        pictures = sum(len(listed) for _, listed in manifests.read_manifests(output, waiting))
-        on_backlog(Backlog(pictures, look.unsettled))
+        on_backlog(Backlog(_pictures_in(output, waiting), look.unsettled))
         with self._queries(spark, waiting) as queries:
             queries.drain()
+        return _pictures_in(output, unfinished(output))
 
     @cached_property
     def _discoverer(self) -> Discoverer:
@@ -147,6 +148,10 @@ class StreamJob:
         stream, slots = self._settings.stream, spark.sparkContext.defaultParallelism
         most = _PICTURES_WITH_EMBEDDINGS if stream.embeddings == "keep" else _PICTURES
         return stream.max_pictures or min(_PICTURES_PER_SLOT * slots, most)
+
+
+def _pictures_in(output: Folder, waiting: Sequence[str]) -> int:
+    return sum(len(listed) for _, listed in manifests.read_manifests(output, waiting))
 
 
 def _open_queue(settings: Settings, places: StreamPlaces) -> Queue | None:

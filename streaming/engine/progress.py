@@ -145,7 +145,7 @@ class ReplayProgress:
                 _counted(self._quarantined),
             )
 
-    def summary(self, output: str) -> Replayed:
+    def summary(self, output: str, left: int) -> Replayed:
         """The result."""
         return Replayed(
             output=output,
@@ -153,6 +153,6 @@ class ReplayProgress:
             seconds=time.monotonic() - self._started,
             quarantined=dict(self._quarantined.most_common()),
             models=list(self._models),
-            left=self._total - self._pictures,
+            left=left,
             unsettled=self._unsettled,
         )

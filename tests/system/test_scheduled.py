@@ -162,7 +162,13 @@ def test_a_holder_on_another_machine_counts_until_its_lease_runs_out(
     settings = settings.model_copy(update={"stream": settings.stream.model_copy(update={"settle": timedelta(0)})})
     now = datetime.now(UTC)
     elsewhere = Holder(
-        id="other", host="elsewhere", machine="another", pid=7, process_started="1", since=now, expires_at=now + LONG
+        id="other",
+        host="elsewhere",
+        machine="another",
+        pid=7,
+        process_started="1",
+        since=now,
+        expires_at=now + 2 * LONG,
     )
     lease = here.output / LEASE
     here.output.mkdir()
@@ -214,6 +220,28 @@ def test_on_yarn_a_run_without_work_has_a_session_all_the_same(here: Place, monk
         assert not sessions
         monkeypatch.setenv("CONTAINER_ID", "container_1700000000000_0001_01_000001")
         assert replay_here(settings).startswith("another stream")
+    assert sessions == ["picture-features"]
+
+
+def test_on_yarn_an_export_without_work_has_a_session_all_the_same(
+    here: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions: list[str] = []
+
+    @contextmanager
+    def session(name: str, *_: object) -> Iterator[None]:
+        sessions.append(name)
+        yield
+
+    monkeypatch.setattr(job, "spark_session", session)
+    replace_spark(monkeypatch)
+    here.put(_picture(here))
+    places = {"input": str(here.source), "models": str(here.models), "output": str(here.output)}
+    replay_here(load_settings({**places, "stream.settle": "0s"}))
+    export = ["export", "--output", str(here.output), "--to", str(here.root / "to"), "--model", "as-ingested"]
+    assert main(export) == 0
+    monkeypatch.setenv("CONTAINER_ID", "container_1700000000000_0001_01_000001")
+    assert main(export) == 0
     assert sessions == ["picture-features"]
 
 

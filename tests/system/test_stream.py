@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import shutil
 import signal
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -19,15 +21,17 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
+from conf.errors import TransientError
 from streaming.__main__ import main
 from streaming.features.backbone import BackboneRunner
 from streaming.features.imaging import Limits, decode
 from streaming.features.schema import EMBEDDINGS, FEATURES, QUARANTINE
 from streaming.output import manifests
+from streaming.output.decision import decide
 from streaming.output.tables import Tables
 from streaming.registry import bundle
 from streaming.registry.registry import Registry
-from streaming.storage.folder import StoredPicture
+from streaming.storage.folder import Folder, StoredPicture
 from streaming.storage.locations import open_folder
 from tests.support.streams import TWO_TASKS, Place, end, replay, run, start
 
@@ -280,3 +284,25 @@ def test_times_are_what_they_say(place: Place, pictures: list[Path]) -> None:
     assert (row["length"], row["width"], row["height"]) == (Path(path).stat().st_size, 100, 100)
     assert np.isfinite(row["features"]).all()
     assert row["reconstruction_error"] >= 0
+
+
+def test_a_replay_does_not_call_pictures_left_whose_rows_are_there(
+    place: Place, pictures: list[Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store may fail after the file that decides: the next attempt completes the manifest, and has no report."""
+    failed: list[str] = []
+
+    def decide_and_fail(output: Folder, manifest: str, *more: Any) -> bool:
+        decided = decide(output, manifest, *more)
+        if not failed:
+            failed.append(manifest)
+            raise TransientError("the store fails")
+        return decided
+
+    monkeypatch.setattr("streaming.output.tables.decide", decide_and_fail)
+    paths = place.put(*pictures[:8])
+    capsys.readouterr()
+    assert replay(place, "--max-pictures", "4", "--json") == 0
+    assert failed
+    assert json.loads(capsys.readouterr().out)["left"] == 0
+    assert place.counted() == dict.fromkeys(paths, 1)
