@@ -53,6 +53,7 @@ _WARM_UP, _LANDINGS = 10, 40
 _PAUSE = (0.3, 1.5)  # seconds
 _BATCHES = (5, 25, 125)  # the differences are what a micro-batch costs, early and late
 _PER_BATCH = 4
+_SETTLING, _IDLE = 75.0, 120.0  # seconds; until its query rests
 
 
 def measure() -> Iterator[Figure]:
@@ -65,6 +66,7 @@ def measure() -> Iterator[Figure]:
         yield from _measure_whole(store, pictures)
         yield from _measure_latency(store, pictures)
         yield from _measure_requests(store, pictures)
+        yield from _measure_idle(store, pictures)
 
 
 class _Store:
@@ -232,6 +234,27 @@ def _measure_requests(store: _Store, pictures: Sequence[Path]) -> Iterator[Figur
             yield Figure(f"requests per micro-batch, {kind}, early / late", f"{early[kind]:.1f} / {late[kind]:.1f}")
     total = [sum(costs.values()) - costs["GET input"] for costs in (early, late)]
     yield Figure("requests per micro-batch, all but pictures, early / late", f"{total[0]:.1f} / {total[1]:.1f}")
+
+
+def _measure_idle(store: _Store, pictures: Sequence[Path]) -> Iterator[Figure]:
+    """A stream by events that has nothing to do."""
+    with FaultyStore(store.address) as proxy, moto() as queues, _reached_through(proxy.address):
+        bucket = store.new_bucket(pictures, 1)
+        queue = _Queue(queues, bucket.name)
+        following = ["--discovery", "events", "--queue", queue.url]
+        stream = start("streaming", store.arguments(bucket, "run", *following), AWS_ENDPOINT_URL_SQS=queues)
+        try:
+            while not store.commits(bucket):  # of the picture that was there
+                time.sleep(0.1)
+            time.sleep(_SETTLING)
+            proxy.requests.clear()
+            time.sleep(_IDLE)
+            counted = Counter(proxy.requests)
+        finally:
+            stream.terminate()
+            stream.communicate()
+    for kind, count in sorted(counted.items()):
+        yield Figure(f"requests of an idle stream a minute, {kind}", f"{count * 60 / _IDLE:.1f}")
 
 
 def _per_batch(few: tuple[int, Counter[str]], many: tuple[int, Counter[str]]) -> defaultdict[str, float]:

@@ -40,6 +40,7 @@ _SQS_PER_PICTURE = 3  # docs/benchmarks.md: 1.2 to 3
 _SQS_A_MONTH_IDLE = {"hourly": 730 * 5, "always on": 1.3e6}
 _REQUESTS_PER_BATCH = 17  # docs/benchmarks.md
 _REQUESTS_PER_RUN = 60
+_LISTS_A_MINUTE, _GETS_A_MINUTE = 14, 72  # of a stream that waits for pictures: docs/benchmarks.md
 _PICTURES_PER_BATCH = 1000
 _ROW_BYTES = 400  # k = 50
 _EMBEDDING_BYTES = 3000
@@ -158,6 +159,10 @@ def _around(month: Month, prices: Mapping[str, Any], form: str, runs: float) -> 
     yield Line("S3, read the pictures", _count(month.pictures), month.pictures / 1000 * s3["get_thousand"])
     requests = month.batches * _REQUESTS_PER_BATCH + runs * _REQUESTS_PER_RUN
     yield Line("S3, manifests and tables", _count(requests), requests / 1000 * s3["put_thousand"])
+    if form == "always on":
+        lists, gets = (count * 60 * _HOURS_A_MONTH for count in (_LISTS_A_MINUTE, _GETS_A_MINUTE))
+        usd = (lists * s3["put_thousand"] + gets * s3["get_thousand"]) / 1000
+        yield Line("S3, the stream's lease and looks", _count(lists + gets), usd)
     requests = month.pictures * _SQS_PER_PICTURE + _SQS_A_MONTH_IDLE[form]
     yield Line("SQS", _count(requests), requests / 1e6 * prices["sqs_million"])
     gigabytes = (month.batches * _LOG_BYTES_PER_BATCH + runs * _LOG_BYTES_PER_RUN) / _GIGABYTE

@@ -150,18 +150,21 @@ class Stack:
         there = self.describe()
         if there is None:
             raise NotFoundError(
-                f"there is no stack {self.full_name!r} in {self.region}; python -m conf.emr deploy makes it, --region "
-                "and --stack name another"
+                f"there is no stack {self.full_name!r} in {self.region}; {self._deploy} makes it, --region and --stack "
+                "name another"
             )
         outputs = outputs_of(there)
         if not outputs:
             raise NotFoundError(self.unusable(there))
         return outputs
 
+    @property
+    def _deploy(self) -> str:
+        return f"python -m conf.emr deploy{' --compute cluster' if self.part == 'cluster' else ''}"
+
     def unusable(self, there: Mapping[str, Any]) -> str:
         """What to do about a stack that is described as one on which nothing can run."""
-        status, form = there["StackStatus"], " --compute cluster" if self.part == "cluster" else ""
-        deploy = f"python -m conf.emr deploy{form} makes it again"
+        status, deploy = there["StackStatus"], f"{self._deploy} makes it again"
         if status.endswith("_IN_PROGRESS"):
             remedy = "wait until that is done"
         elif status == _FIRST_TRY_FAILED:

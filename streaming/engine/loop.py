@@ -1,6 +1,8 @@
-"""Runs one query after another: a new one for each checkpoint epoch, and for each attempt after a failure.
+"""Runs one query after another: for each checkpoint epoch, for each attempt after a failure, and after a rest on S3.
 
-Transient failures are retried with exponential backoff; a permanent failure ends the job.
+Transient failures are retried with exponential backoff; a permanent failure ends the job. A query looks for a manifest
+twice a second, and on S3 each look is a paid request, together 24 USD a month. So there it ends after a minute without
+work, and the next manifest, which this process appends, begins another one.
 """
 
 from __future__ import annotations
@@ -24,8 +26,11 @@ from streaming.engine.query import raise_failure, running_query
 from streaming.lease.tenure import Tenure
 from streaming.output.inbox import Inbox
 from streaming.output.manifest_log import ManifestLog
+from streaming.output.tables import unfinished
+from streaming.storage.locations import is_on_s3
 
 _WATCH_SECONDS = 0.2
+_REST_SECONDS = 60.0
 
 _logger = logging.getLogger(__name__)
 
@@ -84,8 +89,9 @@ class EpochLoop:
                     self._epochs.turn()
                     self._log.forget_folded()
                     full = False
-                self._run_query(spark, batches, following)
+                rests_at = self._run_query(spark, batches, following)
                 self._inbox.close_retries()
+                goes_on = rests_at is not None and self._rest(rests_at, following)
             except (AppError, PySparkException, Py4JError) as error:
                 if batches.finished:
                     rests = pauses()
@@ -93,7 +99,7 @@ class EpochLoop:
                     return
             else:
                 full = batches.finished >= self._limit
-                if not full:
+                if not full and not goes_on:
                     return
 
     def _wait_out(self, error: Exception, following: Following | None, seconds: float) -> bool:
@@ -117,16 +123,37 @@ class EpochLoop:
             self._tenure.stop.wait(_WATCH_SECONDS)
         return self._tenure.should_stop()
 
-    def _run_query(self, spark: SparkSession, batches: MicroBatches, following: Following | None) -> None:
-        """Run one query until it ends, fails, or must be stopped."""
+    def _run_query(self, spark: SparkSession, batches: MicroBatches, following: Following | None) -> int | None:
+        """Run one query until it ends, fails, or must be stopped; or may rest: then, how many manifests there were."""
         output, checkpoint = self._tenure.output, self._epochs.uri
+        rests_at, idle = None, _Idle(self._log, batches)
         with running_query(spark, output, checkpoint, batches, available_now=following is None) as query:
             while query.isActive and batches.finished < self._limit and not self._must_stop(following):
                 if following:
                     following.on_look(batches.busy)
+                    rests_at = idle.may_rest()
+                    if rests_at is not None:
+                        break
                 self._tenure.stop.wait(_WATCH_SECONDS)
             failure = query.exception()  # before the query is stopped in a batch, which it would report as a failure
         raise_failure(failure, batches)
+        return rests_at
+
+    def _rest(self, at: int, following: Following | None) -> bool:
+        """Wait until a manifest is added to the log that had so many; False if the job must stop before."""
+        _logger.debug("no query until there is a manifest")
+        looked = time.monotonic()
+        while self._log.added == at:
+            if self._must_stop(following):
+                return False
+            if following:
+                following.on_look(False)
+            if time.monotonic() >= looked + _REST_SECONDS:
+                if unfinished(self._log.output):  # a former holder of the lease, paused until now, has appended one
+                    return True
+                looked = time.monotonic()
+            self._tenure.stop.wait(_WATCH_SECONDS)
+        return True
 
     def _must_stop(self, following: Following | None) -> bool:
         if self._tenure.should_stop():
@@ -135,3 +162,24 @@ class EpochLoop:
         if following and following.discovery.failure:
             raise following.discovery.failure
         return False
+
+
+class _Idle:
+    """Tells that a query has had no work for so long that it may rest."""
+
+    def __init__(self, log: ManifestLog, batches: MicroBatches) -> None:
+        self._log = log
+        self._batches = batches
+        self._seen = (-1, 0)
+        self._since = 0.0
+
+    def may_rest(self) -> int | None:
+        """How many manifests were added to the log when this was found; None if the query may not rest."""
+        now, seen = time.monotonic(), (self._log.added, self._batches.finished)
+        if self._batches.busy or seen != self._seen:
+            self._seen, self._since = seen, now
+        if now < self._since + _REST_SECONDS or not is_on_s3(self._log.output.root):
+            return None
+        self._since = now
+        added, _ = seen
+        return None if unfinished(self._log.output) else added

@@ -100,13 +100,19 @@ def _allowed(pictures: Sequence[StoredPicture], denylist: Denylist) -> list[Stor
 
 
 class ManifestLog:
-    """Turns new pictures into manifests, and remembers them; nothing else adds to the known pictures."""
+    """Turns new pictures into manifests, and remembers them; nothing else adds to the known pictures.
+
+    Attributes:
+        output: has the log.
+        added: how many manifests were added since the start.
+    """
 
     def __init__(self, tenure: Tenure, known: KnownPictures) -> None:
         self.output = tenure.output
         self._tenure = tenure
         self._known = known
         self._expected = {*known.manifests}
+        self.added = 0
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
 
@@ -201,6 +207,7 @@ class ManifestLog:
 
     def _expect(self, manifest: str) -> None:
         self._expected.add(manifest)
+        self.added += 1
         self._changed.notify_all()
 
     def _append(self, pictures: Sequence[StoredPicture], now: datetime, retry: str | None = None) -> str:

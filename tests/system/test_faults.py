@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -125,3 +126,28 @@ def test_a_write_that_meets_another_is_tried_again(bucket: Bucket, faulty: Fault
         folder.create("new", b"1")
     faulty.denials = {}
     folder.create("new", b"1")
+
+
+def test_a_stream_without_work_looks_for_none_in_the_bucket(
+    bucket: Bucket, faulty: FaultyStore, pictures: list[Path], wait_for: Wait
+) -> None:
+    """Each look would be paid for; the next picture is done all the same, as it was found by the stream itself."""
+    looks = "LIST output/_manifests"
+    paths = bucket.put(pictures[:4])
+    settings = ["--interval", "200ms", "--epoch-manifests", "2"]
+    stream = start("tests.support.resting", bucket.arguments("run", *settings), AWS_ENDPOINT_URL=faulty.address)
+
+    def rests() -> bool:
+        before = faulty.requests[looks]
+        time.sleep(3)  # in which a query looks some five times, and who rests three times
+        return faulty.requests[looks] - before < 4
+
+    for number in range(4, 7):
+        wait_for(lambda: bucket.has(paths), 120)
+        wait_for(rests, 60)
+        paths.extend(bucket.put(pictures[number : number + 1]))
+    wait_for(lambda: bucket.has(paths), 120)
+    stream.terminate()
+    said, _ = stream.communicate(timeout=180)
+    assert stream.returncode == 0, said
+    assert bucket.counted() == dict.fromkeys(paths, 1)
