@@ -158,6 +158,8 @@ class Duplicates(Answer):
         of_scenes = len(self.groups) - of_bytes
         yield "groups", f"{len(self.groups):,}: {of_bytes:,} of the same bytes, {of_scenes:,} of the same scene"
         yield "to spare", f"{self.spare:,} pictures, {self.spare_bytes:,} bytes"
+        if self.page:
+            yield "page", self.page
         for group in self.groups[:_SHOWN]:
             yield ""
             yield f"{group.kind}, {len(group.pictures):,} pictures"

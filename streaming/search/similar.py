@@ -94,6 +94,8 @@ class Similar(Answer):
         yield "compared", f"{self.compared:,} rows, {self.metric} distance"
         if self.left_out:
             yield "left out", f"{self.left_out:,} rows of other models; {explain_models()}"
+        if self.page:
+            yield "page", self.page
         cells = [_cells(match) for match in self.matches]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         yield ""

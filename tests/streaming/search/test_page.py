@@ -82,7 +82,9 @@ def test_a_page_is_suggested_until_there_is_one(
     assert stream(words) == 0
     assert capsys.readouterr().out.endswith(f"\nnext         the same command with --html {verb}.html\n")
     _page(words, tmp_path / "page.html")
-    assert "\nnext " not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "\nnext " not in said
+    assert f"\npage         {tmp_path}/page.html\n" in said
     _page([*words, "--json"], tmp_path / "page.html")
     assert json.loads(capsys.readouterr().out)["page"] == str(tmp_path / "page.html")
 
