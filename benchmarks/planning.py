@@ -67,7 +67,9 @@ class _Stream:
         self._tenure = LooseTenure(self._output)
         self._epochs = Epochs(self._tenure, open_folder(str(place.checkpoint)))
         self._epochs.open()
-        self._models = ModelSource(spark.sparkContext, Registry(open_folder(str(place.models))), load_settings({}))
+        self._models = ModelSource(
+            spark.sparkContext, Registry(open_folder(str(place.models))), load_settings({"stream.settle": "0s"})
+        )
         self._appended = 0
         self.durations: list[Counter[str]] = []
         self.turn_seconds: list[float] = []
