@@ -26,9 +26,8 @@ from streaming.storage.locations import spark_uri
 _PICTURES_PER_TASK = (250, 4000)
 _TASKS = 64
 
-
-class FolderTakenError(SettingsError):
-    """The folder that the features were to be saved in is there already, and so is not this fit's."""
+unfinished: set[str] = set()
+"""Canonical paths of features that this process has begun to save, and has no model of yet."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +94,11 @@ def task_count(pictures: int) -> int:
 def _save(outcomes: DataFrame, save_to: str) -> None:
     label = element_at(split("path", "/"), -2).alias("label")  # as schema.label_of
     accepted = outcomes.where(col("reason").isNull()).select("path", label, "features")
+    unfinished.add(save_to)
     try:
         accepted.write.parquet(spark_uri(save_to))
     except AnalysisException as error:
         if error.getCondition() == "PATH_ALREADY_EXISTS":
-            raise FolderTakenError(f"fit.save_features: {save_to} is there already; name a new folder") from error
+            unfinished.discard(save_to)
+            raise SettingsError(f"fit.save_features: {save_to} is there already; name a new folder") from error
         raise

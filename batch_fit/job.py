@@ -13,7 +13,7 @@ from pyspark.sql import SparkSession
 from batch_fit.classes import Classes, shared_folder
 from batch_fit.classification import Classification, classify
 from batch_fit.comparison import Contender, compare_with_current, promote_if_asked
-from batch_fit.featurize import FolderTakenError
+from batch_fit.featurize import unfinished
 from batch_fit.fitted import Fitted, options_of_names
 from batch_fit.folding import Featurized, paths_of
 from batch_fit.forgotten import Draft, delete_if_forgotten
@@ -49,8 +49,6 @@ _OF_CLASSIFIER = {
     # conf.spark.session leaves that out, as nothing else needs it.
     "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=4",
 }
-
-_unfinished: set[str] = set()  # canonical paths of features that this process has saved and has no model of
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ def fit(settings: Settings, progress: Progress) -> Fitted:
     _delete_unfinished(settings)
     plan = plan_fit(settings)
     gather = prepare_gathering(settings, plan, stages)
-    with _owning_features(settings, plan):
+    with _owning_features(settings):
         with ExitStack() as session:
             with stages.timed("starting Spark"):
                 spark = session.enter_context(spark_session("picture-features fit", settings, _spark_properties(plan)))
@@ -103,24 +101,21 @@ def fit(settings: Settings, progress: Progress) -> Fitted:
 
 
 @contextmanager
-def _owning_features(settings: Settings, plan: FitPlan) -> Iterator[None]:
+def _owning_features(settings: Settings) -> Iterator[None]:
     """Delete saved features that come to no model, by which `forget` would find them, and make room for another try."""
     try:
         yield
-    except FolderTakenError:
-        raise
     except BaseException:
-        if plan.save_to:
-            _unfinished.add(plan.save_to)
-            with suppress(StorageError):  # the next try deletes them
-                _delete_unfinished(settings)
+        with suppress(StorageError):  # the next try deletes them
+            _delete_unfinished(settings)
         raise
+    unfinished.clear()
 
 
 def _delete_unfinished(settings: Settings) -> None:
-    for features in tuple(_unfinished):
+    for features in tuple(unfinished):
         open_folder(features, S3Connection.of(settings.s3)).delete_tree("")
-        _unfinished.discard(features)
+        unfinished.discard(features)
 
 
 def _learn(settings: Settings, plan: FitPlan, gathered: Gathered, stages: Stages) -> _Learned:

@@ -189,14 +189,16 @@ def _look_into_export(output: Folder, export: Derivative, connection: S3Connecti
     folder = open_folder(export.uri, connection)
     if not is_there(folder):
         record = path_of(output, export)
-        raise NotFoundError(f"it is not there, or empty; mount its disk, or delete {record} if it was deleted")
+        raise NotFoundError(
+            f"it is not there, or empty; mount its disk, or delete {record} if it was deleted, or never made"
+        )
     return folder
 
 
 def _saved(to: str, version: str, connection: S3Connection) -> Iterator[tuple[str, str]]:
     try:
         if not may_be_deleted(to):
-            raise NotFoundError(f"{os.path.dirname(to)} is not there; is it mounted?")
+            raise NotFoundError(f"{os.path.dirname(to)} is not there, or empty; is it mounted?")
         if any(open_folder(to, connection).names("")):
             yield version, f"forget finds the features in {to} by it; delete these first"
     except StorageError as error:

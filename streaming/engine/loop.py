@@ -98,6 +98,7 @@ class EpochLoop:
                 if self._wait_out(error, following, next(rests)):
                     return
             else:
+                rests = pauses()
                 full = batches.finished >= self._limit
                 if not full and not goes_on:
                     return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from conf.aws.connection import S3Connection
@@ -61,20 +62,20 @@ class ErasurePlaces:
         """The recorded places that cannot be looked into here, by canonical path, each with what to do, for people."""
         missing = {
             made.uri: f"{made.uri} is not there, or empty: mount its disk, or run forget where it is; if it was "
-            f"deleted, delete {lineage.path_of(self.output, made)}"
+            f"deleted, or never made, delete {lineage.path_of(self.output, made)}"
             for made in lineage.derivatives(self.output)
             if not is_there(open_folder(made.uri, self.connection))
         }
         for saved in self._recorded_saved():
             if not may_be_deleted(saved):
                 missing[saved] = (
-                    f"{saved}: {os.path.dirname(saved)} is not there: mount its disk, or run forget where it is; if it "
-                    "was deleted, make that folder"
+                    f"{saved}: {os.path.dirname(saved)} is not there, or empty: mount its disk, or run forget where it "
+                    "and its registry are; if it was deleted, make it, without files"
                 )
         return missing
 
-    def files(self) -> list[File]:
-        """All files with rows, except those of exports."""
+    def files(self, saved: Sequence[str]) -> list[File]:
+        """All files with rows, except those of exports; of saved features those in the folders `saved`."""
         root = self.output.root
         folders = {**_TABLES, manifests.LOG_FOLDER: MANIFESTS, requests.REQUESTS_FOLDER: REQUESTS}
         files = [
@@ -83,8 +84,8 @@ class ErasurePlaces:
             for name in self.output.names(folder)
             if has_rows(name)
         ]
-        for saved in self.saved():
-            folder = open_folder(saved, self.connection)
+        for features in saved:
+            folder = open_folder(features, self.connection)
             files += [File(_SAVED, folder.root, name) for name in folder.names("") if has_rows(name)]
         return files
 
@@ -93,5 +94,9 @@ class ErasurePlaces:
         return [saved for saved in self._recorded_saved() if may_be_deleted(saved)]
 
     def _recorded_saved(self) -> list[str]:
-        manifests_of_models = (manifest for models in self.registries() for manifest in Registry(models).versions())
-        return sorted({one.saved_features for one in manifests_of_models if one.saved_features})
+        return sorted({saved for models in self.registries() for saved in saved_by(models)})
+
+
+def saved_by(models: Folder) -> Iterator[str]:
+    """Canonical paths of the features that fits of a registry's models have saved."""
+    return (one.saved_features for one in Registry(models).versions() if one.saved_features)

@@ -21,7 +21,7 @@ from streaming.forget.exports import correct_records, export_files, record_tags,
 from streaming.forget.files import File, Found
 from streaming.forget.log import erase_in_manifest, erase_in_request
 from streaming.forget.models import AffectedModel, erase_in_model, find_models
-from streaming.forget.places import MANIFESTS, REQUESTS, ErasurePlaces
+from streaming.forget.places import MANIFESTS, REQUESTS, ErasurePlaces, saved_by
 from streaming.forget.receipts import Ledger, unfinished_entries, write_receipt
 from streaming.forget.sweeper import Sweeper, erase, find, measure_files
 from streaming.forget.wanted import Wanted
@@ -80,6 +80,7 @@ def forget(settings: Settings, wanted: Wanted, progress: Progress, *, dry_run: b
             return Forgotten(output.root, dry_run, tuple(erasure.look() for erasure in erasures))
         for erasure in erasures:
             erasure.run()
+        missing |= places.missing()  # some may have gone meanwhile
         left = {uri: why for erasure in erasures for uri, why in missing.items() if not erasure.has_looked_into(uri)}
         if left:
             raise OutputError(
@@ -138,7 +139,7 @@ class _Erasure:
     def look(self) -> ExplainedReceipt:
         """The receipt of a dry run, which is not kept."""
         self._ledger.asked = self._search.places()
-        self._find(self._places.files())
+        self._find(self._places.files(self._places.saved()))
         for to in self._places.exports():
             self._find(export_files(to))
         for models in self._places.registries():
@@ -148,10 +149,11 @@ class _Erasure:
     def run(self) -> None:
         """Erase everything."""
         self._ledger = Ledger.load(self._output, self._entry)
-        found = self._find(self._places.files())
-        self._ledger.looked_into.update(self._places.saved())
+        saved = self._places.saved()
+        found = self._find(self._places.files(saved))
         self._ledger.save(self._output, self._entry)
         self._erase(found)
+        self._ledger.looked_into.update(saved)
         # Read only now: an export that began before the table was swept is among them, and a later one found no such
         # rows.
         for to in self._places.exports():
@@ -162,13 +164,15 @@ class _Erasure:
                     self._erase_in_export(to, lease)
             self._ledger.looked_into.add(to.root)
         for models in self._places.registries():
+            denylist.add_missing(models, [self._entry])  # to one that has only just been mounted
             Registry(models).remove_incomplete(datetime.now(UTC))
             # A fit may have made another model from this one before it lost the pictures.
             while affected := self._find_models(models):
                 self._ledger.save(self._output, self._entry)
                 for one in affected:
                     erase_in_model(models, one)
-            self._ledger.looked_into.add(models.root)
+            if self._ledger.looked_into.issuperset(saved_by(models)):  # only here is it known where they are
+                self._ledger.looked_into.add(models.root)
         self._ledger.save(self._output, self._entry)
 
     def has_looked_into(self, uri: str) -> bool:

@@ -89,16 +89,18 @@ class Tables:
         return None
 
     def latest_errors(self, version: str, count: int) -> NDArray[np.float32]:
-        """(n,), reconstruction errors of the latest rows of a model, the latest last.
+        """(n,), reconstruction errors of the latest rows, the latest last, as long as they are of this model.
 
         They are of as many files as have `count`, or of the latest fifty.
         """
         found: list[NDArray[np.float32]] = []
         for name in islice(latest_files(self._output, datetime.now(UTC)), _FILES_LOOKED_INTO):
-            with suppress(NotFoundError, OutputError):  # deleted meanwhile, or damaged
+            with suppress(NotFoundError, OutputError, KeyError):  # deleted meanwhile, damaged, or another program's
                 rows = read_rows(self._output, name, ["model_version", "reconstruction_error"], FEATURES_REMEDY)
                 of_model = rows.filter(pc.equal(rows.column("model_version"), version))
                 found.insert(0, of_model.column("reconstruction_error").drop_null().to_numpy())
+                if len(rows) > len(of_model):
+                    break
             if sum(map(len, found)) >= count:
                 break
         return np.concatenate([np.empty(0, np.float32), *found])

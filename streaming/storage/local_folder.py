@@ -197,8 +197,8 @@ class LocalFolder:
 def _passes(error: OSError) -> bool:
     from conf.failures import Meaning, meaning_of  # noqa: PLC0415 - imports botocore, which no success needs
 
-    # A file system without locks never has any.
-    return error.errno != errno.ENOLCK and meaning_of(error) in (Meaning.PASSING, Meaning.OUTAGE)
+    # A file system without locks never has any, and a process that leaks files needs another start.
+    return error.errno not in (errno.ENOLCK, errno.EMFILE) and meaning_of(error) in (Meaning.PASSING, Meaning.OUTAGE)
 
 
 def _tag(data: bytes) -> str:

@@ -62,8 +62,14 @@ def is_there(folder: Folder) -> bool:
 
 
 def may_be_deleted(path: str) -> bool:
-    """Whether a folder that is missing was deleted: what it lay in is there, and so is not a disk that is elsewhere."""
-    return is_on_s3(path) or os.path.isdir(os.path.dirname(path))
+    """Whether a folder that is missing was deleted: what it lay in is there, and is no mount point without its disk."""
+    if is_on_s3(path):
+        return True
+    try:
+        with os.scandir(os.path.dirname(path)) as beside:
+            return next(beside, None) is not None
+    except OSError:
+        return False
 
 
 def _without_links(path: str) -> str:

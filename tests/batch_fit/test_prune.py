@@ -259,7 +259,9 @@ def test_models_stay_whose_features_or_exports_cannot_be_looked_at(tmp_path: Pat
     pruned = prune(Settings(models=models.root), 1, dry_run=True)
     assert [one.version for one in pruned.pruned] == [deleted]
     assert {one.version: [*one.why] for one in pruned.kept} == {
-        unmounted: [f"its features in {disk / 'saved'} cannot be looked at: {disk} is not there; is it mounted?"],
+        unmounted: [
+            f"its features in {disk / 'saved'} cannot be looked at: {disk} is not there, or empty; is it mounted?"
+        ],
         latest: ["current", "the latest"],
     }
     begin(output)
@@ -269,8 +271,11 @@ def test_models_stay_whose_features_or_exports_cannot_be_looked_at(tmp_path: Pat
     assert [*pruned.pruned] == []
     assert all("which may be of it, cannot be looked at" in " ".join(one.why) for one in pruned.kept)
     [export] = (tmp_path / "out" / "_derivatives").iterdir()
-    assert f"delete {export} if it was deleted" in " ".join(pruned.kept[0].why)
+    assert f"delete {export} if it was deleted, or never made" in " ".join(pruned.kept[0].why)
     export.unlink()
+    pruned = prune(Settings(models=models.root, output=output.root), 1, dry_run=True)
+    assert [one.version for one in pruned.pruned] == [deleted]
+    (disk / "others").touch()
     pruned = prune(Settings(models=models.root, output=output.root), 1, dry_run=True)
     assert [one.version for one in pruned.pruned] == [unmounted, deleted]
 

@@ -283,7 +283,7 @@ def test_a_region_outside_the_union_has_to_be_allowed(aws: Stack, capsys: pytest
     assert "make stack picture-features-data in eu-west-3" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("compute", "nothing"), [("serverless", "8 USD"), ("cluster", "563 USD")])
+@pytest.mark.parametrize(("compute", "nothing"), [("serverless", "8 USD"), ("cluster", "568 USD")])
 def test_a_dry_run_needs_neither_aws_nor_credentials_nor_a_package(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, compute: str, nothing: str
 ) -> None:
