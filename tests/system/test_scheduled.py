@@ -204,16 +204,24 @@ def test_of_two_that_take_the_lease_at_once_one_has_nothing_to_do(here: Place, m
     assert said == f"another stream, {other.holder}, is running on {here.output}; nothing to do"
 
 
-def test_on_yarn_a_run_without_work_has_a_session_all_the_same(here: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An application that ends without one has failed, to YARN; elsewhere Spark is not started for nothing."""
-    sessions: list[str] = []
+@pytest.fixture
+def sessions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the sessions that are begun for YARN; none is made."""
+    names: list[str] = []
 
     @contextmanager
     def session(name: str, *_: object) -> Iterator[None]:
-        sessions.append(name)
+        names.append(name)
         yield
 
     monkeypatch.setattr(job, "spark_session", session)
+    return names
+
+
+def test_on_yarn_a_run_without_work_has_a_session_all_the_same(
+    here: Place, monkeypatch: pytest.MonkeyPatch, sessions: list[str]
+) -> None:
+    """An application that ends without one has failed, to YARN; elsewhere Spark is not started for nothing."""
     settings = load_settings({"input": str(here.source), "models": str(here.models), "output": str(here.output)})
     with Lease(open_folder(str(here.output)), LONG):
         assert replay_here(settings).startswith("another stream")
@@ -224,16 +232,8 @@ def test_on_yarn_a_run_without_work_has_a_session_all_the_same(here: Place, monk
 
 
 def test_on_yarn_an_export_without_work_has_a_session_all_the_same(
-    here: Place, monkeypatch: pytest.MonkeyPatch
+    here: Place, monkeypatch: pytest.MonkeyPatch, sessions: list[str]
 ) -> None:
-    sessions: list[str] = []
-
-    @contextmanager
-    def session(name: str, *_: object) -> Iterator[None]:
-        sessions.append(name)
-        yield
-
-    monkeypatch.setattr(job, "spark_session", session)
     replace_spark(monkeypatch)
     here.put(_picture(here))
     places = {"input": str(here.source), "models": str(here.models), "output": str(here.output)}
