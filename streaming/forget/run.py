@@ -56,7 +56,7 @@ def forget(settings: Settings, wanted: Wanted, progress: Progress, *, dry_run: b
     missing = places.missing()
     if dry_run:
         if missing:
-            raise OutputError(f"{output.root}: places cannot be looked into: {_each(missing)}")
+            raise OutputError(f"{output.root}: places cannot be looked into:{_each(missing)}")
         searches = [Search(_entry_of(wanted, denylist.read_salt(output) or denylist.new_salt()), wanted)]
     else:
         searches = _deny(places, wanted)
@@ -85,7 +85,7 @@ def forget(settings: Settings, wanted: Wanted, progress: Progress, *, dry_run: b
         if left:
             raise OutputError(
                 f"{output.root}: erased, but these places cannot be looked into, and without them there is no receipt; "
-                f"forget again, without a path, when they can: {_each(left)}"
+                f"forget again, without a path, when they can:{_each(left)}"
             )
         return Forgotten(output.root, dry_run, tuple(erasure.finish() for erasure in erasures))
 
