@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -132,15 +131,16 @@ def test_a_stream_without_work_looks_for_none_in_the_bucket(
     bucket: Bucket, faulty: FaultyStore, pictures: list[Path], wait_for: Wait
 ) -> None:
     """Each look would be paid for; the next picture is done all the same, as it was found by the stream itself."""
-    looks = "LIST output/_manifests"
+    looks, asks = "LIST output/_manifests", "GET output/_drain"
     paths = bucket.put(pictures[:4])
     settings = ["--interval", "200ms", "--epoch-manifests", "2"]
     stream = start("tests.support.resting", bucket.arguments("run", *settings), AWS_ENDPOINT_URL=faulty.address)
 
     def rests() -> bool:
-        before = faulty.requests[looks]
-        time.sleep(3)  # in which a query looks some five times, and who rests three times
-        return faulty.requests[looks] - before < 4
+        """Whether it looks no more often than once a second, as it asks whether to stop; a query looks twice."""
+        before = faulty.requests.copy()
+        wait_for(lambda: faulty.requests[asks] >= before[asks] + 3, 30)
+        return faulty.requests[looks] - before[looks] < 4
 
     for number in range(4, 7):
         wait_for(lambda: bucket.has(paths), 120)
