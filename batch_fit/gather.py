@@ -15,7 +15,7 @@ from batch_fit.featurize import Done, Kept, featurize
 from batch_fit.folding import Featurized, paths_of
 from batch_fit.plan import FitPlan, check_side
 from batch_fit.sample import choose
-from batch_fit.sides import Sights, look
+from batch_fit.sides import BothSides, look
 from batch_fit.stages import Stages
 from conf.errors import InputError, ModelError
 from conf.settings import Settings
@@ -49,7 +49,7 @@ class Gathered:
 
     featurized: Featurized
     backbone: Backbone
-    sights: Sights | None = None
+    sights: BothSides | None = None
     rows: DataFrame | None = None
     paths: Sequence[str] = field(default=(), repr=False)
 

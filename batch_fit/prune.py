@@ -200,6 +200,6 @@ def _saved(to: str, version: str, connection: S3Connection) -> Iterator[tuple[st
         if not may_be_deleted(to):
             raise NotFoundError(f"{os.path.dirname(to)} is not there, or empty; is it mounted?")
         if any(open_folder(to, connection).names("")):
-            yield version, f"forget finds the features in {to} by it; delete these first"
+            yield version, f"it has saved features in {to}, which forget finds by it; delete these first"
     except StorageError as error:
         yield version, f"its features in {to} cannot be looked at: {error}"

@@ -56,8 +56,8 @@ _SEEN = pa.schema(
 
 
 @dataclass(frozen=True, eq=False)
-class Sight:
-    """What a backbone sees of m pictures at one side.
+class OneSide:
+    """The features of m pictures at one side of the backbone's input.
 
     Attributes:
         side: in pixels.
@@ -71,7 +71,7 @@ class Sight:
 
 
 @dataclass(frozen=True, eq=False)
-class Sights:
+class BothSides:
     """The same m pictures at a backbone's own side and at 224 pixels.
 
     Attributes:
@@ -83,8 +83,8 @@ class Sights:
 
     paths: Sequence[str]
     held_out: NDArray[np.bool_]
-    own: Sight
-    default: Sight
+    own: OneSide
+    default: OneSide
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class SidesCompared:
 
 def look(
     spark: SparkSession, pictures: Sequence[StoredPicture], featurized: Featurized, recipe: Recipe
-) -> Sights | None:
+) -> BothSides | None:
     """Both sights of a sample of pictures; None if they are too few to compare.
 
     Args:
@@ -213,7 +213,7 @@ def _as_batch(rows: list[tuple[str, tuple[NDArray[np.float32], ...], tuple[float
     return pa.RecordBatch.from_arrays(arrays, schema=_SEEN)
 
 
-def as_sights(seen: pa.Table, side: int, held_out: Collection[bytes]) -> Sights | None:
+def as_sights(seen: pa.Table, side: int, held_out: Collection[bytes]) -> BothSides | None:
     """The rows of `look_with`, by path; None if too few pictures of either kind could still be used.
 
     Args:
@@ -227,14 +227,14 @@ def as_sights(seen: pa.Table, side: int, held_out: Collection[bytes]) -> Sights 
     if min(is_held_out.sum(), (~is_held_out).sum()) < ENOUGH_HELD_BACK:
         return None
 
-    def sight(name: str, of: int) -> Sight:
+    def sight(name: str, of: int) -> OneSide:
         features = ordered.column(name).combine_chunks().flatten().to_numpy().reshape(len(ordered), -1)
-        return Sight(of, features, float(np.sum(ordered.column(f"{name}_seconds").to_numpy())))
+        return OneSide(of, features, float(np.sum(ordered.column(f"{name}_seconds").to_numpy())))
 
-    return Sights(paths, is_held_out, sight("own", side), sight("default", DEFAULT_SIDE))
+    return BothSides(paths, is_held_out, sight("own", side), sight("default", DEFAULT_SIDE))
 
 
-def compare_sides(sights: Sights, variance: float) -> SidesCompared:
+def compare_sides(sights: BothSides, variance: float) -> SidesCompared:
     """The figures of both sides, of the same pictures.
 
     Args:
@@ -249,7 +249,7 @@ def compare_sides(sights: Sights, variance: float) -> SidesCompared:
     return SidesCompared(held_out, len(sights.paths) - held_out, variance, float(overlap), own, default)
 
 
-def _figures(sight: Sight, sights: Sights, variance: float) -> tuple[SideFigures, NDArray[np.intp]]:
+def _figures(sight: OneSide, sights: BothSides, variance: float) -> tuple[SideFigures, NDArray[np.intp]]:
     """The figures of a side, and the places of the nearest neighbours of each held-out picture."""
     held_out, labels = sights.held_out, np.array([label_of(path) for path in sights.paths])
     projection = fit_pca(Statistics.of(sight.features[~held_out]), None, variance)

@@ -390,10 +390,7 @@ def _report_end(verb: Verb | None, log: Log | None, *, as_json: bool = False) ->
 
 
 def _is_setting(destination: str) -> bool:
-    section, dot, name = destination.partition(".")
-    if dot:
-        return True
-    return section in Settings.model_fields and not name
+    return "." in destination or destination in Settings.model_fields
 
 
 def _require(settings: Settings, keys: Sequence[str]) -> None:

@@ -127,8 +127,9 @@ class StreamSettings(Section):
     lease: Duration = Field(
         timedelta(seconds=30),
         ge=timedelta(seconds=1),
-        description="A stream that was killed on another machine or in another container is succeeded after this "
-        "long. One that was killed on the same machine is succeeded at once.",
+        description="A stream that was killed on another machine or in another container may be succeeded after this "
+        "long. A start waits for that, but for no longer than a minute: then it ends with exit code 5. One that was "
+        "killed on the same machine is succeeded at once.",
     )
     epoch_manifests: int = Field(
         150,

@@ -1,4 +1,4 @@
-"""The command line of the stream: run, replay, reconcile, quarantine, status, export, forget, stop."""
+"""The command line of the stream: run, replay, stop, and the verbs that look at an output or change it."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def _quarantine(settings: Settings, arguments: argparse.Namespace) -> Listed | R
     if arguments.action == "retry":
         return retry_quarantine(settings, reason, dry_run=arguments.dry_run)
     if arguments.dry_run:
-        raise SettingsError("quarantine list: takes no --dry-run, as it changes nothing")
+        raise SettingsError("quarantine list: takes no --dry-run, which is for quarantine retry")
     return list_quarantine(settings, reason)
 
 
@@ -336,10 +336,10 @@ VERBS = (
         "forget",
         "Erase pictures from an output and from all that was made of it, for good.",
         "Put pictures on the output's denylist as salted hashes, so that they are never taken in again, and remove\n"
-        "their rows from features, quarantine, manifests, the record of known pictures, requests, exports, saved\n"
-        "features and the records of models. It may run beside the stream, and again after it was killed: each run\n"
-        "first finishes runs that were killed, also without a PATH. It names the models to fit again, and leaves a\n"
-        "receipt. Delete the pictures themselves, and old versions in a bucket that keeps them, yourself.",
+        "their rows from features, embeddings, quarantine, manifests, the record of known pictures, requests,\n"
+        "exports, saved features and the records of models. It may run beside the stream, and again after it was killed: each\n"
+        "run first finishes runs that were killed, also without a PATH. It names the models to fit again, and leaves\n"
+        "a receipt. Delete the pictures themselves, and old versions in a bucket that keeps them, yourself.",
         (Flag("output", "URI"), Flag("stream.lease", "TIME")),
         ("output",),
         _forget,

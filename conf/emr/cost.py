@@ -20,8 +20,8 @@ from conf.settings import Settings
 PRICES = Path(__file__).with_name("prices.yaml")
 
 MEASURED_RATE = 83.0
-"""Pictures of 100x100 pixels a second on one core: 223 on two cores where the machine was slowest, times 0.74, the
-median of replay over a bare loop (docs/benchmarks.md). It was not measured on EMR."""
+"""Pictures of 100x100 pixels a second on one core of the slowest machine that was seen; docs/benchmarks.md has up to
+125. It was not measured on EMR."""
 
 IDLE_MINUTES = 2.0
 """Minutes of the driver of a job that finds nothing to do: its start, and some requests. An assumption."""
@@ -36,12 +36,12 @@ _WORK = {"replay, hourly": 0.0, "refit, weekly": 15.0, "reconcile, nightly": 0.0
 """Minutes of one executor in each run, beside the pictures that come. Assumptions."""
 _KEYS_PER_LIST = 1000
 _ENDPOINTS = 3  # that a network of Serverless has, and that are paid
-_SQS_PER_PICTURE = 3  # docs/benchmarks.md: 1.2 to 3
+_SQS_PER_PICTURE = 3  # at most, where pictures come one by one: sent by S3, received, deleted
 _SQS_A_MONTH_IDLE = {"hourly": 730 * 5, "always on": 1.3e6}
 _REQUESTS_PER_BATCH = 17  # docs/benchmarks.md
 _REQUESTS_PER_RUN = 60
 _LISTS_A_MINUTE, _GETS_A_MINUTE = 14, 72  # of a stream that waits for pictures: docs/benchmarks.md
-_PICTURES_PER_BATCH = 1000
+_PICTURES_PER_BATCH = 1000  # fewer than a micro-batch of a backlog has, more than one of a trickle
 _ROW_BYTES = 400  # k = 50
 _EMBEDDING_BYTES = 3000
 _LOG_BYTES_PER_BATCH, _LOG_BYTES_PER_RUN = 600, 20_000
@@ -89,7 +89,7 @@ class Month:
 
     @property
     def batches(self) -> float:
-        """Micro-batches, if each is full."""
+        """Micro-batches, of an assumed size."""
         return self.pictures / _PICTURES_PER_BATCH
 
 

@@ -239,7 +239,9 @@ def _check(compute: Stack, parameters: Mapping[str, str]) -> None:
     if missing := check(compute, {**defaults, **parameters}):
         for one in missing:
             _logger.error("%s", one)
-        raise PlatformError(f"deploy: {len(missing)} checks failed; mend that, or deploy all the same with --no-check")
+        raise PlatformError(
+            f"deploy: {len(missing)} checks failed; fix what they name, or deploy all the same with --no-check"
+        )
 
 
 def _by_template(given: Mapping[str, str], compute: Part) -> dict[Part, dict[str, str]]:

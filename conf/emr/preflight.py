@@ -36,7 +36,7 @@ Parameters = Mapping[str, str]
 
 
 def check(compute: Stack, parameters: Parameters) -> list[str]:
-    """The things that are missing, each in a line with the command that mends it.
+    """The things that are missing, each in a line with the command that fixes it.
 
     Args:
         compute: the stack that is to run programs.

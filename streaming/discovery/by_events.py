@@ -122,14 +122,14 @@ class EventsDiscoverer:
         found += self._inbox.take_in_if_due(max_pictures)
         for batch in chain(self._held, self._drain.batches(max_pictures)):
             found += self._finish(batch, max_pictures)
-        return Look(0, found, 0, self._listing.left_out.ignored)
+        return Look(0, found, 0)
 
     def _finish(self, batch: Batch, max_pictures: int) -> int:
         """Write what is new in a batch into manifests, and only then delete its messages; returns how many are new."""
         found = self._log.append_unknown(list(batch.pictures.values()), max_pictures)
         self._listing.left_out.add_ignored(batch.ignored)
         self._queue.delete(batch.messages)
-        self._on_look(Look(0, len(batch.pictures), 0, len(batch.ignored)))
+        self._on_look(Look(0, found, 0))
         return found
 
     @property

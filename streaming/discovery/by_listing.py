@@ -39,13 +39,11 @@ class Look:
         listed: all pictures.
         found: new and requested pictures, which are in manifests now.
         unsettled: new pictures that may still be being written, left for a later look.
-        ignored: files and folders that were ignored by their names.
     """
 
     listed: int
     found: int
     unsettled: int
-    ignored: int
 
 
 class Discoverer(Protocol):
@@ -153,7 +151,7 @@ class ListingDiscoverer:
         if filling:
             self._log.append(filling)
         self._end_look()
-        look = Look(listed, found, unsettled, self.left_out.ignored)
+        look = Look(listed, found, unsettled)
         self._on_look(look)
         return look
 

@@ -16,7 +16,7 @@ from conf.errors import AlreadyExistsError, NotFoundError, OutputError
 from streaming.lease.tenure import Tenure
 from streaming.output import known
 from streaming.output.decision import is_decided
-from streaming.output.manifests import LOG_FOLDER, SUFFIX, manifest_ids
+from streaming.output.manifests import FOUND_AGAIN, LOG_FOLDER, SUFFIX, manifest_ids
 from streaming.output.recovery import finish_manifests
 from streaming.output.tables import finished, unfinished
 from streaming.storage.damaged import naming
@@ -55,8 +55,9 @@ class Epochs:
         except AlreadyExistsError:
             if (other := checkpoint.read(_OWNER)) != owner:
                 raise OutputError(
-                    f"{checkpoint.root} is the checkpoint of another output, {other.decode(errors='replace')}; "
-                    "give another --checkpoint, or delete it if that output was moved here: nothing is lost or repeated"
+                    f"{checkpoint.root} is the checkpoint of another output, {other.decode(errors='replace')}; if that "
+                    f"was moved to {self._output.root}, delete the folder {checkpoint.root}: nothing is lost or "
+                    "repeated; otherwise give another --checkpoint"
                 ) from None
         numbers = {name.partition("/")[0] for name in checkpoint.names("")}
         epochs = sorted(int(number) for number in numbers if number.isdigit())
@@ -149,7 +150,7 @@ class Epochs:
             else:
                 raise OutputError(
                     f"manifest {manifest} is gone from {self._output.path(LOG_FOLDER)} before it was finished; "
-                    f"{self._remedy}, and its pictures are found again"
+                    f"{self._remedy}: {FOUND_AGAIN}"
                 )
 
     def _manifests_of(self, batch_id: int) -> list[str]:

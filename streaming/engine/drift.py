@@ -85,13 +85,13 @@ class DriftMonitor:
 
     def _warn(self, version: str, drift: float) -> None:
         _logger.warning(
-            "drift %.2f: %.0f%% of the last pictures are expressed worse by model %s than all but %.0f%% of those it "
-            "was fitted to; look at those with a high reconstruction_error, and if they belong here, a refit is due: "
+            "drift %.2f: %.0f%% of the last pictures have a higher reconstruction_error by model %s than %.0f%% of "
+            "those that its fit held out; look at the highest, and if these pictures belong here, a refit is due: "
             "%s --from %s",
             drift,
             100 * drift,
             version,
-            100 * _EXPECTED,
+            100 * (1 - _EXPECTED),
             self._refit,
             version,
         )

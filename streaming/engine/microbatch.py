@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 
-from conf.errors import OutputError
+from conf import __version__
 from streaming.engine.checkpoint import Epochs
 from streaming.engine.drift import DriftMonitor
 from streaming.engine.prefetch import Prefetch
@@ -102,7 +102,10 @@ class MicroBatches:
         done = self._prefetch.featurize(manifest, pictures)
         model = done.model
         if not done.outcomes.column("path").equals(pictures.column("path")):
-            raise OutputError(f"manifest {manifest}: the outcomes are not one row per picture; this is a defect")
+            raise RuntimeError(
+                f"manifest {manifest}: {len(done.outcomes)} outcomes for {len(pictures)} pictures, or in another "
+                f"order: a bug of picture-features {__version__}; report it with the log file"
+            )
         with self._tenure.writing() as denylist:  # which may have grown meanwhile
             outcomes = denylist.without(done.outcomes)
             reasons = Counter(reason for reason in outcomes.column("reason").to_pylist() if reason)

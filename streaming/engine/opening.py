@@ -17,7 +17,7 @@ from streaming.engine.checkpoint import Epochs
 from streaming.lease.lease import read_holder
 from streaming.lease.tenure import Tenure
 from streaming.output import lineage, manifests
-from streaming.output.format_number import begin_format
+from streaming.output.format_number import begin_format, check_format
 from streaming.output.inbox import Inbox
 from streaming.output.known import check_log
 from streaming.output.lineage import Derivative
@@ -78,12 +78,13 @@ def holding(settings: Settings) -> Iterator[Held]:
     with _checkpoint(settings) as checkpoint:
         places = StreamPlaces.of(settings, checkpoint)
         _do_at_once(
+            lambda: check_format(places.output),
             Registry(places.models).current,
             lambda: next(places.input.pictures(lambda path, why: None), None),  # whether it can be listed
         )
-        is_new = begin_format(places.output)
         with again_if_free(places.output), Tenure(places.output, settings.stream.lease) as tenure:
-            yield Held(settings, places, tenure, is_new)
+            # A start that the lease refuses raises no number: the stream of an earlier version may go on.
+            yield Held(settings, places, tenure, is_new=begin_format(places.output))
 
 
 @contextmanager

@@ -7,12 +7,12 @@ while Java starts.
 from __future__ import annotations
 
 import logging
-import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 
 from pyspark.sql import SparkSession
 
+from conf.answers import command
 from conf.interrupts import draining
 from conf.spark.ticks import Ticks
 from streaming.discovery.by_listing import DiscoveryThread
@@ -127,4 +127,4 @@ def _refit(opened: Opened) -> str:
     places = opened.places
     kept = opened.settings.stream.embeddings == "keep"
     source = ("--embeddings", places.output.root) if kept else ("--input", places.input.root)
-    return shlex.join(("python", "-m", "batch_fit", "fit", *source, "--models", places.models.root))
+    return command("batch_fit", "fit", *source, "--models", places.models.root)

@@ -23,6 +23,7 @@ from streaming.export.formats import LAYOUTS, ROWS, Layout, OpenFile
 from streaming.export.record import SnapshotFormat
 from streaming.export.reprojection import COLUMNS, SnapshotModel
 from streaming.features.schema import FEATURES, with_all_columns
+from streaming.output.decision import FEATURES_REMEDY
 from streaming.output.embeddings import read_embeddings
 from streaming.storage.ahead import ahead, reads_at_once
 from streaming.storage.damaged import naming
@@ -131,7 +132,7 @@ class _Source:
 
 def _rows_of(path: str, data: bytes) -> pa.Table:
     """A file of the table as `FEATURES`."""
-    with naming(path, "restore or delete it, and export again"):
+    with naming(path, FEATURES_REMEDY):
         return with_all_columns(rows_in(data), FEATURES)
 
 

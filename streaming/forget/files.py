@@ -59,5 +59,6 @@ def visit(work: Work, folder: Folder, file: File) -> Found | None:
         raise
     except Exception as error:  # each format's reader has its own exceptions
         raise OutputError(
-            f"{folder.path(file.name)} cannot be read: {error}; restore or delete it, and forget again"
+            f"{folder.path(file.name)} cannot be read: {error}; restore it from a copy, or delete it, "
+            "which loses its rows, and forget again"
         ) from error

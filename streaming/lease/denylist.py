@@ -196,8 +196,9 @@ def read_entries(folder: Folder) -> Iterator[Entry]:
         except ValidationError as error:
             problem = error.errors()[0]
             raise OutputError(
-                f"{folder.path(name)} was changed or is of another release: {problem['msg']}; restore it, or delete it "
-                "and run forget again for what it was made for"
+                f"{folder.path(name)} cannot be read: {problem['msg']}; restore it, or use the version that wrote it; "
+                "without it, forgotten pictures that are still in an input would be taken in again: if it is lost, "
+                "stop all streams, delete it, and run forget with the same list before the next start"
             ) from error
 
 

@@ -88,7 +88,7 @@ class Notice:
             try:
                 self.look()
             except AppError as error:
-                _logger.warning("cannot take notice of what is forgotten, trying again: %s", error)
+                _logger.warning("cannot read the denylist again, and forget waits for that; trying again: %s", error)
 
 
 def wait_until_noticed(

@@ -35,7 +35,10 @@ from streaming.storage.parquet import Footer, as_parquet, footer_of, read_footer
 
 FEATURES_TABLE = "features"
 QUARANTINE_TABLE = "quarantine"
-FEATURES_REMEDY = "restore it, or delete it: then its pictures are featurized again"
+FEATURES_REMEDY = (
+    "restore it from a copy; deleting it loses its rows for good, unless _manifests still has its manifest, whose "
+    "pictures a stream featurizes again then"
+)
 """For a file of the table features that is damaged."""
 
 _REJECTED = b"picture-features.quarantine"

@@ -1,8 +1,8 @@
 """The number of an output's format, OUTPUT/_format.json: by it, a later version tells what an earlier one wrote.
 
-It is written before anything else, and raised by the first writer of a version with a higher one; from then on, earlier
-versions refuse the output. An output without it was begun before there were numbers: its format is 1. docs/formats.md
-says what belongs to a format.
+It is written before anything but the lease, and raised by the first writer of a version with a higher one; from then
+on, earlier versions that look for a number refuse the output. An output without it was begun before there were
+numbers: its format is 1. docs/formats.md says what belongs to a format.
 """
 
 from __future__ import annotations
@@ -36,10 +36,9 @@ def check_format(output: Folder) -> None:
 
 
 def begin_format(output: Folder) -> bool:
-    """The same for who is about to write: the output gets this version's number, durably, before anything else.
+    """The same for who holds the lease and is about to write: the output gets this version's number, durably.
 
-    It needs no lease: the number is the same whoever of this version writes it, and of two versions the later one's
-    stays.
+    Of two versions at once, the later one's stays.
 
     Returns:
         Whether the output had no number yet, so that it is new, or of before there were numbers.

@@ -25,13 +25,13 @@ from streaming.features.schema import PICTURES, as_table
 from streaming.lease.tenure import Tenure
 from streaming.output.decision import FEATURES_TABLE, read_decision
 from streaming.output.manifests import (
+    FOUND_AGAIN,
     LOG_FOLDER,
     RETRY,
     manifest_ids,
     manifest_name,
     read_manifest,
     read_manifests,
-    table_file,
     written_at,
 )
 from streaming.output.tables import EMPTY
@@ -53,6 +53,7 @@ _ANNOUNCED = b"picture-features.announced"
 _MERGE_BELOW_ROWS = 250_000
 _ATTEMPTS = 10
 _COMPACT_AFTER = 250_000
+_NAMED = 10
 _REMEDY = "restore it: without it, its pictures would be featurized again"
 
 SCHEMA = pa.schema(
@@ -263,10 +264,11 @@ def check_log(output: Folder) -> None:
             written_at(manifest)
     missing = [manifest for manifest in gone if not read_decision(output, manifest).withdrawn]
     if missing:
+        names = f"{', '.join(sorted(missing)[:_NAMED])}{' and others' if len(missing) > _NAMED else ''}"
         raise OutputError(
-            f"{len(missing)} manifests are gone from {output.path(LOG_FOLDER)} though their rows are in the tables, "
-            f"like {missing[0]}; put them back, or delete {output.path(table_file(FEATURES_TABLE, missing[0]))} and "
-            "the same file of quarantine, too: then their pictures are found and featurized again"
+            f"{len(missing)} manifests are gone from {output.path(LOG_FOLDER)} though their rows are in the tables: "
+            f"{names}; put them back, or delete the files of these names in features, quarantine and embeddings, too: "
+            f"then {FOUND_AGAIN}"
         )
 
 

@@ -63,7 +63,7 @@ def _read(output: Folder, name: str) -> Derivative:
         derivative = None
     if derivative is None or derivative.kind not in get_args(Kind) or name != _name(derivative):
         raise OutputError(
-            f"{output.path(name)} is not a record of a derivative: if it was changed by hand, restore it; "
+            f"{output.path(name)} does not name an export or a registry: if it was changed by hand, restore it; "
             "without it, forget does not know which folder to erase"
         )
     return derivative

@@ -26,9 +26,13 @@ SPARK_SCHEMA = "manifest STRING, path STRING, length LONG, modification_time TIM
 
 _WITHDRAWN = f"{LOG_FOLDER}/_withdrawn-"
 _MARK_SUFFIX = ".txt"
+FOUND_AGAIN = "its pictures are found by the next listing, and with --discovery events by reconcile --enqueue"
+"""What happens to the pictures of a manifest that is deleted before it is done."""
+
 _ABOUT = f"{LOG_FOLDER}/_about.txt"
 _ABOUT_TEXT = b"""Each file here lists pictures that were seen; one file is one micro-batch of the stream.
-Pictures whose file is deleted before it was finished are found and processed again.
+Pictures whose file is deleted before it was finished are found again by a stream that lists its input;
+with --discovery events, run reconcile --enqueue to find them.
 """
 
 
@@ -84,7 +88,7 @@ def read_manifest(output: Folder, manifest: str) -> list[StoredPicture]:
         OutputError: its file is damaged.
     """
     data = output.read(name := manifest_name(manifest))
-    with naming(output.path(name), "restore it; or delete it, and its pictures are found again"):
+    with naming(output.path(name), f"restore it; or delete it: {FOUND_AGAIN}"):
         return from_json_lines(data)
 
 

@@ -16,14 +16,13 @@ from numpy.typing import NDArray
 
 from conf.answers import Answer, Row
 from conf.aws.connection import S3Connection
-from conf.errors import OutputError, SettingsError
 from conf.settings import Settings
 from streaming.lease.denylist import Denylist
 from streaming.search.choices import WITHIN
 from streaming.search.groups import Groups, Places
 from streaming.search.scan import matrix, scan
 from streaming.search.scenes import Clock, join_bursts, join_near
-from streaming.search.table import SearchTable, explain_models, latest_model, open_table
+from streaming.search.table import SearchTable, choose_model, explain_models, no_rows_of, open_table
 from streaming.search.vectors import Vectors
 
 _DESCRIBED = ("path", "sha256", "length", "width", "height", "modification_time", "captured_at", "camera")
@@ -190,9 +189,7 @@ def duplicates(settings: Settings, request: DuplicatesRequest) -> Duplicates:
         OutputError: there is no such table, or a file of it is damaged.
     """
     table = open_table(settings, request.table, S3Connection.of(settings.s3))
-    model = request.model or latest_model(table)
-    if not model:
-        raise OutputError(f"{table.path} has no rows yet; run or replay a stream first")
+    model = choose_model(table, request.model)
     denylist = table.denylist()
     with Vectors() as vectors:
         rows = _Rows.read(table, model, vectors, denylist)
@@ -254,7 +251,7 @@ class _Rows:
             seen += len(batch)
         of_any = np.concatenate(places) if places else np.empty(0, np.bool_)
         if not of_any.any():
-            raise SettingsError(f"--model: {table.path} has no rows of model {model}, and {seen:,} of others")
+            raise no_rows_of(table, model, seen)
         vectors.finish()
         return cls(pa.Table.from_batches(described), np.where(of_any, np.cumsum(of_any) - 1, -1), vectors)
 

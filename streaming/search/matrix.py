@@ -11,12 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from conf.errors import OutputError, SettingsError
 from streaming.registry.model import Featurized
 from streaming.search.choices import Metric
 from streaming.search.nearest import DISTANCES
 from streaming.search.scan import matrix, scan
-from streaming.search.table import SearchTable, latest_model
+from streaming.search.table import SearchTable, choose_model, no_rows_of
 
 _ROWS_AT_ONCE = 8192  # of 200 features, 13 MB as float64
 
@@ -105,9 +104,7 @@ def read_matrix(table: SearchTable, model: str | None) -> Matrix:
         OutputError: the table has no rows, or a file is damaged.
         SettingsError: no row is of the model.
     """
-    model = model or latest_model(table)
-    if not model:
-        raise OutputError(f"{table.path} has no rows yet; run or replay a stream first")
+    model = choose_model(table, model)
 
     def look(batch: pa.RecordBatch) -> tuple[pa.Array, NDArray[np.float32], int]:
         rows = batch.filter(pc.equal(batch.column("model_version"), model))
@@ -120,7 +117,7 @@ def read_matrix(table: SearchTable, model: str | None) -> Matrix:
             paths.append(found)
             blocks.append(block)
     if not blocks:
-        raise SettingsError(f"{table.path} has no rows of model {model}, and {left_out:,} of others")
+        raise no_rows_of(table, model, left_out)
     everyone, features = pa.chunked_array(paths), np.concatenate(blocks)
     if denylist := table.denylist():  # as it is now: also what was forgotten meanwhile
         shown = denylist.mask(everyone)

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conf.aws.connection import S3Connection
-from conf.errors import InputError, OutputError
+from conf.errors import InputError
 from conf.settings import Settings
 from streaming.registry.model import Model
 from streaming.search.scan import rows_of
-from streaming.search.table import SearchTable, latest_model
+from streaming.search.table import SearchTable, choose_model
 from streaming.storage.locations import look_up, resolve_key
 
 
@@ -53,14 +53,18 @@ def make_query(
     path = resolve_key(picture)
     if table.denylist().is_forgotten(path):
         raise InputError(f"{path} was forgotten: it is on the denylist of {table.output.root}, and is not looked up")
-    for row in rows_of(table, path, ("path", "model_version", "features")):
+    rows = rows_of(table, path, ("path", "model_version", "features"))
+    for row in rows:
         version = str(row["model_version"])
         if model in (None, version):
             return Query(path, version, np.array(row["features"], np.float32), in_table=True)
-    version = model or latest_model(table) or ""
-    if not version:
-        raise OutputError(f"{table.path} has no rows yet; run or replay a stream first")
+    version = choose_model(table, model)
     if look_up(path, connection) is None:
-        raise InputError(f"{path}: {table.path} has no such row, and there is no such picture that can be read")
+        found = (
+            f"its row is of model {rows[0]['model_version']}, not {model},"
+            if rows
+            else f"{table.path} has no such row,"
+        )
+        raise InputError(f"{path}: {found} and there is no such picture that can be read")
     by = Model(table.bundle(version, settings.models, connection), settings)
     return Query(path, version, by.featurize(path).features, in_table=False)

@@ -31,7 +31,7 @@ _FILES_TOGETHER = 32
 _AHEAD = 4
 _AHEAD_ON_S3 = 16
 _LARGE_AHEAD_ON_S3 = 2  # an object is read as a whole, and those of a snapshot are large
-_REMEDY = "restore it, or delete it"
+_REMEDY = "restore it from a copy; deleting it loses its rows"  # a file of features, or of a snapshot
 
 Found = TypeVar("Found")
 
@@ -111,7 +111,7 @@ def matrix(features: pa.ListArray, k: int | None = None) -> NDArray[np.float32]:
     if len(features) and not pc.all(pc.equal(lengths, width)).as_py():
         raise OutputError(
             f"rows of one model have features of {pc.min(lengths)} to {pc.max(lengths)} numbers, where {width} are "
-            "expected: somebody has changed the table"
+            "expected: a file of the table was changed; restore it from a copy"
         )
     return values.reshape(len(features), width)
 

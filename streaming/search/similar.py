@@ -7,14 +7,13 @@ from dataclasses import dataclass
 
 from conf.answers import Answer, Row
 from conf.aws.connection import S3Connection
-from conf.errors import SettingsError
 from conf.settings import Settings
 from streaming.features.schema import label_of
 from streaming.search.choices import Metric
 from streaming.search.nearest import rank
 from streaming.search.query import make_query
 from streaming.search.scan import details
-from streaming.search.table import explain_models, open_table
+from streaming.search.table import explain_models, no_rows_of, open_table
 
 _COLUMNS = ("predicted_label", "confidence", "sha256", "captured_at")
 
@@ -135,10 +134,7 @@ def similar(settings: Settings, request: SimilarRequest) -> Similar:
         if not gone and table.denylist().ids == denylist.ids:
             break  # else pictures were forgotten meanwhile: search without them
     if not ranked.compared and not query.in_table:
-        raise SettingsError(
-            f"--model: {table.path} has no rows of model {query.model}, and {ranked.left_out:,} of others; "
-            "status shows the model of the latest rows"
-        )
+        raise no_rows_of(table, query.model, ranked.left_out)
     matches = [
         Match(
             rank=place,

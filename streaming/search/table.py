@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from conf.aws.connection import S3Connection
 from conf.errors import OutputError, SettingsError
 from conf.settings import Settings
@@ -110,14 +113,35 @@ def _snapshot(exports: Folder, snapshot: str, connection: S3Connection) -> Searc
     return SearchTable(path, exports, names, open_folder(described.output, connection), described.model)
 
 
-def latest_model(table: SearchTable) -> str | None:
-    """The model of the latest rows; None if there are none any more."""
-    if table.model:
-        return table.model
-    if table.is_output:
-        return Tables(table.output).latest_model()
-    [*_, last] = read_rows(table.folder, table.files[-1], ["model_version"]).column(0)
-    return str(last)
+def choose_model(table: SearchTable, wanted: str | None) -> str:
+    """The model whose rows are compared: the wanted one, or that of the latest rows.
+
+    Raises:
+        OutputError: no model is wanted, and the table has no rows.
+    """
+    model = wanted or table.model or (Tables(table.output).latest_model() if table.is_output else _latest_in(table))
+    if not model:
+        raise OutputError(f"{table.path} has no rows yet; run or replay a stream first")
+    return model
+
+
+def _latest_in(snapshot: SearchTable) -> str | None:
+    """The model of the row of a snapshot that was processed last; its rows are in the order of their paths."""
+    day = snapshot.files[-1].rpartition("/")[0] if snapshot.files else ""
+    files = [name for name in snapshot.files if name.startswith(f"{day}/")]
+    if not files:
+        return None
+    rows = pa.concat_tables(read_rows(snapshot.folder, name, ["processed_at", "model_version"]) for name in files)
+    times = rows.column("processed_at")
+    return str(rows.column("model_version")[pc.index(times, pc.max(times)).as_py()])
+
+
+def no_rows_of(table: SearchTable, model: str, others: int) -> SettingsError:
+    """The error that no row is of the model."""
+    return SettingsError(
+        f"{table.path} has no rows of model {model}, and {others:,} of others; status shows the model of the "
+        "latest rows"
+    )
 
 
 def explain_models() -> str:

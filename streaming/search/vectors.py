@@ -50,8 +50,8 @@ class Vectors:
         self._k = self._k or vectors.shape[1]
         if vectors.shape[1] != self._k:
             raise OutputError(
-                f"rows of one model have features of {self._k} and of {vectors.shape[1]} numbers: somebody has changed "
-                "the table"
+                f"rows of one model have features of {self._k} and of {vectors.shape[1]} numbers: a file of the "
+                "table was changed; restore it from a copy"
             )
         lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
         unit = np.divide(vectors, lengths, out=np.zeros(vectors.shape), where=lengths > 0).astype(np.float32)

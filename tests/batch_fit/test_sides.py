@@ -15,7 +15,7 @@ import pytest
 from batch_fit import sides
 from batch_fit.__main__ import main
 from batch_fit.held_back import is_held_back
-from batch_fit.sides import NEIGHBOURS, Sight, Sights, as_sights, compare_sides, look_with
+from batch_fit.sides import NEIGHBOURS, BothSides, OneSide, as_sights, compare_sides, look_with
 from conf.loading import load_settings
 from streaming.features.backbone import BackboneRunner
 from streaming.features.featurizer import Recipe
@@ -38,16 +38,16 @@ class _Sent:
         self.value = Recipe.of(backbone, None, load_settings({}))
 
 
-def _sights(own: sides.Sight, labels: int = 4) -> Sights:
+def _sights(own: sides.OneSide, labels: int = 4) -> BothSides:
     """240 pictures of some labels, which lie near a place of their label at 224 pixels; a quarter is held out."""
     paths = [f"/in/{number % labels}/{number}.jpg" for number in range(240)]
-    return Sights(paths, np.arange(240) < 60, own, _sight(224, 20.0))
+    return BothSides(paths, np.arange(240) < 60, own, _sight(224, 20.0))
 
 
-def _sight(side: int, seconds: float, noise: float = 0.2, seed: int = 0, labels: int = 4) -> Sight:
+def _sight(side: int, seconds: float, noise: float = 0.2, seed: int = 0, labels: int = 4) -> OneSide:
     random = np.random.default_rng(seed)
     places = np.random.default_rng(0).normal(size=(labels, 1280))[np.arange(240) % labels]
-    return Sight(side, (places + noise * random.normal(size=(240, 1280))).astype(np.float32), seconds)
+    return OneSide(side, (places + noise * random.normal(size=(240, 1280))).astype(np.float32), seconds)
 
 
 def test_a_side_that_sees_the_same_agrees_and_is_faster() -> None:

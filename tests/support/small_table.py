@@ -40,7 +40,7 @@ def commit(
 
 
 def commit_features(
-    output: Folder, day: int, features: Mapping[str, Sequence[float]], model: str = "one", **columns: Sequence[object]
+    output: Folder, day: float, features: Mapping[str, Sequence[float]], model: str = "one", **columns: Sequence[object]
 ) -> str:
     """The same with these features by path, and other columns of `schema.OUTCOMES`."""
     made_up = {

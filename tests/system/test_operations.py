@@ -51,10 +51,3 @@ def test_the_runbook_does_what_it_says(
     assert run_python(snippet, here).startswith("20 rows of")
     assert unlisted(FORMATS, "An output", here / "table") == []
     assert unlisted(FORMATS, "A folder of exports", here / "exports") == []
-
-
-def test_every_file_that_the_docs_name_exists() -> None:
-    """Links lead somewhere."""
-    for page in (PROJECT / "docs").rglob("*.md"):
-        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
-            assert (page.parent / link).exists(), f"{page}: {link}"

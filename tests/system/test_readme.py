@@ -147,12 +147,6 @@ def test_the_notification_of_the_readme_brings_what_lands_in_the_input(
     assert picture.path == f"s3://{bucket.name}/input/a.jpg"
 
 
-def test_every_file_that_the_readme_names_exists() -> None:
-    """Links lead somewhere."""
-    for link in re.findall(r"\]\(([^)#]+)\)", README):
-        assert (PROJECT / link).exists(), link
-
-
 def test_every_exit_code_is_the_readmes() -> None:
     """The table and the error classes say the same."""
     codes = {

@@ -65,6 +65,7 @@ def test_a_few_odd_pictures_raise_no_alarm_and_many_do_once(caplog: pytest.LogCa
         observe(monitor, "one", FITTED, errors(1e6, times=20))
     [told] = warnings(caplog)
     assert "drift 0.27" in told
+    assert "than 95% of those that its fit held out" in told
     assert "python -m batch_fit fit --input in --models models --from one" in told
     assert observe(monitor, "one", FITTED, errors(1, times=1000)) == 0
     assert observe(monitor, "one", FITTED, errors(1e6, times=500)) == 0.5

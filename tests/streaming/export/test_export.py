@@ -350,7 +350,9 @@ def test_what_is_not_what_was_read_is_not_published(output: Folder, to: Folder) 
 )
 def test_a_damaged_file_is_named(data: bytes) -> None:
     """Of thousands that are read by workers."""
-    with pytest.raises(OutputError, match=r"/a\.parquet cannot be read: .* restore or delete it, and export again"):
+    with pytest.raises(
+        OutputError, match=r"/a\.parquet cannot be read: .* restore it from a copy; deleting it loses its rows for good"
+    ):
         _rows_of("/a.parquet", data)
 
 

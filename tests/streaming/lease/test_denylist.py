@@ -199,7 +199,7 @@ def test_a_damaged_file_is_named(output: Folder, name: str) -> None:
         erase_in(folder, file.name, Denylist())
 
     output.create(name, _DAMAGED[name])
-    with pytest.raises(OutputError, match=f"/{name} cannot be read: .* restore or delete it, and forget again"):
+    with pytest.raises(OutputError, match=f"/{name} cannot be read: .* restore it from a copy, .* and forget again"):
         visit(look, output, File("features", output.root, name))
 
 

@@ -37,5 +37,5 @@ def test_a_record_that_was_changed_is_refused_by_name(output: Folder, data: byte
     [name] = output.names(LINEAGE_FOLDER)
     _, tag = output.read_tagged(name)
     output.replace(name, data, tag)
-    with pytest.raises(OutputError, match=r"export-.* is not a record of a derivative"):
+    with pytest.raises(OutputError, match=r"export-.* does not name an export or a registry"):
         derivatives(output)

@@ -98,13 +98,13 @@ def created(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def test_a_start_writes_the_number_once_and_before_anything_else(
+def test_a_start_writes_the_number_once_and_before_anything_but_the_lease(
     output: Folder, places: dict[str, str], created: list[str]
 ) -> None:
     """Also into an output of an earlier format, or from before there were numbers."""
     settings = load_settings({"input": places["--input"], "models": places["--models"], "output": output.root})
     with open_job(settings, lambda report: None):
-        assert created[:2] == [NAME, "_lease"]
+        assert created[:2] == ["_lease", NAME]
     with open_job(settings, lambda report: None):
         assert created.count(NAME) == 1
     for earlier in (b'{"format":1}', None):

@@ -25,7 +25,7 @@ from streaming.output.manifests import prepare_log
 from streaming.search import scan, similar
 from streaming.search.choices import METRICS, Metric
 from streaming.search.query import make_query
-from streaming.search.table import open_table
+from streaming.search.table import choose_model, open_table
 from streaming.storage.folder import Folder
 from streaming.storage.locations import open_folder
 from tests.support.buckets import Bucket
@@ -215,6 +215,24 @@ def test_files_without_the_later_columns_are_searched(table: Folder, ask: _Asked
     assert _paths(ask("/q/d.jpg", table.root, "-n", "2")) == ["/p/a.jpg", "/p/b.jpg"]
 
 
+def test_the_latest_rows_of_a_snapshot_are_the_latest_by_their_time(
+    output: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its rows are in the order of their paths."""
+    exports = open_folder(str(tmp_path / "exports"))
+    prepare_log(output)
+    commit_features(output, 0, {"/z.jpg": [1, 0]}, model="one")
+    commit_features(output, 0.1, {"/a.jpg": [1, 0], "/b.jpg": [1, 1]}, model="two")
+    Asked(output, exports, capsys)("--model", "as-ingested")
+    for place in (output, exports):
+        assert choose_model(open_table(load_settings({}), place.root, S3Connection()), None) == "two"
+
+
+def test_a_picture_whose_row_is_of_another_model_than_the_wanted_one_is_named(table: Folder, ask: _Asked) -> None:
+    said = ask.refusal(3, "/p/a.jpg", table.root, "--model", "two")
+    assert "/p/a.jpg: its row is of model one, not two, and there is no such picture" in said
+
+
 def test_a_damaged_file_is_named(table: Folder, ask: _Asked) -> None:
     file = max(Path(table.root).glob("features/date=*/*.parquet"))
     file.write_bytes(file.read_bytes()[:-20])
@@ -223,7 +241,7 @@ def test_a_damaged_file_is_named(table: Folder, ask: _Asked) -> None:
 
 def test_features_of_another_length_are_refused(table: Folder, ask: _Asked) -> None:
     commit(table, 4, ["/p/odd.jpg"], model="one", k=9)
-    assert "somebody has changed the table" in ask.refusal(5, "/p/a.jpg", table.root)
+    assert "a file of the table was changed; restore it" in ask.refusal(5, "/p/a.jpg", table.root)
 
 
 def test_a_picture_beside_the_table_has_the_same_bits_as_a_row(
