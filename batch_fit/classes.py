@@ -120,7 +120,8 @@ class Holdout:
         if not chosen:
             raise SettingsError(
                 f"fit.holdout: by {kind}, each label has one series only, and none can be held out; "
-                "leave out --holdout; its help says what a series is"
+                f"give --holdout {PICTURE}, as the setting of the model before it is taken over; its help says what a "
+                "series is"
             )
         return cls(kind, frozenset(chosen))
 

@@ -29,19 +29,23 @@ class Contender:
 
     Attributes:
         version: of the model.
+        backbone: its id, see `backbone_id`; TensorFlow of another version converts the same weights to another one.
         weights: of its backbone.
         side: at which its backbone sees pictures.
         k: its number of components.
         evidence: the statistics and held-out pictures that it was fitted to.
         identities: of all its pictures.
+        classifies: whether it has a classifier; also if it is to have none, as somebody said so.
     """
 
     version: str
+    backbone: str
     weights: str
     side: int
     k: int
     evidence: Evidence
     identities: AbstractSet[bytes]
+    classifies: bool
 
     def was_fitted_to(self, identity: bytes) -> bool:
         """Whether it was fitted to a picture, which was then neither held out nor unknown."""
@@ -58,9 +62,11 @@ def compare(new: Contender, current: Contender) -> ModelComparison:
     Each is fitted again without them, with as many components as it has. Both are measured with the same yardstick:
     the share of the variance that a model restores, of features scaled to variance 1 over the pictures of both.
     """
-    if (new.weights, new.side) != (current.weights, current.side):
-        why = f"its features are those of another backbone ({current.weights} at {current.side} pixels)"
-        return _cannot_tell(current, 0, why)
+    if new.backbone != current.backbone:
+        other = f"{current.weights} at {current.side} pixels, {current.backbone}"
+        return _cannot_tell(current, 0, f"its features are those of another backbone than {new.backbone} ({other})")
+    if current.classifies and not new.classifies:
+        return _cannot_tell(current, 0, "it has no classifier, so that rows would have no predicted_label any more")
     unseen = HeldBack.of(
         {
             identity: features
@@ -116,7 +122,16 @@ def compare_with_current(registry: Registry, new: Contender) -> ModelComparison 
     try:
         model = registry.open(version)
         manifest, evidence = model.manifest, Evidence.of_bundle(model)
-        current = Contender(version, manifest.weights, manifest.side, manifest.k, evidence, read_identities(model))
+        current = Contender(
+            version,
+            manifest.backbone,
+            manifest.weights,
+            manifest.side,
+            manifest.k,
+            evidence,
+            read_identities(model),
+            manifest.classifier is not None,
+        )
     except ModelError as error:
         return ModelComparison(current=version, reason=f"it cannot be compared with {version}: {error}")
     comparison = compare(new, current)
@@ -125,9 +140,25 @@ def compare_with_current(registry: Registry, new: Contender) -> ModelComparison 
 
 
 def promote_if_asked(registry: Registry, model: BundleManifest, when: str) -> bool:
-    """Make a model the current one if the setting `fit.promote` says so; returns whether it did."""
-    is_not_worse = model.comparison is None or model.comparison.not_worse
-    promoted = when == "always" or (when == "if-not-worse" and is_not_worse)
-    if promoted:
-        registry.promote(model.version)
-    return promoted
+    """Make a model the current one if the setting `fit.promote` says so; returns whether it did.
+
+    Raises:
+        ModelError: it cannot be, or somebody promoted another one at the same time.
+    """
+    compared = model.comparison
+    if when == "never" or (when == "if-not-worse" and compared and not compared.not_worse):
+        return False
+    try:
+        if when == "always":
+            registry.promote(model.version)
+            return True
+        if registry.promote_over(model.version, compared.current if compared else None):
+            return True
+    except ModelError as error:
+        raise ModelError(f"model {model.version} is saved, and not current: {error}") from error
+    _logger.warning(
+        "model %s is not promoted: another model became the current one since it was compared with %s",
+        model.version,
+        compared.current if compared else "none",
+    )
+    return False

@@ -107,7 +107,7 @@ def options_of_names(settings: StreamSettings) -> tuple[str, ...]:
 def describe_held_out(figures: HeldBackFigures | None) -> str:
     """A line on the held-out pictures of a model: how many they are, and what it keeps of their variance."""
     if figures is None:
-        return f"too few to tell drift ({ENOUGH_HELD_BACK} are needed)"
+        return f"too few to tell drift ({ENOUGH_HELD_BACK} are needed, and more others than components)"
     if figures.pictures < ENOUGH_HELD_BACK:
         return f"{figures.pictures} of them, too few to tell drift ({ENOUGH_HELD_BACK} are needed)"
     return f"{figures.pictures:,} of them; a fit without them keeps {figures.variance_kept:.1%} of their variance"

@@ -64,14 +64,18 @@ def delete_if_forgotten(draft: Draft, paths: Iterable[str], base: Bundle | None)
         InputError: there are such pictures.
     """
     forgotten = sum(map(Denylist.load(draft.models).is_forgotten, paths))
-    if forgotten or (base and _has_changed(draft.models, base)):
+    changed = _change_of(draft.models, base) if base else None
+    if forgotten or changed:
         draft.delete()
-        whose = f"{forgotten} of the pictures" if forgotten or not base else f"pictures of {base.version}"
-        raise InputError(f"{whose} had to be forgotten while the model was fitted; fit again")
+        why = f"{forgotten} of the pictures had to be forgotten" if forgotten else changed
+        raise InputError(f"{why} while the model was fitted; fit again")
 
 
-def _has_changed(models: Folder, base: Bundle) -> bool:
+def _change_of(models: Folder, base: Bundle) -> str | None:
+    """What happened to the model that a fit adds to; None if nothing did."""
     try:
-        return read_bundle_manifest(models, base.version) != base.manifest
-    except BundleError:  # it was deleted, as is right once there is a model without the pictures
-        return True
+        if read_bundle_manifest(models, base.version) == base.manifest:
+            return None
+    except BundleError:  # as is right once there is a model without the pictures, and as models prune does, too
+        return f"{base.version}, of --from, was deleted, so that what it was fitted to may have been forgotten,"
+    return f"pictures of {base.version} had to be forgotten"

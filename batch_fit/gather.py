@@ -14,21 +14,20 @@ from batch_fit.embeddings import Embeddings, RowFilter
 from batch_fit.featurize import Done, Kept, featurize
 from batch_fit.folding import Featurized, paths_of
 from batch_fit.plan import FitPlan, check_side
-from batch_fit.sample import choose
+from batch_fit.sample import choose, warn_of_share
 from batch_fit.sides import BothSides, look
 from batch_fit.stages import Stages
 from conf.errors import InputError, ModelError
 from conf.settings import Settings
 from conf.spark.progress import Progress
 from conf.spark.ticks import ticking
-from streaming.features.backbone import backbone_id
 from streaming.features.featurizer import Recipe
 from streaming.features.imaging import DEFAULT_SIDE
 from streaming.lease.denylist import Denylist, read_entries
 from streaming.output.embeddings import EMBEDDINGS_TABLE, embeddings_files, files_without_embeddings
 from streaming.output.lineage import Derivative, record
 from streaming.output.places import open_output
-from streaming.registry.bundle import BACKBONE, Bundle
+from streaming.registry.bundle import Bundle
 from streaming.registry.registry import Registry
 from streaming.storage.names import Names
 
@@ -75,6 +74,7 @@ def _from_pictures(settings: Settings, plan: FitPlan, stages: Stages) -> Gather:
         pictures = choose(plan.source, settings.fit.limit, plan.connection, Denylist.load(plan.models), names)
         new = [picture for picture in pictures if picture.identity not in plan.seen]
         _logger.info("%d pictures in %s, %d of them new to the statistics", len(pictures), plan.source, len(new))
+        warn_of_share(plan.seen, max(picture.identity for picture in pictures), settings.fit.limit)
     if plan.holdout:
         _check_classes([picture.path for picture in pictures], plan.source, plan.holdout)
     with stages("loading the backbone"):
@@ -109,7 +109,7 @@ def _from_embeddings(settings: Settings, plan: FitPlan, stages: Stages) -> Gathe
     # First: a `forget` that looks for models of these pictures must know of the registry.
     record(output, Derivative("models", plan.models.root))
     denylist = Denylist([*read_entries(output), *read_entries(plan.models)])
-    backbone = backbone_id(plan.base.file(BACKBONE)) if plan.base else options.backbone
+    backbone = plan.base.manifest.backbone if plan.base else options.backbone
     files = embeddings_files(output, options.since, options.until)
     if not files:
         raise InputError(
@@ -127,6 +127,8 @@ def _from_embeddings(settings: Settings, plan: FitPlan, stages: Stages) -> Gathe
         with stages("surveying the embeddings"):
             chosen, identities = table.choose(spark, options.limit, progress)
             _logger.info("%d pictures in %s are new to the statistics", len(identities), output.path(EMBEDDINGS_TABLE))
+            assert chosen.wanted.last is not None
+            warn_of_share(plan.seen, chosen.wanted.last, options.limit)
             owner = plan.base or _owner(Registry(plan.models), chosen.wanted.backbone)
             check_side(options.side, owner)
         with stages("reading and folding the embeddings"):
@@ -149,7 +151,7 @@ def _owner(registry: Registry, backbone: str | None) -> Bundle:
         ModelError: there is none.
     """
     for manifest in reversed(registry.versions()):
-        if backbone and manifest.files.get(BACKBONE, "").startswith(backbone):
+        if manifest.backbone == backbone:
             return registry.open(manifest.version)
     raise ModelError(
         f"no model of the registry has the backbone {backbone} of these embeddings; give --models the registry whose "

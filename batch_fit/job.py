@@ -33,6 +33,7 @@ from conf.settings import Settings
 from conf.spark.progress import Progress
 from conf.spark.session import spark_session
 from conf.spark.worker_daemon import preloading
+from streaming.features.backbone import backbone_id
 from streaming.features.projection import Projection
 from streaming.features.workers import MODULES
 from streaming.registry import bundle
@@ -171,7 +172,14 @@ def _complete(
     with stages("measuring on held-out pictures"):
         held_back = learned.evidence.figures(projection.k)
         contender = Contender(
-            version, backbone.weights, backbone.side, projection.k, learned.evidence, saved.identities
+            version,
+            backbone_id(backbone.flatbuffer),
+            backbone.weights,
+            backbone.side,
+            projection.k,
+            learned.evidence,
+            saved.identities,
+            learned.classification is not None or settings.fit.classify is False,
         )
         comparison = compare_with_current(registry, contender)
         worst = describe_worst(learned.evidence, learned.gathered.featurized.accepted, projection.k)

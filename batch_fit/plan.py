@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from batch_fit.classes import PICTURE
+from batch_fit.fitted import options_of_names
 from batch_fit.forgotten import warn_of
 from batch_fit.sample import read_identities
 from conf.aws.connection import S3Connection
 from conf.errors import SettingsError
-from conf.settings import FitSettings, Settings
+from conf.settings import FitSettings, Settings, StreamSettings
 from conf.uris import resolve
 from streaming.registry import bundle
 from streaming.registry.registry import Registry
@@ -74,7 +75,7 @@ def plan_fit(settings: Settings) -> FitPlan:
             "fit.classify: a classifier needs all pictures, and a fit that adds to a model reads new ones only; "
             "leave out --from, or fit on --embeddings"
         )
-    _check_effect(options)
+    _check_effect(options, settings.stream)
     models.remove_leftovers()
     registry = Registry(models)
     registry.remove_incomplete(datetime.now(UTC))
@@ -85,13 +86,18 @@ def plan_fit(settings: Settings) -> FitPlan:
     return FitPlan(source, models, save_to, connection, base, frozenset(read_identities(base) if base else ()), holdout)
 
 
-def _check_effect(options: FitSettings) -> None:
+def _check_effect(options: FitSettings, stream: StreamSettings) -> None:
     """Refuse settings that would be ignored."""
     for name in ("since", "until", "backbone"):
         if getattr(options, name) and not options.embeddings:
             raise SettingsError(f"fit.{name}: it chooses among embeddings; leave it out, or give --embeddings OUTPUT")
     if options.backbone and options.from_version:
         raise SettingsError("fit.backbone: it is that of the model of --from; leave out one of them")
+    if options.embeddings and options_of_names(stream):
+        _logger.warning(
+            "stream.ignore and stream.include say which pictures a stream takes in, and not which embeddings are "
+            "fitted: all are"
+        )
 
 
 def _open_base(registry: Registry, version: str | None) -> bundle.Bundle | None:
@@ -125,14 +131,15 @@ def _choose_holdout(options: FitSettings, models: Folder, base: bundle.Bundle | 
     Raises:
         SettingsError: there is nothing to measure.
     """
-    former = base.manifest if base else _current(models) if options.embeddings else None
+    former = base.manifest if base else _current(models)
     figures = former.classifier if former else None
     classifies = options.classify
     if classifies is None:
         classifies = figures is not None and options.embeddings is not None
         if figures and not classifies:
             _logger.warning(
-                "%s has a classifier, and a fit that adds to it has none: fit all with --classify, or on --embeddings",
+                "model %s has a classifier, and this one will have none: give --classify without --from, or fit on "
+                "--embeddings",
                 former.version if former else "",
             )
     if classifies:

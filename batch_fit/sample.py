@@ -21,6 +21,8 @@ from streaming.storage.parquet import as_parquet, rows_in
 
 _logger = logging.getLogger(__name__)
 
+_NOTABLE = 0.1  # a sample of a folder that has grown a little is about the same
+
 
 def choose(
     source: str,
@@ -55,6 +57,27 @@ def choose(
     if ignored:
         _logger.info("ignored by name: %d files or folders (stream.ignore, stream.include)", ignored.total())
     return pictures
+
+
+def warn_of_share(seen: Collection[bytes], last: bytes, limit: int | None) -> None:
+    """Warn if a model was fitted to a larger share of the pictures than is added to it now.
+
+    Args:
+        seen: the identities of its pictures.
+        last: the greatest identity of the sample that is added to it.
+        limit: the size of that sample.
+    """
+    if limit is None:
+        return
+    beyond = sum(identity > last for identity in seen)
+    if beyond > _NOTABLE * len(seen):
+        _logger.warning(
+            "%d of the %d pictures of the model of --from are not in the sample of --limit %d: it has a larger share "
+            "of them than of those that came since, which weigh less; raise --limit, or fit without --from",
+            beyond,
+            len(seen),
+            limit,
+        )
 
 
 def write_identities(identities: Collection[bytes]) -> bytes:

@@ -18,7 +18,7 @@ from streaming.registry.registry import CURRENT, Registry
 from streaming.storage.folder import Folder
 from streaming.storage.locations import is_on_s3, open_folder
 
-_HEAD = ("", "version", "fitted (UTC)", "promoted", "k", "variance", "pictures", "side", "weights")
+_HEAD = ("", "version", "fitted (UTC)", "promoted", "k", "variance", "pictures", "side", "backbone", "weights")
 _IN_OUTPUT = "in output"
 
 
@@ -28,6 +28,7 @@ class ListedModel:
 
     Attributes:
         version, k, variance_kept, pictures, side, weights: as in its manifest.
+        backbone: its id, as in the column of this name of the embeddings that the model may be applied to.
         fitted_at: UTC.
         current: whether it is the one to serve.
         was_current: whether it is one that `rollback` goes back to.
@@ -44,6 +45,7 @@ class ListedModel:
     variance_kept: float
     pictures: int
     side: int
+    backbone: str
     weights: str
     rows: int | None
 
@@ -58,6 +60,7 @@ class ListedModel:
             f"{self.variance_kept:.1%}",
             f"{self.pictures:,}",
             str(self.side),
+            self.backbone,
             self.weights,
         )
 
@@ -89,7 +92,7 @@ class ListedModels(Answer):
         elif self.deleted is None:
             yield from _aligned(lines)
         else:
-            yield from _aligned([(*line[:-2], count, *line[-2:]) for line, count in zip(lines, counts, strict=True)])
+            yield from _aligned([(*line[:-3], count, *line[-3:]) for line, count in zip(lines, counts, strict=True)])
 
     def next_step(self) -> str | None:
         """To have a current model, if there is none."""
@@ -165,6 +168,7 @@ def list_models(settings: Settings) -> ListedModels:
             variance_kept=one.variance_kept,
             pictures=one.pictures,
             side=one.side,
+            backbone=one.backbone,
             weights=one.weights,
             rows=None if counts is None else counts[one.version],
         )

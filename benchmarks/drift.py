@@ -85,7 +85,7 @@ def _contender(identities: list[bytes], features: NDArray[np.float32]) -> Conten
     others = np.array([row for one, row in zip(identities, features, strict=True) if one not in held])
     evidence = Evidence(Statistics.of(others), HeldBack.of(held))
     k = fit_pca(evidence.statistics, None, _VARIANCE).k
-    return Contender("", "imagenet", DEFAULT_SIDE, k, evidence, set(identities))
+    return Contender("", "", "imagenet", DEFAULT_SIDE, k, evidence, set(identities), classifies=False)
 
 
 def _differences(saved: Path) -> list[float]:

@@ -240,7 +240,8 @@ class FitSettings(Section):
     from_version: str | None = Field(
         None,
         description="Add to the statistics of this model (current: of the current one): only pictures that it has not "
-        "seen are read, and the result is the same as that of a fit on all of them.",
+        "seen are read, and the result is the same as that of a fit on all of them. With --limit, older pictures weigh "
+        "more in it once the folder has grown.",
     )
     promote: Literal["always", "if-not-worse", "never"] = Field(
         "always",

@@ -337,9 +337,10 @@ VERBS = (
         "Erase pictures from an output and from all that was made of it, for good.",
         "Put pictures on the output's denylist as salted hashes, so that they are never taken in again, and remove\n"
         "their rows from features, embeddings, quarantine, manifests, the record of known pictures, requests,\n"
-        "exports, saved features and the records of models. It may run beside the stream, and again after it was killed: each\n"
-        "run first finishes runs that were killed, also without a PATH. It names the models to fit again, and leaves\n"
-        "a receipt. Delete the pictures themselves, and old versions in a bucket that keeps them, yourself.",
+        "exports, saved features and the records of models. It may run beside the stream, and again after it was\n"
+        "killed: each run first finishes runs that were killed, also without a PATH. It names the models to fit\n"
+        "again, and leaves a receipt. Delete the pictures themselves, and old versions in a bucket that keeps them,\n"
+        "yourself.",
         (Flag("output", "URI"), Flag("stream.lease", "TIME")),
         ("output",),
         _forget,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from tempfile import TemporaryDirectory
+from typing import cast, get_args
 
 from botocore.exceptions import ClientError
 
@@ -21,6 +23,7 @@ SETTINGS = Path(__file__).parents[1] / "emr.yaml"
 """The settings of the programs on the cluster, where nothing else is named."""
 _BUILT = (CODE, DEPENDENCIES)
 _HERE = Path(__file__).parent
+_ABSENT = ("404", "NoSuchKey", "NoSuchBucket")
 
 
 def build_folder(platform: str) -> Path:
@@ -46,18 +49,74 @@ def check_built(folder: Path) -> None:
             )
 
 
-def upload(stack: Stack, folder: Path, settings: Path, uri: str) -> list[str]:
-    """Put all that a step needs at `uri`; returns the names."""
-    names = []
-    for name, file in _files(folder, settings):
+@dataclass(frozen=True)
+class EmrSettings:
+    """The settings of the programs on EMR.
+
+    Attributes:
+        settings: what they say.
+        content: of their file.
+        source: the path or the URI of that.
+        stays: whether they were uploaded before, and stay.
+    """
+
+    settings: Settings
+    content: bytes
+    source: str
+    stays: bool
+
+    @classmethod
+    def choose(cls, stack: Stack, given: Path | None, folders: Sequence[str]) -> EmrSettings:
+        """Those in a file that is given, or else those that were uploaded last, or else conf/emr.yaml.
+
+        Args:
+            stack: has the account.
+            given: a file.
+            folders: the URIs of applications, that which is to have them first.
+
+        Raises:
+            SettingsError: they are not for a cluster.
+        """
+        for folder in folders if given is None else ():
+            if (content := _read(stack, folder)) is not None:
+                where = f"{folder}/{CONFIG}"
+                return cls(_loaded(content, where), content, where, stays=folder == folders[0])
+        file = given or SETTINGS
+        return cls(on_cluster(file), file.read_bytes(), str(file), stays=False)
+
+    def upload(self, stack: Stack, uri: str) -> None:
+        """Make these the settings of whatever is started from now on, by a schedule as well, unless they are."""
+        if not self.stays:
+            bucket, key = bucket_and_key(uri, CONFIG)
+            stack.client("s3").put_object(Bucket=bucket, Key=key, Body=self.content)
+
+
+def _read(stack: Stack, folder: str) -> bytes | None:
+    bucket, key = bucket_and_key(folder, CONFIG)
+    try:
+        return cast("bytes", stack.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read())
+    except ClientError as error:
+        if code_of(error) not in _ABSENT:
+            raise
+        return None
+
+
+def _loaded(content: bytes, where: str) -> Settings:
+    with TemporaryDirectory() as folder:
+        file = Path(folder, CONFIG)
+        file.write_bytes(content)
+        try:
+            return on_cluster(file)
+        except SettingsError as error:
+            said = str(error).replace(str(file), "it")
+            raise SettingsError(f"{where} was uploaded before: {said}; give others with --settings FILE") from error
+
+
+def upload(stack: Stack, folder: Path, settings: EmrSettings, uri: str) -> None:
+    """Put all that a step needs at `uri`."""
+    for name, file in _files(folder):
         stack.client("s3").upload_file(str(file), *bucket_and_key(uri, name))
-        names.append(name)
-    return names
-
-
-def upload_settings(stack: Stack, file: Path, locations: Locations) -> None:
-    """Make these the settings of whatever is started from now on, by a schedule as well."""
-    stack.client("s3").upload_file(str(file), *bucket_and_key(locations.application, CONFIG))
+    settings.upload(stack, uri)
 
 
 def on_cluster(file: Path) -> Settings:
@@ -85,7 +144,7 @@ def check_backbone(stack: Stack, locations: Locations) -> None:
     try:
         stack.client("s3").head_object(Bucket=bucket, Key=key)
     except ClientError as error:
-        if code_of(error) not in ("404", "NoSuchKey"):
+        if code_of(error) not in _ABSENT:
             raise
         built = build_folder(locations.application.rpartition("/")[2])
         raise NotFoundError(
@@ -100,11 +159,10 @@ def bucket_and_key(uri: str, name: str) -> tuple[str, str]:
     return bucket, f"{prefix}/{name}"
 
 
-def _files(folder: Path, settings: Path) -> Iterator[tuple[str, Path]]:
+def _files(folder: Path) -> Iterator[tuple[str, Path]]:
     yield from ((name, folder / name) for name in _BUILT)
     yield LAUNCHER, _HERE / LAUNCHER
     yield LOG4J, _HERE / LOG4J
-    yield CONFIG, settings
     if (folder / CONVERTED_BACKBONE).is_file():
         yield CONVERTED_BACKBONE, folder / CONVERTED_BACKBONE
 

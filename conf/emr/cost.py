@@ -142,7 +142,7 @@ def cluster(month: Month, prices: Mapping[str, Any]) -> Iterator[Line]:
     )
     more = max(0.0, month.core_hours / _CORES_PER_NODE - month.core_nodes * _HOURS_A_MONTH)
     yield Line("nodes on spot", f"{more:,.1f} h", more * (node["spot"] + beside))
-    usd = _HOURS_A_MONTH * (network["nat"] + network["endpoint"])
+    usd = _HOURS_A_MONTH * (network["nat"] + network["public_ipv4"] + network["endpoint"])
     yield Line("NAT and the endpoint of EMR", f"{_HOURS_A_MONTH} h", usd)
     yield from _around(month, prices, "always on", 0)
 
@@ -167,13 +167,17 @@ def _around(month: Month, prices: Mapping[str, Any], form: str, runs: float) -> 
     yield Line("SQS", _count(requests), requests / 1e6 * prices["sqs_million"])
     gigabytes = (month.batches * _LOG_BYTES_PER_BATCH + runs * _LOG_BYTES_PER_RUN) / _GIGABYTE
     yield Line("logs", f"{gigabytes:,.2f} GB", gigabytes * prices["log_gigabyte"])
-    alarms = sum(map(_metrics_of, template_of("data")["Resources"].values()))
-    watching = _METRICS * prices["metric_month"] + alarms * prices["alarm_month"]
+    watching = _METRICS * prices["metric_month"] + metrics_of_alarms() * prices["alarm_month"]
     yield Line("metrics, alarms, key", f"{_METRICS} metrics", watching + prices["kms_month"])
     gigabytes = month.pictures * month.megabytes * 1e6 / _GIGABYTE
     yield Line("S3, store this month's pictures", f"{gigabytes:,.0f} GB", gigabytes * s3["gigabyte_month"])
     gigabytes = month.pictures * (_ROW_BYTES + _EMBEDDING_BYTES) / _GIGABYTE
     yield Line("S3, store their rows", f"{gigabytes:,.1f} GB", gigabytes * s3["gigabyte_month"])
+
+
+def metrics_of_alarms() -> int:
+    """How many metrics the alarms of the data have, by which they are paid."""
+    return sum(map(_metrics_of, template_of("data")["Resources"].values()))
 
 
 def _metrics_of(resource: Mapping[str, Any]) -> int:

@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import re
+import shlex
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,9 +18,9 @@ from typing import cast
 from botocore.exceptions import BotoCoreError, ClientError
 
 from conf.emr import buckets, serverless
-from conf.emr.application import build_folder, check_built, is_built, locations_of, on_cluster, upload
+from conf.emr.application import PLATFORMS, EmrSettings, build_folder, check_built, is_built, locations_of, upload
 from conf.emr.cluster import Cluster
-from conf.emr.cost import PRICES, monthly_usd, read_prices
+from conf.emr.cost import PRICES, metrics_of_alarms, monthly_usd, read_prices
 from conf.emr.options import (
     COMPUTES,
     OfStackWithConsent,
@@ -34,8 +35,18 @@ from conf.emr.package import Platform, build
 from conf.emr.permissions import explain
 from conf.emr.preflight import check
 from conf.emr.spark_submit import Locations, scheduled, spark_submit_arguments
-from conf.emr.stack import Compute, Part, Stack, is_going, outputs_of, parameters_of, template_of
-from conf.errors import PlatformError, SettingsError
+from conf.emr.stack import (
+    Compute,
+    Part,
+    Stack,
+    is_going,
+    is_left_over,
+    is_usable,
+    outputs_of,
+    parameters_of,
+    template_of,
+)
+from conf.errors import AppError, PlatformError, SettingsError
 from conf.failures import code_of
 from conf.settings import Settings
 
@@ -47,6 +58,11 @@ _OURS = re.compile("Name|KeyArn|Platform|AllowNonEu|QueueIsTaken|Generation|.+Jo
 _DRY_RUN_SECONDS = 5.0  # for an answer of AWS, which need not be there
 _A_MILLION = 1e6
 _FORMS: Mapping[Compute, str] = {"serverless": ", with Schedules=yes", "cluster": ""}
+_OF_APPLICATION = (
+    *("Platform", "ReleaseLabel", "MaximumVcpus", "MaximumGigabytes", "IdleMinutes"),
+    *("Network", "SubnetIds", "SecurityGroupIds"),
+)
+"""The parameters of serverless.yaml that its resource Application depends on."""
 _NOBODY_IS_TOLD = "  (nobody is told of failures and of the budget; --set AlarmEmail=me@example.org tells you)"
 
 
@@ -70,14 +86,14 @@ class DeployOptions(OfStackWithConsent):
     Attributes:
         compute: EMR Serverless or a cluster.
         platform: the processors of the nodes; None for those that are there, or else the default.
-        settings: a file with the settings of the programs on EMR.
+        settings: a file with the settings of the programs on EMR; None for those that were uploaded last.
         set: parameters of the templates, as NAME=VALUE.
         no_check: whether not to look beforehand whether all is there.
     """
 
     compute: Compute
     platform: Platform | None
-    settings: Path
+    settings: Path | None
     set: Sequence[str]
     no_check: bool
 
@@ -143,7 +159,12 @@ def deploy(settings: Settings, options: DeployOptions) -> str | None:
     folder = build_folder(platform)
     if not options.dry_run:
         check_built(folder)
-    for_emr = on_cluster(options.settings)
+    if not unreached:
+        for stack in (data, compute):
+            stack.check_can_be_made()
+    applications = None if unreached else outputs_of(data.describe() or {}).get("Applications")
+    folders = [f"{applications}/{one}" for one in dict.fromkeys((platform, *PLATFORMS))] if applications else []
+    for_emr = EmrSettings.choose(data, options.settings, folders)
     given = _by_template(_pairs(options.set), compute.part)
     common = {"Name": data.name, "AllowNonEu": _yes(given=options.allow_non_eu)}
     of_compute = {
@@ -161,8 +182,9 @@ def deploy(settings: Settings, options: DeployOptions) -> str | None:
         *unreached,
         *_changes(data, former["data"], of_data),
         *([] if {**former["data"], **of_data}.get("AlarmEmail") else [_NOBODY_IS_TOLD]),
-        *_uploads(folder, options.settings),
+        *_uploads(folder, for_emr),
         *_changes(compute, former[compute.part], of_compute),
+        *([] if unreached else _running(compute, {**former[compute.part], **of_compute})),
         _cost(options.compute),
     ]
     if not agreed("\n".join(plan), options):
@@ -172,9 +194,9 @@ def deploy(settings: Settings, options: DeployOptions) -> str | None:
     data.apply(of_data)
     outputs = data.outputs()
     locations = locations_of(data, outputs, platform)
-    upload(data, folder, options.settings, locations.application)
+    upload(data, folder, for_emr, locations.application)
     _wait_until_stable(compute)
-    jobs = _jobs(compute.part, for_emr, locations if reaches_queue else replace(locations, queue=None))
+    jobs = _jobs(compute.part, for_emr.settings, locations if reaches_queue else replace(locations, queue=None))
     compute.apply({"KeyArn": outputs["KeyArn"], **of_compute, **jobs, **_generation(compute)})
     everything = {**outputs, **compute.outputs()}
     lines = [f"{key:<14}{value}" for key, value in sorted(everything.items())]
@@ -200,10 +222,36 @@ def _former(data: Stack, compute: Stack, options: DeployOptions) -> tuple[dict[P
     return {one.part: parameters_of(staying.get(one.part, {})) for one in asked}, []
 
 
-def _uploads(folder: Path, settings: Path) -> Iterator[str]:
-    yield f"upload {folder} and {settings}"
+def _uploads(folder: Path, settings: EmrSettings) -> Iterator[str]:
+    yield f"upload {folder}{'' if settings.stays else f' and {settings.source}'}"
+    if settings.stays:
+        yield f"  (the settings stay as they are in {settings.source}; --settings gives others)"
     if not is_built(folder):  # in a dry run
         yield f"  (python -m conf.emr package --platform {folder.name} builds the former first)"
+
+
+def _running(compute: Stack, parameters: Mapping[str, str]) -> Iterator[str]:
+    """A line on the jobs of Serverless that run.
+
+    Raises:
+        PlatformError: the application is to be changed meanwhile, which EMR refuses.
+    """
+    there = compute.describe()
+    if compute.part != "serverless" or there is None or not is_usable(there):
+        return
+    running = serverless.Application(compute, outputs_of(there)["ApplicationId"]).active()
+    if not running:
+        return
+    former = parameters_of(there)
+    if changed := [name for name in _OF_APPLICATION if name in parameters and parameters[name] != former.get(name)]:
+        raise PlatformError(
+            f"deploy: another {' and '.join(changed)} changes the application, which EMR refuses while a job runs "
+            f"({', '.join(running)}): stop the stream, or wait for the job"
+        )
+    yield (
+        f"  (while {', '.join(running)} runs: an executor that joins it, and its next attempt, take the code that is "
+        "uploaded now; to have it of one version, stop it first, and submit it again)"
+    )
 
 
 def _cost(compute: Compute) -> str:
@@ -224,7 +272,7 @@ def _cluster_is_there(data: Stack) -> bool:
     """Whose stream takes from the queue, whatever Serverless does."""
     cluster = data.sibling("cluster")
     there = cluster.describe()
-    return there is not None and not is_going(there) and cluster.takes_changes()
+    return there is not None and not is_going(there) and not is_left_over(there)
 
 
 def _next(data: Stack, outputs: Mapping[str, str]) -> Iterator[str]:
@@ -298,7 +346,7 @@ def _wait_until_stable(compute: Stack) -> None:
     """Stop an application on which nothing runs: EMR changes none that is started."""
     if compute.part == "serverless" and compute.describe() is not None and compute.takes_changes():
         application = serverless.Application(compute, compute.outputs()["ApplicationId"])
-        if application.is_idle():
+        if not application.active():
             application.stop()
 
 
@@ -345,13 +393,15 @@ def destroy(settings: Settings, options: DestroyOptions) -> str | None:
         return f"there is nothing of {data.name} that runs programs\n{_what_stays(data)}"
     if not agreed("\n".join(plan), options):
         return None
+    former = [(stack.part, parameters_of(stack.describe() or {})) for stack in there]
     for stack in there:
         stack.wait_until_stable()
         if stack.describe() is not None:
             _stop(stack)
             stack.delete()
     if not options.data:
-        return _what_stays(data)
+        _tell_who_takes(data)
+        return "\n".join([*(_again(data.name, *one) for one in former), _what_stays(data)])
     data.wait_until_stable()
     deleted = buckets.empty(data)
     if data.describe() is not None:
@@ -359,11 +409,39 @@ def destroy(settings: Settings, options: DestroyOptions) -> str | None:
     return f"{data.name} is gone, with {deleted:,} objects. Its key can be restored for 30 days, at no cost"
 
 
+def _tell_who_takes(data: Stack) -> None:
+    """Have the alarm on the queue know whether a form is left that takes from it."""
+    serverless_stack, there = data.sibling("serverless"), data.describe()
+    left = serverless_stack.describe()
+    if there is None or not is_usable(there) or not data.takes_changes() or left is None:
+        return
+    taken = _cluster_is_there(data) or serverless.reaches_queue(parameters_of(left))
+    if parameters_of(there).get("QueueIsTaken") != _yes(given=taken):
+        data.change({"QueueIsTaken": _yes(given=taken)})
+
+
+def _again(name: str, part: Part, parameters: Mapping[str, str]) -> str:
+    """The command that brings a stack back with the parameters that somebody had set."""
+    template = template_of(part)["Parameters"]
+    chosen = {
+        key: value
+        for key, value in parameters.items()
+        if key in template and not _OURS.fullmatch(key) and value != str(template[key].get("Default", ""))
+    }
+    words = [word for key, value in sorted(chosen.items()) for word in ("--set", f"{key}={value}")]
+    platform = ["--platform", parameters["Platform"]] if "Platform" in parameters else []
+    command = shlex.join(["python", "-m", "conf.emr", "deploy", "--stack", name, "--compute", part, *platform, *words])
+    return f"to have it as it was: {command}"
+
+
 def _stop(stack: Stack) -> None:
     """End what still runs, as far as deleting the stack does not."""
     if stack.part == "serverless" and "ApplicationId" in (outputs := outputs_of(stack.describe() or {})):
         if outputs["Schedules"] == "yes" and stack.takes_changes():
-            stack.apply({"Schedules": "no"})  # or one could start the application again while it is deleted
+            try:
+                stack.change({"Schedules": "no"})  # or one could start the application again while it is deleted
+            except (AppError, ClientError) as error:
+                _logger.warning("the schedules stay until the stack is deleted: %s", error)
         try:
             serverless.Application(stack, outputs["ApplicationId"]).stop()
         except ClientError as error:
@@ -384,8 +462,8 @@ def _what_stays(data: Stack) -> str:
         sum_ += usd
         counted = f"{gigabytes:,.1f} GB" if bucket in sizes else "not counted by S3 yet"
         lines.append(f"  {bucket:<58}{counted:>22}{usd:>8,.2f}")
-    alarms = sum(one["Type"] == "AWS::CloudWatch::Alarm" for one in template_of("data")["Resources"].values())
-    for what, usd in (("key", prices["kms_month"]), (f"{alarms} alarms", alarms * prices["alarm_month"])):
+    alarms = metrics_of_alarms()
+    for what, usd in (("key", prices["kms_month"]), (f"{alarms} metrics of alarms", alarms * prices["alarm_month"])):
         sum_ += usd
         lines.append(f"  {what:<80}{usd:>8,.2f}")
     return "\n".join([*lines, f"  {'sum':<80}{sum_:>8,.2f}", "destroy --data deletes it"])

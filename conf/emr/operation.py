@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from conf.emr import serverless
-from conf.emr.application import check_backbone, locations_of, on_cluster, upload_settings
+from conf.emr.application import EmrSettings, check_backbone, locations_of
 from conf.emr.cluster import Cluster
 from conf.emr.options import (
     COMPUTES,
@@ -43,14 +43,14 @@ class SubmitOptions(OfStackWithConsent):
         program: what to run.
         more: words for the program.
         compute: EMR Serverless or a cluster; None for the one that is there.
-        settings: a file with the settings of the programs on EMR.
+        settings: a file with the settings of the programs on EMR; None for those that were uploaded last.
         wait: whether to follow it to its end.
     """
 
     program: str
     more: Sequence[str]
     compute: Compute | None
-    settings: Path
+    settings: Path | None
     wait: bool
 
 
@@ -122,13 +122,14 @@ def submit(settings: Settings, options: SubmitOptions) -> str | None:
     locations = locations_of(data, outputs, there["Platform"])
     if options.program == "fit":
         check_backbone(data, locations)
-    for_emr = on_cluster(options.settings)
+    for_emr = EmrSettings.choose(data, options.settings, [locations.application])
     of = _on_serverless if compute.part == "serverless" else _on_cluster
-    submission = of(compute, there, options, for_emr, locations)
-    uploads = f"upload {options.settings} as {locations.application}/{CONFIG}"
+    submission = of(compute, there, options, for_emr.settings, locations)
+    where = f"{locations.application}/{CONFIG}"
+    uploads = f"with the settings in {where}" if for_emr.stays else f"upload {for_emr.source} as {where}"
     if not agreed(f"{uploads}\n{submission.shown}", options):
         return None
-    upload_settings(data, options.settings, locations)
+    for_emr.upload(data, locations.application)
     follower = Follower(data, outputs["LogGroupName"])
     started = submission.start()
     if not options.wait:

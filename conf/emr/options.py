@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from conf.aws.connection import S3Connection
-from conf.emr.application import PLATFORMS, SETTINGS
+from conf.emr.application import PLATFORMS
 from conf.emr.stack import DEFAULT_REGION, Compute, Stack, check_region, is_usable
 from conf.errors import NotFoundError, SettingsError
 from conf.settings import Settings
@@ -130,8 +130,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         "--settings",
         metavar="FILE",
         type=Path,
-        default=SETTINGS,
-        help="The settings of the programs on EMR. Default: conf/emr.yaml.",
+        help="The settings of the programs on EMR. Default: those that were uploaded last, and conf/emr.yaml at first.",
     )
 
 

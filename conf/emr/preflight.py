@@ -15,7 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
 from conf.emr.permissions import CREATION, PERMISSIONS
-from conf.emr.stack import Stack, template_of
+from conf.emr.stack import Part, Stack, template_of
 from conf.failures import code_of
 
 _logger = logging.getLogger(__name__)
@@ -29,6 +29,12 @@ _QUOTAS = {  # https://docs.aws.amazon.com/general/latest/gr/ec2-service.html, .
     "cores on demand": ("ec2", "L-1216C47A"),
     "cores on spot": ("ec2", "L-34B43A08"),
 }
+_OF_OTHERS: Mapping[Part, tuple[str, ...]] = {
+    "data": (),
+    "serverless": ("elasticmapreduce:", "ec2:"),
+    "cluster": ("emr-serverless:",),
+}
+"""The services that only the other form calls."""
 _ACTION = re.compile(r"[\w-]+:\w+")
 _ASSUMED_ROLE = re.compile(r"arn:(?P<partition>[\w-]+):sts::(?P<account>\d+):assumed-role/(?P<role>[^/]+)/.+")
 
@@ -118,20 +124,22 @@ def _rights(stack: Stack, parameters: Parameters) -> Iterator[str]:
     assumed = _ASSUMED_ROLE.fullmatch(caller)
     source = iam.get_role(RoleName=assumed["role"])["Role"]["Arn"] if assumed else caller
     kinds = _kinds(stack, parameters)
-    texts = [*PERMISSIONS.values(), *(CREATION[kind] for kind in kinds if kind in CREATION)]
-    actions = sorted({action for text in texts for action in _ACTION.findall(text)})
+    called = [action for text in PERMISSIONS.values() for action in _ACTION.findall(text)]
+    made = [action for kind in kinds & CREATION.keys() for action in _ACTION.findall(CREATION[kind])]
+    actions = sorted({*made, *(action for action in called if not action.startswith(_OF_OTHERS[stack.part]))})
     pages = iam.get_paginator("simulate_principal_policy").paginate(PolicySourceArn=source, ActionNames=actions)
-    denied = [
-        result["EvalActionName"]
-        for page in pages
-        for result in page["EvaluationResults"]
-        if result["EvalDecision"] != "allowed"
-    ]
-    if denied:
+    found: dict[str, list[str]] = {"explicitDeny": [], "implicitDeny": [], "allowed": []}
+    for page in pages:
+        for result in page["EvaluationResults"]:
+            found[result["EvalDecision"]].append(result["EvalActionName"])
+    if unsure := found["implicitDeny"]:
+        # The simulation asks for any resource, which a policy that names the resources of this stack does not allow.
+        _logger.warning("%s is allowed %s on no resource, or on some only", source, ", ".join(unsure))
+    if denied := found["explicitDeny"]:
         kind = "role" if assumed else "user"
         yield (
-            f"{source} lacks {', '.join(denied)}: aws iam attach-{kind}-policy --{kind}-name "
-            f"{source.rpartition('/')[2]} --policy-arn takes a policy that allows them"
+            f"{source} is denied {', '.join(denied)}: aws iam list-attached-{kind}-policies --{kind}-name "
+            f"{source.rpartition('/')[2]} shows the policies, of which one denies that"
         )
 
 

@@ -200,9 +200,10 @@ class Application:
                 raise AppError(f"job {job} is {there['state']}: {there.get('stateDetails') or 'EMR gives no reason'}")
             time.sleep(_POLL_SECONDS)
 
-    def is_idle(self) -> bool:
-        """Whether no job runs or waits."""
-        return not self._client().list_job_runs(applicationId=self.id, states=_ACTIVE)["jobRuns"]
+    def active(self) -> list[str]:
+        """The names of the jobs that run or wait."""
+        there = self._client().list_job_runs(applicationId=self.id, states=_ACTIVE)["jobRuns"]
+        return [str(one.get("name") or one["id"]) for one in there]
 
     def stop(self) -> None:
         """Cancel what runs, and stop: EMR neither changes nor deletes an application that is started."""
@@ -210,7 +211,7 @@ class Application:
         for page in client.get_paginator("list_job_runs").paginate(applicationId=self.id, states=_ACTIVE):
             for running in page["jobRuns"]:
                 self._cancel(running["id"])
-        while not self.is_idle():
+        while self.active():
             time.sleep(_POLL_SECONDS)
         if self._state() in ("STARTING", "STARTED"):
             client.stop_application(applicationId=self.id)

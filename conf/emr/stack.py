@@ -47,7 +47,10 @@ _CHANGING = tuple(
     )
 )
 _FIRST_TRY_FAILED = "ROLLBACK_COMPLETE"
-_TAKE_NO_CHANGE = (_FIRST_TRY_FAILED, "ROLLBACK_FAILED", "DELETE_FAILED")
+_LEFT_OVER = (_FIRST_TRY_FAILED, "ROLLBACK_FAILED", "DELETE_FAILED")
+"""Of a first try, or of a deletion that failed: nothing can run on it."""
+_HALF_CHANGED = "UPDATE_ROLLBACK_FAILED"
+_UNEXECUTED = "REVIEW_IN_PROGRESS"
 _GOES = "DELETE_IN_PROGRESS"
 
 
@@ -165,13 +168,18 @@ class Stack:
     def unusable(self, there: Mapping[str, Any]) -> str:
         """What to do about a stack that is described as one on which nothing can run."""
         status, deploy = there["StackStatus"], f"{self._deploy} makes it again"
-        if status.endswith("_IN_PROGRESS"):
+        aws = f"--stack-name {self.full_name} --region {self.region}"
+        destroy = f"python -m conf.emr destroy {'--data' if self.part == 'data' else f'--compute {self.part}'}"
+        if status == _UNEXECUTED:
+            remedy = f"it is a change set that nobody has executed: aws cloudformation delete-stack {aws} deletes it"
+        elif status.endswith("_IN_PROGRESS"):
             remedy = "wait until that is done"
         elif status == _FIRST_TRY_FAILED:
             remedy = deploy
+        elif status == _HALF_CHANGED:
+            remedy = f"aws cloudformation continue-update-rollback {aws} goes on with it, or {destroy} deletes it"
         else:
-            destroy = "--data" if self.part == "data" else f"--compute {self.part}"
-            remedy = f"python -m conf.emr destroy {destroy} deletes it, and {deploy}"
+            remedy = f"{destroy} deletes it, and {deploy}"
         return f"stack {self.full_name} is {status}; {remedy}"
 
     def wait_until_stable(self) -> None:
@@ -181,9 +189,19 @@ class Stack:
             time.sleep(_POLL_SECONDS)
 
     def takes_changes(self) -> bool:
-        """Whether it can be changed; what is left of a first try, or of a deletion that failed, can only be deleted."""
+        """Whether it can be changed. What is left of a first try, or of a deletion that failed, can only be deleted."""
         there = self.describe()
-        return there is None or there["StackStatus"] not in _TAKE_NO_CHANGE
+        return there is None or there["StackStatus"] not in (*_LEFT_OVER, _HALF_CHANGED, _UNEXECUTED)
+
+    def check_can_be_made(self) -> None:
+        """Refuse what `apply` could only fail on.
+
+        Raises:
+            NotFoundError: saying what to do about it.
+        """
+        there = self.describe()
+        if there and there["StackStatus"] != _FIRST_TRY_FAILED and not self.takes_changes():
+            raise NotFoundError(self.unusable(there))
 
     def buckets(self) -> dict[str, str]:
         """The names that the template gives to its buckets, by purpose."""
@@ -207,26 +225,35 @@ class Stack:
         if there and there["StackStatus"] == _FIRST_TRY_FAILED:
             self.delete()
             there = None
-        request: dict[str, Any] = {
+        request = self._request({**former, **parameters}) | self._template()
+        if there is not None:
+            return self._update(request)
+        began = datetime.now(UTC)
+        self.client("cloudformation").create_stack(**request)
+        self._wait(began)
+        return True
+
+    def change(self, parameters: Mapping[str, str]) -> bool:
+        """Change parameters of the stack as it is, with the template that it was made with; otherwise as `apply`."""
+        former = parameters_of(self.describe() or {})
+        return self._update(self._request({**former, **parameters}) | {"UsePreviousTemplate": True})
+
+    def _request(self, parameters: Mapping[str, str]) -> dict[str, Any]:
+        return {
             "StackName": self.full_name,
-            "Parameters": [
-                {"ParameterKey": key, "ParameterValue": value} for key, value in {**former, **parameters}.items()
-            ],
+            "Parameters": [{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
             "Capabilities": ["CAPABILITY_IAM"],
             "Tags": [{"Key": "application", "Value": "picture-features"}, {"Key": "stack", "Value": self.name}],
-            **self._template(),
         }
+
+    def _update(self, request: Mapping[str, Any]) -> bool:
         began = datetime.now(UTC)
-        formation = self.client("cloudformation")
-        if there is None:
-            formation.create_stack(**request)
-        else:
-            try:
-                formation.update_stack(**request)
-            except ClientError as error:
-                if "No updates are to be performed" in str(error):
-                    return False
-                raise
+        try:
+            self.client("cloudformation").update_stack(**request)
+        except ClientError as error:
+            if "No updates are to be performed" in str(error):
+                return False
+            raise
         self._wait(began)
         return True
 
@@ -327,4 +354,9 @@ def is_going(description: Mapping[str, Any]) -> bool:
 def is_usable(description: Mapping[str, Any]) -> bool:
     """Whether programs can run on a stack: it is made, and not on its way out."""
     status = description["StackStatus"]
-    return bool(outputs_of(description)) and status not in (*_TAKE_NO_CHANGE, _GOES)
+    return bool(outputs_of(description)) and status not in (*_LEFT_OVER, _GOES)
+
+
+def is_left_over(description: Mapping[str, Any]) -> bool:
+    """Whether it is what a first try, or a deletion that failed, has left."""
+    return description["StackStatus"] in _LEFT_OVER

@@ -132,9 +132,9 @@ from pyspark.ml import PipelineModel
 from pyspark.ml.functions import array_to_vector
 from pyspark.sql import SparkSession
 
-VERSION = "20260131T235959Z-1a2b3c4d"
+VERSION, BACKBONE = "20260131T235959Z-1a2b3c4d", "0123456789abcdef"  # as `models list` has them
 spark = SparkSession.builder.getOrCreate()  # the kernel's
-embeddings = spark.read.parquet(f"{OUTPUT}/table/embeddings").where("date >= '2026-01-01'")
+embeddings = spark.read.parquet(f"{OUTPUT}/table/embeddings").where(f"backbone = '{BACKBONE}'")
 pipeline = PipelineModel.load(f"{MODELS}/{VERSION}/pipeline")
 made = pipeline.transform(embeddings.withColumn("features", array_to_vector("embedding")))
 made.select("path", "pca").show()

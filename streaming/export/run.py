@@ -9,6 +9,7 @@ so that another took over, cannot create its record any more: it ends with an er
 
 from __future__ import annotations
 
+import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -22,7 +23,7 @@ from streaming.export.compaction import Compacted, compact
 from streaming.export.glue import check_table, point_table
 from streaming.export.models import AS_INGESTED, choose_model
 from streaming.export.plan import ExportPlaces, ExportPlan, plan_export
-from streaming.export.record import Snapshot, SnapshotDay, find_given_up_snapshot, promote
+from streaming.export.record import Snapshot, SnapshotDay, find_given_up_snapshot, latest, promote
 from streaming.export.rows import Target
 from streaming.export.snapshots import (
     begin,
@@ -35,6 +36,8 @@ from streaming.export.snapshots import (
 from streaming.lease.lease import Lease
 from streaming.output.decision import FEATURES_TABLE
 from streaming.output.lineage import Derivative, record
+
+_logger = logging.getLogger(__name__)
 
 _COPIES_AT_ONCE = 16
 _MIB = 2**20
@@ -62,6 +65,7 @@ def export(settings: Settings, progress: Progress) -> Exported:
     record(places.output, Derivative("export", places.to.root))
     with working_on(places.to, settings.stream.lease) as lease:
         drop_incomplete(places.to, lease)
+        former = latest(places.to)
         plan = plan_export(places, options, model)
         if plan.up_to_date:
             newest = plan.up_to_date
@@ -70,10 +74,25 @@ def export(settings: Settings, progress: Progress) -> Exported:
             newest = _make(settings, plan, lease, progress)
         if options.glue_table:  # before the snapshot that it may show is deleted
             point_table(options.glue_table, places.to, places.connection)
-        if options.keep:
+        lacks_more = former is not None and newest.left_out > former.left_out
+        if lacks_more:
+            _warn_of_rows(places, newest)
+        elif options.keep:
             lease.check()
             drop_older(places.to, options.keep)
     return Exported(newest, plan, time.monotonic() - started, options.glue_table)
+
+
+def _warn_of_rows(places: ExportPlaces, newest: Snapshot) -> None:
+    _logger.warning(
+        "%s leaves out %d rows of other models, as they have no embedding of the backbone of %s; earlier snapshots "
+        "have some of these rows, and are deleted by the next exports with --keep, not by this one: to have all rows, "
+        "export with --model %s",
+        places.to.path(newest.snapshot),
+        newest.left_out,
+        newest.model,
+        AS_INGESTED,
+    )
 
 
 def _make(settings: Settings, plan: ExportPlan, lease: Lease, progress: Progress) -> Snapshot:

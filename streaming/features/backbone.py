@@ -16,12 +16,12 @@ from streaming.features.schema import FEATURE_COUNT
 SIDES = (224, 192, 160)
 """The widths and heights in pixels that a backbone's input may have. Each makes it another backbone."""
 
-_ID_LENGTH = 16
+ID_LENGTH = 16
 
 
 def backbone_id(flatbuffer: bytes) -> str:
     """The short name of a backbone: the first 16 digits of its SHA-256, which a bundle's manifest has in full."""
-    return hashlib.sha256(flatbuffer).hexdigest()[:_ID_LENGTH]
+    return hashlib.sha256(flatbuffer).hexdigest()[:ID_LENGTH]
 
 
 class BackboneRunner:

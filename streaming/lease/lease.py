@@ -244,7 +244,7 @@ class Lease:
             return
         if isinstance(self._failure, StorageError) and not isinstance(self._failure, TransientError):
             raise StorageError(f"the lease ran out: {self._failure}") from self._failure
-        raise TransientError(f"{self._output.root}: the lease expired before the store confirmed its renewal")
+        raise TransientError(f"{self._output.root}: the lease ran out before the store confirmed its renewal")
 
     def confirm(self) -> None:
         """As `check`, but the store is asked: clocks may differ, and YARN's next attempt waits for none.

@@ -29,6 +29,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from conf.errors import AlreadyExistsError, BundleError, NotFoundError
 from conf.settings import Settings
+from streaming.features.backbone import ID_LENGTH
 from streaming.features.classifier import Classifier
 from streaming.features.featurizer import Recipe
 from streaming.features.imaging import DEFAULT_SIDE
@@ -143,6 +144,11 @@ class BundleManifest(BaseModel):
     files: dict[str, str]
     saved_features: str | None = None
     forgotten: int = 0
+
+    @property
+    def backbone(self) -> str:
+        """The id of its backbone, see `backbone_id`."""
+        return self.files[BACKBONE][:ID_LENGTH]
 
 
 class GivenUpModel(BaseModel):

@@ -149,7 +149,23 @@ class Registry:
             ModelError: the bundle is not usable, or another process promoted, or deleted it, at the same time.
         """
         self.open(version)
+        self._promote(version, *self._state())
+
+    def promote_over(self, version: str, compared_with: str | None) -> bool:
+        """The same while the current model is the one that `version` was compared with; returns whether it was.
+
+        Args:
+            version: a sound bundle.
+            compared_with: a version; None if there was no current model.
+        """
+        self.open(version)
         state, tag = self._state()
+        if (state.version if state else None) not in (version, compared_with):
+            return False
+        self._promote(version, state, tag)
+        return True
+
+    def _promote(self, version: str, state: Current | None, tag: str | None) -> None:
         if state and state.version == version:
             return
         previous = (state.version, *state.previous) if state else ()

@@ -27,7 +27,8 @@ def contender(k: int, **kinds: range) -> Contender:
     held = {identity: features for identity, features in pictures.items() if is_held_back(identity)}
     others = np.array([features for identity, features in pictures.items() if identity not in held])
     name = f"{k} of " + ", ".join(kinds)
-    return Contender(name, "imagenet", 224, k, Evidence(Statistics.of(others), HeldBack.of(held)), set(pictures))
+    evidence = Evidence(Statistics.of(others), HeldBack.of(held))
+    return Contender(name, "1a2b", "imagenet", 224, k, evidence, set(pictures), classifies=False)
 
 
 def picture(kind: str, number: int) -> NDArray[np.float32]:
@@ -93,12 +94,19 @@ def test_what_cannot_be_compared_is_not_called_better(fruit: Contender) -> None:
     verdict = compare(few, few)
     assert not verdict.not_worse
     assert "100 are needed" in verdict.reason
-    verdict = compare(replace(fruit, weights="random:0"), fruit)
+    verdict = compare(replace(fruit, backbone="3c4d"), fruit)
     assert not verdict.not_worse
-    assert "another backbone (imagenet at 224 pixels)" in verdict.reason
-    verdict = compare(fruit, replace(fruit, side=160))
+    assert "another backbone than 3c4d (imagenet at 224 pixels, 1a2b)" in verdict.reason
+    assert compare(replace(fruit, weights="backbone.tflite"), fruit).not_worse  # the same one by another name
+
+
+def test_a_model_without_a_classifier_is_not_promoted_over_one_with_it(fruit: Contender) -> None:
+    """Or rows would lose their labels by a schedule."""
+    verdict = compare(fruit, replace(fruit, classifies=True))
     assert not verdict.not_worse
-    assert "another backbone (imagenet at 160 pixels)" in verdict.reason
+    assert "no classifier" in verdict.reason
+    assert compare(replace(fruit, classifies=True), replace(fruit, classifies=True)).not_worse
+    assert compare(replace(fruit, classifies=True), fruit).not_worse
 
 
 def test_no_more_are_held_back_than_fit_into_a_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +126,7 @@ def test_no_more_are_held_back_than_fit_into_a_bundle(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("pictures", "said"),
     [
-        (0, "too few to tell drift (100 are needed)"),
+        (0, "too few to tell drift (100 are needed, and more others than components)"),
         (99, "99 of them, too few to tell drift (100 are needed)"),
         (2000, "2,000 of them; a fit without them keeps 80.7% of their variance"),
     ],

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,59 @@ def test_serverless_is_deployed_and_taken_down_and_the_data_stays(
     assert "nothing stays" in capsys.readouterr().out
 
 
+def test_what_was_set_is_told_by_destroy_as_it_goes_with_the_stack(
+    aws: Stack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("deploy", "--yes", "--set", "MaximumVcpus=24", "--set", "IdleMinutes=5") == 0
+    capsys.readouterr()
+    assert run("destroy", "--yes") == 0
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("to have it as it was: ")]
+    words = shlex.split(line.removeprefix("to have it as it was: python -m conf.emr "))
+    assert words == [
+        *("deploy", "--stack", "pictures", "--compute", "serverless"),
+        *("--platform", "aarch64", "--set", "MaximumVcpus=24"),
+    ]
+
+
+def test_a_stack_that_takes_no_change_is_named_before_anything_is_done(
+    deployed: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With what AWS wants to be done; and destroy does not try to change it."""
+    describe, status = Stack.describe, ""
+
+    def described(stack: Stack) -> Mapping[str, Any] | None:
+        there = describe(stack)
+        return {**there, "StackStatus": status} if there and stack.part == "serverless" else there
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stack, "describe", described)
+        for status, remedy in (
+            ("UPDATE_ROLLBACK_FAILED", "aws cloudformation continue-update-rollback --stack-name pictures-serverless"),
+            ("DELETE_FAILED", "destroy --compute serverless deletes it"),
+            ("REVIEW_IN_PROGRESS", "aws cloudformation delete-stack --stack-name pictures-serverless"),
+        ):
+            assert run("deploy", "--yes") == 6
+            said = capsys.readouterr().err
+            assert f"stack pictures-serverless is {status}; " in said
+            assert remedy in said
+            assert "change stack" not in said
+
+
+def test_an_application_that_works_is_not_changed(
+    deployed: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """EMR would refuse it half way; other changes are carried out, and what they mean for the job is said."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Application, "active", lambda _: ["picture-features run"])
+        assert run("deploy", "--yes", "--set", "MaximumVcpus=24") == 7
+        said = capsys.readouterr().err
+        assert "another MaximumVcpus changes the application, which EMR refuses while a job runs" in said
+        assert "(picture-features run): stop the stream, or wait for the job" in said
+        assert "change stack" not in said
+        assert run("deploy", "--yes", "--set", "Schedules=yes") == 0
+    assert "while picture-features run runs: an executor that joins it" in capsys.readouterr().err
+
+
 def test_each_form_is_taken_down_alone(deployed: Stack) -> None:
     assert run("destroy", "--yes", "--compute", "cluster") == 0
     assert deployed.sibling("cluster").describe() is None
@@ -93,17 +147,17 @@ def test_each_form_is_taken_down_alone(deployed: Stack) -> None:
 def test_no_schedule_starts_what_is_being_deleted(aws: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run("deploy", "--yes", "--set", "Schedules=yes") == 0
     done: list[object] = []
-    apply, stop = Stack.apply, Application.stop
+    change, stop = Stack.change, Application.stop
 
-    def applied(stack: Stack, parameters: Mapping[str, str]) -> bool:
+    def changed(stack: Stack, parameters: Mapping[str, str]) -> bool:
         done.append(parameters)
-        return apply(stack, parameters)
+        return change(stack, parameters)
 
     def stopped(application: Application) -> None:
         done.append("stop")
         stop(application)
 
-    monkeypatch.setattr(Stack, "apply", applied)
+    monkeypatch.setattr(Stack, "change", changed)
     monkeypatch.setattr(Application, "stop", stopped)
     assert run("destroy", "--yes") == 0
     assert done == [{"Schedules": "no"}, "stop"]
@@ -130,6 +184,7 @@ def test_without_a_network_replay_lists_and_nobody_waits_for_the_queue(
     assert run("deploy", "--yes") == 0
     assert queue_is_taken() == "yes"  # by the stream on the cluster
     assert run("destroy", "--yes", "--compute", "cluster") == 0
+    assert queue_is_taken() == "no"
     assert run("deploy", "--yes") == 0
     assert queue_is_taken() == "no"
     assert run("deploy", "--yes", "--set", "Network=yes") == 0
@@ -283,7 +338,7 @@ def test_a_region_outside_the_union_has_to_be_allowed(aws: Stack, capsys: pytest
     assert "make stack picture-features-data in eu-west-3" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("compute", "nothing"), [("serverless", "8 USD"), ("cluster", "568 USD")])
+@pytest.mark.parametrize(("compute", "nothing"), [("serverless", "8 USD"), ("cluster", "571 USD")])
 def test_a_dry_run_needs_neither_aws_nor_credentials_nor_a_package(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, compute: str, nothing: str
 ) -> None:

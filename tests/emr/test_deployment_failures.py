@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 
 from conf.emr import buckets
-from conf.emr.application import SETTINGS, upload
+from conf.emr.application import SETTINGS, EmrSettings, upload
 from conf.emr.permissions import explain
 from conf.emr.stack import Stack
 from conf.errors import AppError, RefusedError
@@ -34,11 +34,11 @@ def test_a_refusal_names_the_permission() -> None:
 
 
 def test_a_refused_upload_names_the_permission(deployed: Stack, tmp_path: Path) -> None:
-    s3 = deployed.client("s3")
+    s3, settings = deployed.client("s3"), EmrSettings.choose(deployed, SETTINGS, [])
     with Stubber(s3) as stub:
         stub.add_client_error("put_object", "AccessDenied", "Access Denied", 403)
         with pytest.raises(S3UploadFailedError) as caught:
-            upload(deployed, tmp_path / "build" / "emr" / "aarch64", SETTINGS, "s3://there/application")
+            upload(deployed, tmp_path / "build" / "emr" / "aarch64", settings, "s3://there/application")
     assert str(explain(caught.value)) == "PutObject: access denied; grant s3:PutObject"
 
 

@@ -257,7 +257,8 @@ def test_the_alarms_look_at_what_the_stream_tells_and_say_what_to_do(data: dict[
         assert one["Dimensions"] == [{"Name": metrics.DIMENSION, "Value": {"Fn::Sub": "s3://${OutputBucket}/table"}}]
     for alarm in of_type(data, "AWS::CloudWatch::Alarm").values():
         assert alarm["AlarmActions"] == [{"Ref": "Alarms"}]
-        assert "python -m " in alarm["AlarmDescription"] or "submit " in alarm["AlarmDescription"]
+        said = " ".join(texts(alarm["AlarmDescription"]))
+        assert "python -m " in said or "submit " in said
         assert alarm["TreatMissingData"] == "notBreaching"  # nothing ran, which is no fault
 
 

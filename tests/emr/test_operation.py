@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from botocore.stub import Stubber
 
-from conf.emr.application import SETTINGS, upload
+from conf.emr.application import SETTINGS, EmrSettings, upload
 from conf.emr.serverless import Application
 from conf.emr.stack import Stack
 from streaming.output.manifests import prepare_log
@@ -216,6 +216,20 @@ def test_the_program_gets_the_settings_that_were_submitted(
     assert there() == settings.read_text()
     [job] = jobs(deployed)
     assert "spark.executor.cores=8" in job["jobDriver"]["sparkSubmit"]["sparkSubmitParameters"]
+    capsys.readouterr()
+    assert run("submit", "reconcile", "--yes") == 0  # as an alarm's mail has it: without --settings
+    assert f"with the settings in {uri}\nstart on EMR Serverless" in capsys.readouterr().err
+    assert run("deploy", "--yes") == 0
+    assert f"the settings stay as they are in {uri}" in capsys.readouterr().err
+    assert there() == settings.read_text()
+    deployed.client("s3").put_object(Bucket=bucket, Key=key, Body=b"stream: {pause: 45s}\nspark: {master: null}\n")
+    assert run("deploy", "--yes") == 2
+    said = capsys.readouterr().err
+    assert uri in said
+    assert "stream.pause" in said
+    assert "give others with --settings FILE" in said
+    assert run("deploy", "--yes", "--settings", str(SETTINGS)) == 0
+    assert there() == SETTINGS.read_text()
 
 
 def test_a_fit_needs_the_converted_backbone(deployed: Stack, capsys: pytest.CaptureFixture[str]) -> None:
@@ -223,7 +237,7 @@ def test_a_fit_needs_the_converted_backbone(deployed: Stack, capsys: pytest.Capt
     assert "python -m batch_fit convert --to build/emr/aarch64/backbone.tflite" in capsys.readouterr().err
     Path("build/emr/aarch64/backbone.tflite").write_bytes(b"flat")
     uri = f"{deployed.outputs()['Applications']}/aarch64"
-    assert "backbone.tflite" in upload(deployed, Path("build/emr/aarch64"), SETTINGS, uri)
+    upload(deployed, Path("build/emr/aarch64"), EmrSettings.choose(deployed, None, [uri]), uri)
     assert run("submit", "fit", "--yes", "--", "--limit", "100") == 0
     [job] = jobs(deployed)
     submitted = job["jobDriver"]["sparkSubmit"]

@@ -93,15 +93,24 @@ def test_a_quota_that_is_too_small_is_told_with_the_request_for_more(stack: Stac
     assert "the quota of cores on demand is 5, and 12 are needed" in demand
 
 
-def test_a_right_that_is_missing_is_named(stack: Stack) -> None:
+def test_a_right_that_is_denied_is_named_and_one_on_some_resources_refuses_nothing(
+    stack: Stack, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A role that may change only the stacks and the buckets of this name is enough."""
     caller = ("sts", "get_caller_identity", {"Arn": "arn:aws:sts::123456789012:assumed-role/deployer/me"})
     role = {"Path": "/team/", "RoleName": "deployer", "RoleId": "AROA1234567890123456", "Arn": ROLE, "CreateDate": 0}
-    result = {"EvalActionName": "kms:CreateKey", "EvalDecision": "implicitDeny"}
+    result = {"EvalActionName": "kms:CreateKey", "EvalDecision": "explicitDeny"}
+    unsure = {"EvalActionName": "cloudformation:UpdateStack", "EvalDecision": "implicitDeny"}
     fine = {"EvalActionName": "sqs:CreateQueue", "EvalDecision": "allowed"}
     answers = (caller, ("iam", "get_role", {"Role": role}))
-    simulated = ("iam", "simulate_principal_policy", {"EvaluationResults": [result, fine], "IsTruncated": False})
+    simulated = (
+        "iam",
+        "simulate_principal_policy",
+        {"EvaluationResults": [result, unsure, fine], "IsTruncated": False},
+    )
     [said] = found(stack, "serverless", preflight._rights, *answers, simulated)
-    assert said.startswith(f"{ROLE} lacks kms:CreateKey: aws iam attach-role-policy --role-name deployer")
+    assert said.startswith(f"{ROLE} is denied kms:CreateKey: aws iam list-attached-role-policies --role-name deployer")
+    assert f"{ROLE} is allowed cloudformation:UpdateStack on no resource, or on some only" in caplog.text
     simulated = ("iam", "simulate_principal_policy", {"EvaluationResults": [fine], "IsTruncated": False})
     assert found(stack, "serverless", preflight._rights, *answers, simulated) == []
     root = ("sts", "get_caller_identity", {"Arn": "arn:aws:iam::123456789012:root"})

@@ -14,6 +14,7 @@ import pytest
 from streaming.__main__ import main as stream
 from streaming.export import rows as rows_of_files
 from streaming.export.record import Latest, Snapshot, latest, read_snapshot
+from streaming.export.snapshots import snapshots
 from streaming.features.backbone import backbone_id
 from streaming.output.lineage import Derivative, record
 from streaming.output.manifests import table_file
@@ -172,6 +173,24 @@ def test_a_day_is_new_when_its_embeddings_have_changed(output: Folder, models: P
     assert "rows         6 of" in said
     assert "left out     6 rows" in said
     _check(output, models, named(to))
+
+
+def test_snapshots_with_rows_that_the_next_one_lacks_are_not_deleted_by_it(
+    output: Folder, to: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It warns, and the export after it deletes again."""
+
+    def warned(*more: str) -> list[str]:
+        assert stream(export_arguments(output, to, *more)) == 0
+        return [line for line in capsys.readouterr().err.splitlines() if '"warning"' in line]
+
+    assert warned("--model", "as-ingested") == []
+    [warning] = warned("--keep", "1")
+    assert "leaves out 3 rows of other models" in warning
+    assert "export with --model as-ingested" in warning
+    assert len(snapshots(to)) == 2
+    assert warned("--keep", "1") == []
+    assert len(snapshots(to)) == 1
 
 
 def _manifest_with(output: Folder, path: str) -> str:

@@ -18,7 +18,7 @@ from streaming.registry import bundle
 from streaming.registry.registry import Registry
 from streaming.storage.folder import Folder, identity_of
 from streaming.storage.locations import open_folder
-from tests.support.models import promote_model
+from tests.support.models import add_model, promote_model, random_projection
 from tests.support.trap import ANY_CALL, TrapFolder
 
 _NOW = datetime.now(UTC)
@@ -99,6 +99,19 @@ def test_a_rollback_passes_over_models_that_are_not_there(tmp_path: Path) -> Non
     assert Registry(models).current() == versions[0]
     with pytest.raises(ModelError, match="no earlier model to go back to"):
         Registry(models).rollback()
+
+
+def test_a_model_is_promoted_over_the_one_it_was_compared_with_and_over_no_other(tmp_path: Path) -> None:
+    models = open_folder(str(tmp_path))
+    registry = Registry(models)
+    first, second = (add_model(models, _NOW, b"a backbone", random_projection(4, seed)) for seed in range(2))
+    assert not registry.promote_over(first, second)
+    assert registry.current_or_none() is None
+    assert registry.promote_over(first, None)
+    assert not registry.promote_over(second, None)
+    assert registry.current() == first
+    assert registry.promote_over(second, first)
+    assert registry.current() == second
 
 
 def test_two_who_forget_in_one_model_bring_back_nothing(tmp_path: Path) -> None:
