@@ -26,6 +26,7 @@ from streaming.lease.denylist import NOTHING, Denylist
 from streaming.output.embeddings import read_embeddings
 from streaming.storage.ahead import ahead, reads_at_once
 from streaming.storage.folder import identity_of
+from streaming.storage.identities import NO_IDENTITIES, Identities
 from streaming.storage.locations import is_on_s3, open_folder
 
 _TASKS_PER_SLOT = 4
@@ -58,7 +59,7 @@ class RowFilter:
     denylist: Denylist = NOTHING
     backbone: str | None = None
     last: bytes | None = None
-    seen: frozenset[bytes] = field(default=frozenset(), repr=False)
+    seen: Identities = field(default_factory=lambda: NO_IDENTITIES, repr=False)
 
     def of(self, rows: pa.Table) -> pa.Table:
         """Those of `rows`, which have at least the columns path and backbone."""
@@ -87,7 +88,7 @@ class Embeddings:
     files: Sequence[str] = field(repr=False)
     wanted: RowFilter
 
-    def choose(self, spark: SparkSession, limit: int | None, progress: Progress) -> tuple[Embeddings, frozenset[bytes]]:
+    def choose(self, spark: SparkSession, limit: int | None, progress: Progress) -> tuple[Embeddings, Identities]:
         """These files with the rows of one backbone, of all pictures or a sample of `limit`; and their identities.
 
         The same pictures are chosen as by `sample.choose`. The rows may be none, if the base has seen them all.
@@ -100,11 +101,11 @@ class Embeddings:
         present = self._present(spark, progress)
         backbone = self.wanted.backbone or _only(present.column("backbone"), self.output)
         mine = present.filter(pc.equal(present.column("backbone"), backbone)).column("identity")
-        identities = pc.unique(mine).sort()[:limit]
-        if not len(identities):
+        identities = Identities.of_columns([mine]).smallest(limit)
+        if not identities:
             raise InputError(self._nothing(present.column("backbone")))
-        chosen = replace(self.wanted, backbone=backbone, last=identities[-1].as_py())
-        return replace(self, wanted=chosen), frozenset(identities.to_pylist()) - self.wanted.seen
+        chosen = replace(self.wanted, backbone=backbone, last=identities.last())
+        return replace(self, wanted=chosen), identities - self.wanted.seen
 
     def _nothing(self, backbones: pa.ChunkedArray) -> str:
         """The message that there are no rows of the wanted backbone."""
@@ -115,7 +116,7 @@ class Embeddings:
             f"--from) in these days, but of {_told(backbones)}; nothing can be fitted"
         )
 
-    def fold(self, spark: SparkSession, identities: frozenset[bytes], progress: Progress) -> Featurized:
+    def fold(self, spark: SparkSession, identities: Identities, progress: Progress) -> Featurized:
         """Fold the chosen rows, which have these identities."""
         if not identities:
             return Featurized.nothing()

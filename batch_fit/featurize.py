@@ -21,6 +21,7 @@ from streaming.features.featurizer import Recipe
 from streaming.features.schema import OUTCOMES, as_table
 from streaming.features.workers import deal, featurize_with
 from streaming.storage.folder import StoredPicture
+from streaming.storage.identities import Identities
 from streaming.storage.locations import spark_uri
 
 _PICTURES_PER_TASK = (250, 4000)
@@ -68,7 +69,7 @@ def featurize(
     Returns the result, and the outcomes if they are kept for more.
     """
     dealt = deal(as_table(pictures), task_count(len(pictures)))
-    tasks, marks = dealt.column(0).num_chunks, Marks.of(picture.identity for picture in pictures)
+    tasks, marks = dealt.column(0).num_chunks, Marks.of(Identities.of(picture.identity for picture in pictures))
     frame, broadcast = spark.createDataFrame(dealt), spark.sparkContext.broadcast(recipe)
     to_outcomes, fold = featurize_with(broadcast, is_retry, done.ticks.tick), fold_with(marks, done.finished)
     outcomes = None

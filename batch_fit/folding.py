@@ -16,6 +16,7 @@ from batch_fit.held_back import Evidence, HeldBack, is_held_back, last_held_back
 from batch_fit.statistics import Statistics, fold_batch, merge_all
 from streaming.features.schema import OUTCOMES
 from streaming.storage.folder import identity_of
+from streaming.storage.identities import Identities
 
 SAMPLE = 2000
 """The number of pictures, chosen by the hash of their paths, in the report's scatter plot."""
@@ -76,10 +77,9 @@ class Marks:
     held_back: bytes
 
     @classmethod
-    def of(cls, identities: Iterable[bytes]) -> Marks:
+    def of(cls, identities: Identities) -> Marks:
         """The marks among the identities of all pictures, at least one."""
-        ordered = sorted(identities)
-        return cls(ordered[:SAMPLE][-1], last_held_back(ordered))
+        return cls(identities.smallest(SAMPLE).last(), last_held_back(identities))
 
 
 def collect(folded: DataFrame, tasks: int, marks: Marks) -> Featurized:

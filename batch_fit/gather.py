@@ -29,6 +29,7 @@ from streaming.output.lineage import Derivative, record
 from streaming.output.places import open_output
 from streaming.registry.bundle import Bundle
 from streaming.registry.registry import Registry
+from streaming.storage.identities import NO_IDENTITIES
 from streaming.storage.names import Names
 
 _logger = logging.getLogger(__name__)
@@ -72,7 +73,8 @@ def _from_pictures(settings: Settings, plan: FitPlan, stages: Stages) -> Gather:
     with stages("listing the pictures"):
         names = Names.of(settings.stream)
         pictures = choose(plan.source, settings.fit.limit, plan.connection, Denylist.load(plan.models), names)
-        new = [picture for picture in pictures if picture.identity not in plan.seen]
+        seen = plan.seen.has([picture.identity for picture in pictures])
+        new = [picture for picture, is_seen in zip(pictures, seen, strict=True) if not is_seen]
         _logger.info("%d pictures in %s, %d of them new to the statistics", len(pictures), plan.source, len(new))
         warn_of_share(plan.seen, max(picture.identity for picture in pictures), settings.fit.limit)
     if plan.holdout:
@@ -136,7 +138,7 @@ def _from_embeddings(settings: Settings, plan: FitPlan, stages: Stages) -> Gathe
         if not plan.classifies:
             return Gathered(featurized, Backbone.of(owner))
         # On all pictures, those of the base among them.
-        both = replace(chosen, wanted=replace(chosen.wanted, seen=frozenset()))
+        both = replace(chosen, wanted=replace(chosen.wanted, seen=NO_IDENTITIES))
         paths = both.paths(spark) if plan.base else [*paths_of(featurized.accepted)]
         rows = both.rows(spark, len(paths))
         return Gathered(featurized, Backbone.of(owner), rows=rows, paths=paths)

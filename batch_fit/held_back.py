@@ -7,7 +7,6 @@ the held-out features for the next fit.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -23,6 +22,7 @@ from streaming.features.projection import Projection
 from streaming.features.schema import FEATURE_COUNT
 from streaming.registry.bundle import HELD_BACK, STATISTICS, Bundle, HeldBackFigures
 from streaming.storage.folder import IDENTITY_BYTES
+from streaming.storage.identities import Identities
 from streaming.storage.parquet import as_parquet, rows_in
 
 MOST_HELD_BACK = 2000
@@ -43,9 +43,11 @@ def is_held_back(identity: bytes) -> bool:
     return int.from_bytes(identity[-4:]) % _ONE_IN == 0
 
 
-def last_held_back(identities: Collection[bytes]) -> bytes:
-    """The largest of the identities that are held out; empty if there is none."""
-    return max(sorted(filter(is_held_back, identities))[:MOST_HELD_BACK], default=b"")
+def last_held_back(identities: Identities) -> bytes:
+    """The largest of the identities that are held out, as `is_held_back` says; empty if there is none."""
+    ends = identities.ordered.view(np.uint8).reshape(-1, IDENTITY_BYTES)[:, -4:]
+    held_back = np.ascontiguousarray(ends).view(">u4").ravel() % _ONE_IN == 0
+    return Identities(identities.ordered[held_back]).smallest(MOST_HELD_BACK).last()
 
 
 @dataclass(frozen=True, eq=False)

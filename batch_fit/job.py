@@ -39,6 +39,7 @@ from streaming.features.workers import MODULES
 from streaming.registry import bundle
 from streaming.registry.registry import Registry
 from streaming.storage.folder import Folder, identity_of
+from streaming.storage.identities import Identities
 from streaming.storage.locations import is_on_s3, open_folder, spark_uri
 
 _SPARK_PROPERTIES = {
@@ -77,7 +78,7 @@ class _Saved:
 
     draft: Draft
     created_at: datetime
-    identities: frozenset[bytes]
+    identities: Identities
 
 
 def fit(settings: Settings, progress: Progress) -> Fitted:
@@ -145,7 +146,7 @@ def _save(spark: SparkSession, plan: FitPlan, learned: _Learned, stages: Stages)
     created_at, models = datetime.now(UTC), plan.models
     classifier = learned.classification.classifier if learned.classification else None
     version = bundle.new_version(created_at, learned.gathered.backbone.flatbuffer, learned.projection, classifier)
-    identities = plan.seen.union(map(identity_of, paths_of(learned.gathered.featurized.accepted)))
+    identities = plan.seen | Identities.of(map(identity_of, paths_of(learned.gathered.featurized.accepted)))
     with stages("saving the model"):
         pipeline = build_pipeline(spark, learned.projection, classifier)
         pipeline.save(spark_uri(models.path(f"{version}/{bundle.PIPELINE}")))

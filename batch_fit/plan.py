@@ -17,6 +17,7 @@ from conf.uris import resolve
 from streaming.registry import bundle
 from streaming.registry.registry import Registry
 from streaming.storage.folder import Folder
+from streaming.storage.identities import NO_IDENTITIES, Identities
 from streaming.storage.locations import check_outside, open_folder
 
 _CURRENT = "current"
@@ -44,7 +45,7 @@ class FitPlan:
     save_to: str | None
     connection: S3Connection
     base: bundle.Bundle | None
-    seen: frozenset[bytes] = field(repr=False)
+    seen: Identities = field(repr=False)
     holdout: str | None
 
     @property
@@ -83,7 +84,7 @@ def plan_fit(settings: Settings) -> FitPlan:
     if base:
         check_side(options.side, base)
     holdout = _choose_holdout(options, models, base)
-    return FitPlan(source, models, save_to, connection, base, frozenset(read_identities(base) if base else ()), holdout)
+    return FitPlan(source, models, save_to, connection, base, read_identities(base) if base else NO_IDENTITIES, holdout)
 
 
 def _check_effect(options: FitSettings, stream: StreamSettings) -> None:

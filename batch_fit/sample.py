@@ -14,7 +14,8 @@ from conf.aws.connection import S3Connection
 from conf.errors import InputError
 from streaming.lease.denylist import NOTHING, Denylist
 from streaming.registry import bundle
-from streaming.storage.folder import IDENTITY_BYTES, StoredPicture
+from streaming.storage.folder import StoredPicture
+from streaming.storage.identities import Identities
 from streaming.storage.locations import list_pictures
 from streaming.storage.names import ALL_NAMES, IGNORED, Names, explain_ignored
 from streaming.storage.parquet import as_parquet, rows_in
@@ -59,7 +60,7 @@ def choose(
     return pictures
 
 
-def warn_of_share(seen: Collection[bytes], last: bytes, limit: int | None) -> None:
+def warn_of_share(seen: Identities, last: bytes, limit: int | None) -> None:
     """Warn if a model was fitted to a larger share of the pictures than is added to it now.
 
     Args:
@@ -69,7 +70,7 @@ def warn_of_share(seen: Collection[bytes], last: bytes, limit: int | None) -> No
     """
     if limit is None:
         return
-    beyond = sum(identity > last for identity in seen)
+    beyond = int((seen.ordered > last).sum())
     if beyond > _NOTABLE * len(seen):
         _logger.warning(
             "%d of the %d pictures of the model of --from are not in the sample of --limit %d: it has a larger share "
@@ -82,9 +83,10 @@ def warn_of_share(seen: Collection[bytes], last: bytes, limit: int | None) -> No
 
 def write_identities(identities: Collection[bytes]) -> bytes:
     """The content of a bundle's `pictures.parquet`."""
-    return as_parquet(pa.table({"identity": pa.array(sorted(identities), pa.binary(IDENTITY_BYTES))}))
+    ordered = identities if isinstance(identities, Identities) else Identities.of(identities)
+    return as_parquet(pa.table({"identity": ordered.column()}))
 
 
-def read_identities(base: bundle.Bundle) -> set[bytes]:
+def read_identities(base: bundle.Bundle) -> Identities:
     """The identities of the pictures that a bundle's statistics hold."""
-    return set(rows_in(base.file(bundle.IDENTITIES)).column("identity").to_pylist())
+    return Identities.of_columns([rows_in(base.file(bundle.IDENTITIES)).column("identity")])

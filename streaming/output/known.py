@@ -15,10 +15,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from conf.errors import ConflictError, NotFoundError, OutputError
 from streaming.features.schema import PICTURES, as_table
@@ -37,6 +35,7 @@ from streaming.output.manifests import (
 from streaming.output.tables import EMPTY
 from streaming.storage.damaged import naming
 from streaming.storage.folder import IDENTITY_BYTES, Folder, StoredPicture, identity_of
+from streaming.storage.identities import Identities
 from streaming.storage.parquet import (
     as_parquet,
     footer_of,
@@ -95,7 +94,7 @@ class KnownPictures:
         # The log is listed before the record is read: what is folded meanwhile is found in the record, or is missed.
         self.manifests = manifest_ids(output)
         files = (_hashes(output.path(name), output.read(name)) for name in parquet_files(output, KNOWN_FOLDER))
-        self._compact = _sorted_unique(np.concatenate([_as_array([]), *files]))
+        self._compact = Identities.of_columns(files)
         self._recent: set[bytes] = set()
         self.repeating: list[str] = []
         listing = [manifest for manifest in self.manifests if not manifest.endswith(RETRY)]
@@ -112,43 +111,23 @@ class KnownPictures:
         """Remember pictures."""
         self._recent.update(picture.identity for picture in pictures)
         if len(self._recent) >= _COMPACT_AFTER:
-            fresh = _as_array(sorted(self._recent))
-            self._compact = np.insert(self._compact, np.searchsorted(self._compact, fresh), fresh)
+            self._compact |= self._recent
             self._recent.clear()
 
     def unknown(self, pictures: Sequence[StoredPicture]) -> list[StoredPicture]:
         """Those of `pictures` that were not seen before, in their order."""
-        hashes = [picture.identity for picture in pictures]
-        keys = _as_array(hashes)
-        places = np.searchsorted(self._compact, keys)
-        folded = np.zeros(len(keys), bool)
-        inside = places < len(self._compact)
-        folded[inside] = self._compact[places[inside]] == keys[inside]
+        identities = [picture.identity for picture in pictures]
         return [
             picture
-            for picture, digest, known in zip(pictures, hashes, folded, strict=True)
-            if not known and digest not in self._recent
+            for picture, identity, known in zip(pictures, identities, self._compact.has(identities), strict=True)
+            if not known and identity not in self._recent
         ]
 
 
-def _as_array(hashes: Sequence[bytes]) -> NDArray[np.bytes_]:
-    return np.frombuffer(b"".join(hashes), dtype=f"S{IDENTITY_BYTES}")
-
-
-def _sorted_unique(hashes: NDArray[np.bytes_]) -> NDArray[np.bytes_]:
-    """`np.unique`, in place where nothing comes twice."""
-    hashes.sort()
-    repeats = hashes[1:] == hashes[:-1]
-    return hashes if not repeats.any() else hashes[np.concatenate([[True], ~repeats])]
-
-
-def _hashes(path: str, data: bytes) -> NDArray[np.bytes_]:
-    """The column of hashes in a file of the record, without a Python object for each."""
+def _hashes(path: str, data: bytes) -> pa.ChunkedArray:
+    """The column of hashes in a file of the record."""
     with naming(path, _REMEDY):
-        column = rows_in(data, ["hash"]).column("hash").cast(SCHEMA.field("hash").type).combine_chunks()
-    if not len(column):
-        return _as_array([])
-    return np.frombuffer(column.buffers()[1], f"S{IDENTITY_BYTES}", len(column), column.offset * IDENTITY_BYTES)
+        return rows_in(data, ["hash"]).column("hash").cast(SCHEMA.field("hash").type)
 
 
 def fold(tenure: Tenure, manifests: Sequence[str]) -> None:

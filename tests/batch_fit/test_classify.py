@@ -118,6 +118,9 @@ def _assert_the_readme_loads_it(spark: SparkSession, rows: pa.Table, place: Plac
     """Its lines, with full paths, since the working folder of Spark is where the JVM was started."""
     lines = block((PROJECT / "README.md").read_text(encoding="utf-8"), "python", "PipelineModel")
     lines = lines.replace('"table/', f'"{place.output}/').replace("models/VERSION", f"{place.models}/{version}")
+    [backbone] = set(place.rows("embeddings").column("backbone").to_pylist())
+    assert backbone == Registry(open_folder(str(place.models))).open(version).manifest.backbone
+    lines = lines.replace("'BACKBONE'", f"'{backbone}'")
     names: dict[str, Any] = {"spark": spark}
     exec(lines.replace("\nPipelineModel", "\nmade = PipelineModel").replace(".show()", ""), names)
     made = names["made"].orderBy("path").select(vector_to_array(col("pca")).alias("pca")).toArrow()
@@ -224,7 +227,7 @@ def test_a_refit_keeps_the_classifier(place: Place, capsys: pytest.CaptureFixtur
     assert _current(place).manifest.classifier
     capsys.readouterr()
     assert _fit(place, "--from", "current") == 0
-    assert "has a classifier, and a fit that adds to it has none: fit all with --classify" in capsys.readouterr().err
+    assert "has a classifier, and this one will have none: give --classify without --from" in capsys.readouterr().err
     assert _current(place).manifest.classifier is None
     assert _fit(place, *embeddings, "--from", whole.version, "--no-classify") == 0
     assert _current(place).manifest.classifier is None

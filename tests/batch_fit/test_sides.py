@@ -158,7 +158,7 @@ def test_a_bundle_that_does_not_say_is_of_224_pixels(place: Place, capsys: pytes
     file.write_text(re.sub(r'^ +"side": 224,\n', "", file.read_text(), flags=re.MULTILINE))
     assert '"side"' not in file.read_text()
     assert main(["models", "list", "--models", str(place.models)]) == 0
-    assert re.search(rf"^\* +{version} .* 224 +random:0$", capsys.readouterr().out, re.MULTILINE)
+    assert re.search(rf"^\* +{version} .* 224 +[0-9a-f]{{16}} +random:0$", capsys.readouterr().out, re.MULTILINE)
     write_samples(place.source, pictures=2, broken=0)
     assert _fit(place, "--from", "current", "--side", "192") == 2
     assert "fit.side: 192 is given, and this fit has the backbone of" in capsys.readouterr().err

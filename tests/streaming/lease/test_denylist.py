@@ -96,7 +96,9 @@ def test_a_changed_entry_is_refused_by_name(output: Folder) -> None:
     entry = _deny(output, PATHS[0])
     name = f"_forgotten/entries/{entry.id}.json"
     output.replace(name, b"{}", output.read_tagged(name)[1])
-    with pytest.raises(OutputError, match=f"{entry.id}.json cannot be read: .* stop all streams, delete it, and run forget"):
+    with pytest.raises(
+        OutputError, match=f"{entry.id}.json cannot be read: .* stop all streams, delete it, and run forget"
+    ):
         Denylist.load(output)
 
 

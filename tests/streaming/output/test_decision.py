@@ -225,7 +225,7 @@ def test_damaged_features_are_named(decided: tuple[Folder, str], damaged: bytes)
     name = table_file("features", manifest)
     _, tag = output.read_tagged(name)
     output.replace(name, damaged, tag)
-    with pytest.raises(OutputError, match=f"{manifest}.parquet cannot be read: .* delete it"):
+    with pytest.raises(OutputError, match=f"{manifest}.parquet cannot be read: .* restore it from a copy"):
         recover(LooseTenure(output))
     output.delete(name)
     _tenure(output, {"y": "denied"})
