@@ -7,6 +7,7 @@ of all pictures stay on the executors; to the driver come coefficients, and thre
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -33,6 +34,8 @@ REGULARISATION = 0.001
 """Of the squared coefficients: without it, classes that can be told apart without an error have no best ones."""
 
 MOST_ITERATIONS = 100
+
+_PICTURES_PER_TASK = 5000
 
 _VECTOR = pa.list_(pa.field("element", pa.float32(), nullable=False))
 _VECTORS = pa.schema(
@@ -111,9 +114,10 @@ def classify(
     held_back = frozenset(evidence.held_back.identities)
     held_out = Holdout.of(paths, classes, holdout, lambda path: identity_of(path) in held_back)
     measured = evidence.without_held_back(served.k)
-    few = rows.select("path", "features").coalesce(rows.sparkSession.sparkContext.defaultParallelism)
+    # Each of up to 100 iterations is a job over all vectors, and a task takes some milliseconds beside its pictures.
+    tasks = min(rows.sparkSession.sparkContext.defaultParallelism, math.ceil(len(paths) / _PICTURES_PER_TASK))
+    few = rows.select("path", "features").coalesce(tasks)
     project = _project_with(classes, held_out, served, measured or served)
-    # Each of up to 100 iterations is a job that passes over all vectors: one task for each slot.
     vectors = few.mapInArrow(project, from_arrow_schema(_VECTORS)).persist(StorageLevel.MEMORY_AND_DISK)
     classifier = _fit(vectors, "served", classes)
     answers, errors = None, np.zeros(0)

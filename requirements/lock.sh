@@ -17,6 +17,7 @@ lock notebook.txt pyproject.toml --extra notebook -c requirements/dev.txt
 lock fit.txt pyproject.toml --extra fit -c requirements/dev.txt
 lock run.txt pyproject.toml -c requirements/dev.txt
 lock java.txt --group java
+lock uv.txt --group uv
 # The peers run the same versions of what featurizes; the rest is theirs, as they have bounds of their own.
 grep -E '^(ai-edge-litert|numpy|pillow|pyarrow)==' requirements/run.txt | sed 's/ .*//' |
     lock peers.txt --group peers -c -

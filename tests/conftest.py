@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
 
@@ -56,7 +57,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(mark)
     items.sort(key=_turn)
     workers = getattr(config, "workerinput", {}).get("workercount", 1)
-    items[:] = [item for first in range(workers) for item in items[first::workers]]  # they get a run of them each
+    runs: list[list[pytest.Item]] = [[] for _ in range(workers)]  # they get one each
+    for _, of_file in groupby(items, lambda item: (_turn(item), item.path)):  # with which they share fixtures
+        min(runs, key=len).extend(of_file)
+    items[:] = [item for run in runs for item in run]
 
 
 def _turn(item: pytest.Item) -> int:

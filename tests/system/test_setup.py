@@ -15,7 +15,7 @@ from conf.errors import PlatformError
 from conf.spark import java
 
 PROJECT = Path(__file__).resolve().parents[2]
-LOCKS = ["run.txt", "fit.txt", "dev.txt", "java.txt", "peers.txt"]
+LOCKS = ["run.txt", "fit.txt", "dev.txt", "java.txt", "peers.txt", "uv.txt"]
 VECTOR = "jdk.incubator.vector"
 UNREACHABLE = {"PIP_INDEX_URL": "http://127.0.0.1:1/simple", "PIP_RETRIES": "1", "PIP_FIND_LINKS": ""}
 
