@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from conf.errors import OutputError
 from streaming.features.schema import FEATURES
+from streaming.storage.parquet import with_dictionary
 
 ROWS = pa.schema([*FEATURES, pa.field("date", pa.string(), nullable=False)])
 """`schema.FEATURES` and the day of the partition, as YYYY-MM-DD."""
@@ -48,7 +49,9 @@ class ParquetFile:
 
     def __init__(self, target: int) -> None:
         self._buffer = io.BytesIO()
-        self._writer = pq.ParquetWriter(self._buffer, FEATURES, compression="zstd")
+        self._writer = pq.ParquetWriter(
+            self._buffer, FEATURES, compression="zstd", use_dictionary=with_dictionary(FEATURES)
+        )
         self._group_bytes = target // GROUPS_PER_FILE
         self._held: list[pa.Table] = []
         self._held_bytes = 0

@@ -83,17 +83,21 @@ def as_parquet(table: pa.Table, footer: Footer | None = None) -> bytes:
     return data
 
 
+def with_dictionary(schema: pa.Schema) -> list[str]:
+    """The columns that are to have a dictionary: all but lists of numbers.
+
+    A dictionary makes these half as large again, and slow: no two numbers are the same.
+    """
+    return [field.name for field in schema if not pa.types.is_list(field.type)]
+
+
 @contextmanager
 def write_parquet(
     sink: pa.NativeFile, schema: pa.Schema, compression: str, footer: Footer | None
 ) -> Iterator[pq.ParquetWriter]:
-    """A writer of a file whose footer has `footer` and the metadata of the schema.
-
-    Lists of numbers have no dictionary, which makes them half as large again, and slow: no two numbers are the same.
-    """
+    """A writer of a file whose footer has `footer` and the metadata of the schema."""
     carried = schema.metadata or {}
-    whole = [field.name for field in schema if not pa.types.is_list(field.type)]
-    with pq.ParquetWriter(sink, schema, compression=compression, use_dictionary=whole) as writer:
+    with pq.ParquetWriter(sink, schema, compression=compression, use_dictionary=with_dictionary(schema)) as writer:
         yield writer
         writer.add_key_value_metadata({key: value for key, value in (footer or {}).items() if key not in carried})
 
