@@ -65,8 +65,6 @@ def compare(new: Contender, current: Contender) -> ModelComparison:
     if new.backbone != current.backbone:
         other = f"{current.weights} at {current.side} pixels, {current.backbone}"
         return _cannot_tell(current, 0, f"its features are those of another backbone than {new.backbone} ({other})")
-    if current.classifies and not new.classifies:
-        return _cannot_tell(current, 0, "it has no classifier, so that rows would have no predicted_label any more")
     unseen = HeldBack.of(
         {
             identity: features
@@ -88,6 +86,7 @@ def compare(new: Contender, current: Contender) -> ModelComparison:
     variance = np.square((unseen.features - yardstick.mean) * factor).sum(axis=1).mean()
     error, present_error = (_mean_error(one, unseen.features, factor) for one in (candidate, present))
     kept, present_kept = float(1 - error / variance), float(1 - present_error / variance)
+    loses = current.classifies and not new.classifies
     return ModelComparison(
         current=current.version,
         pictures=count,
@@ -95,9 +94,10 @@ def compare(new: Contender, current: Contender) -> ModelComparison:
         current_variance_kept=present_kept,
         error=error,
         current_error=present_error,
-        not_worse=kept >= present_kept - TOLERANCE,
+        not_worse=kept >= present_kept - TOLERANCE and not loses,
         reason=f"of {count:,} pictures that neither has seen it keeps {kept:.1%} of the variance (reconstruction error "
-        f"{error:.0f}), and {current.version} keeps {present_kept:.1%} ({present_error:.0f})",
+        f"{error:.0f}), and {current.version} keeps {present_kept:.1%} ({present_error:.0f})"
+        f"{'; but it has no classifier, as that one has' if loses else ''}",
     )
 
 

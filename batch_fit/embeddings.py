@@ -63,20 +63,18 @@ class RowFilter:
 
     def of(self, rows: pa.Table) -> pa.Table:
         """Those of `rows`, which have at least the columns path and backbone."""
-        backbones = rows.column("backbone").to_pylist()
+        paths, backbones = (rows.column(name).to_pylist() for name in ("path", "backbone"))
+        identities = [identity_of(path) for path in paths]
         taken = [
-            (self.backbone is None or backbone == self.backbone) and self._takes(path)
-            for path, backbone in zip(rows.column("path").to_pylist(), backbones, strict=True)
+            (self.backbone is None or backbone == self.backbone)
+            and (self.last is None or identity <= self.last)
+            and not is_seen
+            and not self.denylist.is_forgotten(path)
+            for path, backbone, identity, is_seen in zip(
+                paths, backbones, identities, self.seen.has(identities).tolist(), strict=True
+            )
         ]
         return rows.filter(pa.array(taken, pa.bool_()))
-
-    def _takes(self, path: str) -> bool:
-        identity = identity_of(path)
-        return (
-            (self.last is None or identity <= self.last)
-            and identity not in self.seen
-            and not self.denylist.is_forgotten(path)
-        )
 
 
 @dataclass(frozen=True)

@@ -77,5 +77,5 @@ def _change_of(models: Folder, base: Bundle) -> str | None:
         if read_bundle_manifest(models, base.version) == base.manifest:
             return None
     except BundleError:  # as is right once there is a model without the pictures, and as models prune does, too
-        return f"{base.version}, of --from, was deleted, so that what it was fitted to may have been forgotten,"
+        return f"{base.version}, of --from, was deleted or damaged, perhaps by forget,"
     return f"pictures of {base.version} had to be forgotten"

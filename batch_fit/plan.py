@@ -11,7 +11,7 @@ from batch_fit.fitted import options_of_names
 from batch_fit.forgotten import warn_of
 from batch_fit.sample import read_identities
 from conf.aws.connection import S3Connection
-from conf.errors import SettingsError
+from conf.errors import BundleError, SettingsError
 from conf.settings import FitSettings, Settings, StreamSettings
 from conf.uris import resolve
 from streaming.registry import bundle
@@ -132,7 +132,7 @@ def _choose_holdout(options: FitSettings, models: Folder, base: bundle.Bundle | 
     Raises:
         SettingsError: there is nothing to measure.
     """
-    former = base.manifest if base else _current(models)
+    former = base.manifest if base else _current(options, models)
     figures = former.classifier if former else None
     classifies = options.classify
     if classifies is None:
@@ -153,10 +153,18 @@ def _choose_holdout(options: FitSettings, models: Folder, base: bundle.Bundle | 
     return None
 
 
-def _current(models: Folder) -> bundle.BundleManifest | None:
-    """The manifest of the current model, whose files need not be sound; None if there is no current model."""
+def _current(options: FitSettings, models: Folder) -> bundle.BundleManifest | None:
+    """The manifest of the current model, whose files need not be sound; None if there is no current model.
+
+    A fit on pictures goes on without one that cannot be read: it takes nothing from it, and may replace it.
+    """
     version = Registry(models).current_or_none()
-    return bundle.read_bundle_manifest(models, version) if version else None
+    try:
+        return bundle.read_bundle_manifest(models, version) if version else None
+    except BundleError:
+        if options.embeddings:
+            raise
+        return None
 
 
 def _check_places(source: str, models: Folder, save_to: str | None, connection: S3Connection) -> None:

@@ -73,8 +73,8 @@ def warn_of_share(seen: Identities, last: bytes, limit: int | None) -> None:
     beyond = int((seen.ordered > last).sum())
     if beyond > _NOTABLE * len(seen):
         _logger.warning(
-            "%d of the %d pictures of the model of --from are not in the sample of --limit %d: it has a larger share "
-            "of them than of those that came since, which weigh less; raise --limit, or fit without --from",
+            "%d of the %d pictures of the model of --from are not in the sample of --limit %d: pictures that came "
+            "since weigh less in this fit than those; raise --limit, or fit without --from",
             beyond,
             len(seen),
             limit,

@@ -40,11 +40,14 @@ pip() {
 
 install_packages() {
     echo "setup: installing requirements/dev.txt into .venv (1.5 GB to download, some minutes)"
-    by_uv >.venv/uv.log 2>&1 || by_pip 2>.venv/pip.log || fail "$(explain_pip)"
+    by_uv >.venv/uv.log 2>&1 || {
+        echo "setup: uv cannot install them (details: .venv/uv.log); pip does, which takes longer"
+        by_pip 2>.venv/pip.log || fail "$(explain_pip)"
+    }
     cp requirements/dev.txt .venv/installed.txt
 }
 
-by_uv() { # in a third of pip's time, whose configuration it does not know, apart from the index
+by_uv() { # takes less than half as long as pip; of pip's configuration, it is told the index
     pip install --quiet --require-hashes -r requirements/uv.txt || return
     index=$(pip config list | sed -n "s/.*\\.index-url='\\(.*\\)'/\\1/p" | head -n 1)
     ${index:+env "UV_DEFAULT_INDEX=$index"} .venv/bin/uv pip install --quiet --no-deps --require-hashes \

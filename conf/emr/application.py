@@ -108,8 +108,10 @@ def _loaded(content: bytes, where: str) -> Settings:
         try:
             return on_cluster(file)
         except SettingsError as error:
-            said = str(error).replace(str(file), "it")
-            raise SettingsError(f"{where} was uploaded before: {said}; give others with --settings FILE") from error
+            said = str(error).replace(f"--settings {file}: ", "").replace(str(file), where)
+            raise SettingsError(
+                f"{where}, which was uploaded before: {said}; give others with --settings FILE"
+            ) from error
 
 
 def upload(stack: Stack, folder: Path, settings: EmrSettings, uri: str) -> None:

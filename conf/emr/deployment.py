@@ -381,7 +381,7 @@ def destroy(settings: Settings, options: DestroyOptions) -> str | None:
     data = stack_of(settings, options)
     wanted: Sequence[Compute] = (options.compute,) if options.compute else COMPUTES
     there = [data.sibling(compute) for compute in wanted if data.sibling(compute).describe() is not None]
-    plan = [f"delete stack {stack.full_name} in {data.region}" for stack in there]
+    plan = [line for one in there for line in (f"delete stack {one.full_name} in {data.region}", _again(one))]
     if options.data:
         if options.compute:
             raise SettingsError("destroy: --data deletes everything, and goes without --compute")
@@ -393,7 +393,6 @@ def destroy(settings: Settings, options: DestroyOptions) -> str | None:
         return f"there is nothing of {data.name} that runs programs\n{_what_stays(data)}"
     if not agreed("\n".join(plan), options):
         return None
-    former = [(stack.part, parameters_of(stack.describe() or {})) for stack in there]
     for stack in there:
         stack.wait_until_stable()
         if stack.describe() is not None:
@@ -401,7 +400,7 @@ def destroy(settings: Settings, options: DestroyOptions) -> str | None:
             stack.delete()
     if not options.data:
         _tell_who_takes(data)
-        return "\n".join([*(_again(data.name, *one) for one in former), _what_stays(data)])
+        return _what_stays(data)
     data.wait_until_stable()
     deleted = buckets.empty(data)
     if data.describe() is not None:
@@ -411,27 +410,32 @@ def destroy(settings: Settings, options: DestroyOptions) -> str | None:
 
 def _tell_who_takes(data: Stack) -> None:
     """Have the alarm on the queue know whether a form is left that takes from it."""
-    serverless_stack, there = data.sibling("serverless"), data.describe()
-    left = serverless_stack.describe()
-    if there is None or not is_usable(there) or not data.takes_changes() or left is None:
+    data.wait_until_stable()
+    there, left = data.describe(), data.sibling("serverless").describe()
+    if there is None or not is_usable(there) or not data.takes_changes():
         return
-    taken = _cluster_is_there(data) or serverless.reaches_queue(parameters_of(left))
+    taken = _cluster_is_there(data) or (left is not None and serverless.reaches_queue(parameters_of(left)))
     if parameters_of(there).get("QueueIsTaken") != _yes(given=taken):
-        data.change({"QueueIsTaken": _yes(given=taken)})
+        try:
+            data.change({"QueueIsTaken": _yes(given=taken)})
+        except (AppError, ClientError) as error:
+            _logger.warning("the alarm NotTakenIn is as it was until the next deploy: %s", error)
 
 
-def _again(name: str, part: Part, parameters: Mapping[str, str]) -> str:
-    """The command that brings a stack back with the parameters that somebody had set."""
-    template = template_of(part)["Parameters"]
+def _again(stack: Stack) -> str:
+    """The command that brings a stack back with the parameters that somebody had set, which go with it."""
+    parameters, template = parameters_of(stack.describe() or {}), template_of(stack.part)["Parameters"]
     chosen = {
         key: value
         for key, value in parameters.items()
         if key in template and not _OURS.fullmatch(key) and value != str(template[key].get("Default", ""))
     }
     words = [word for key, value in sorted(chosen.items()) for word in ("--set", f"{key}={value}")]
+    where = ["--stack", stack.name, "--region", stack.region, "--compute", stack.part]
     platform = ["--platform", parameters["Platform"]] if "Platform" in parameters else []
-    command = shlex.join(["python", "-m", "conf.emr", "deploy", "--stack", name, "--compute", part, *platform, *words])
-    return f"to have it as it was: {command}"
+    outside = ["--allow-non-eu"] if parameters.get("AllowNonEu") == "yes" else []
+    command = shlex.join(["python", "-m", "conf.emr", "deploy", *where, *outside, *platform, *words])
+    return f"  to have it back as it is: {command}"
 
 
 def _stop(stack: Stack) -> None:

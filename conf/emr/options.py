@@ -130,7 +130,8 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         "--settings",
         metavar="FILE",
         type=Path,
-        help="The settings of the programs on EMR. Default: those that were uploaded last, and conf/emr.yaml at first.",
+        help="The settings of the programs on EMR. Default: those that were uploaded last for these processors, and "
+        "conf/emr.yaml at first.",
     )
 
 

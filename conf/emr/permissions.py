@@ -69,8 +69,8 @@ CREATION = {
     "AWS::SQS::Queue": "sqs:CreateQueue",
     "AWS::Scheduler::Schedule": "scheduler:CreateSchedule",
 }
-"""The permissions that making a resource needs, as CloudFormation acts with those of the caller: enough to find that a
-person has no right to a service. Each resource needs the permissions to tag, read and change it besides."""
+"""The permissions that making a resource needs, as CloudFormation acts with those of the caller: enough to warn who
+has no right to a service. Each resource needs the permissions to tag, read and change it besides."""
 
 _DENIED = frozenset(
     ("AccessDenied", "AccessDeniedException", "AuthorizationError", "UnauthorizedOperation", "AllAccessDisabled", "403")

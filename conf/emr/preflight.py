@@ -138,8 +138,8 @@ def _rights(stack: Stack, parameters: Parameters) -> Iterator[str]:
     if denied := found["explicitDeny"]:
         kind = "role" if assumed else "user"
         yield (
-            f"{source} is denied {', '.join(denied)}: aws iam list-attached-{kind}-policies --{kind}-name "
-            f"{source.rpartition('/')[2]} shows the policies, of which one denies that"
+            f"a policy or a boundary of {source} denies {', '.join(denied)}: aws iam list-attached-{kind}-policies "
+            f"--{kind}-name {source.rpartition('/')[2]} and list-{kind}-policies show its policies"
         )
 
 

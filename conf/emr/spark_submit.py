@@ -17,7 +17,6 @@ LOG4J = "log4j2.properties"
 CONVERTED_BACKBONE = "backbone.tflite"
 ARCHIVE = "dependencies"
 """The names under which every container finds the files and the unpacked archive, beside its own."""
-_KEPT = "7"  # snapshots
 METRICS_GROUP = "PICTURE_FEATURES_LOG__METRICS_GROUP"
 """The variable of the setting log.metrics_group: the log group is the stack's, and not of a settings file."""
 
@@ -207,7 +206,7 @@ def scheduled(locations: Locations) -> dict[str, tuple[str, ...]]:
         "replay": (*_drained(locations), "--skip-if-running"),
         "refit": ("--limit", "100000", "--promote", "if-not-worse"),
         "reconcile": ("--enqueue",),
-        "export": ("--to", locations.snapshots, "--keep", _KEPT, "--glue-table", locations.table),
+        "export": ("--to", locations.snapshots, "--keep", "7", "--glue-table", locations.table),
     }
 
 
@@ -229,7 +228,7 @@ def by_hand(verb: str, settings: Settings, locations: Locations, more: Sequence[
             raise SettingsError(
                 f"submit export: {locations.snapshots} is for Parquet; give CSV a folder of its own: -- --to s3://..."
             )
-        defaults = ("--to", locations.snapshots, "--keep", _KEPT)
+        defaults = ("--to", locations.snapshots)
     return (*defaults, *more)
 
 

@@ -63,6 +63,11 @@ class SnapshotDay(_Document):
     files: tuple[SnapshotFile, ...]
     left_out: int = 0
 
+    @property
+    def rows(self) -> int:
+        """The number of rows in its files."""
+        return sum(file.rows for file in self.files)
+
 
 class Snapshot(_Document):
     """The record of a complete snapshot.

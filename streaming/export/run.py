@@ -23,7 +23,7 @@ from streaming.export.compaction import Compacted, compact
 from streaming.export.glue import check_table, point_table
 from streaming.export.models import AS_INGESTED, choose_model
 from streaming.export.plan import ExportPlaces, ExportPlan, plan_export
-from streaming.export.record import Snapshot, SnapshotDay, find_given_up_snapshot, latest, promote
+from streaming.export.record import Snapshot, SnapshotDay, find_given_up_snapshot, latest, promote, read_snapshot
 from streaming.export.rows import Target
 from streaming.export.snapshots import (
     begin,
@@ -74,13 +74,19 @@ def export(settings: Settings, progress: Progress) -> Exported:
             newest = _make(settings, plan, lease, progress)
         if options.glue_table:  # before the snapshot that it may show is deleted
             point_table(options.glue_table, places.to, places.connection)
-        lacks_more = former is not None and newest.left_out > former.left_out
-        if lacks_more:
+        if former and newest.left_out and _lacks(newest, read_snapshot(places.to, former.snapshot)):
             _warn_of_rows(places, newest)
         elif options.keep:
             lease.check()
             drop_older(places.to, options.keep)
     return Exported(newest, plan, time.monotonic() - started, options.glue_table)
+
+
+def _lacks(newest: Snapshot, former: Snapshot) -> bool:
+    """Whether rows that a former snapshot has are left out of a newer one."""
+    after = {day.date: day for day in newest.days}
+    both = ((day, after[day.date]) for day in former.days if day.date in after)
+    return any(then.left_out > day.left_out and then.rows < day.rows for day, then in both)
 
 
 def _warn_of_rows(places: ExportPlaces, newest: Snapshot) -> None:

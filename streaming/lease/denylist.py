@@ -197,8 +197,8 @@ def read_entries(folder: Folder) -> Iterator[Entry]:
             problem = error.errors()[0]
             raise OutputError(
                 f"{folder.path(name)} cannot be read: {problem['msg']}; restore it, or use the version that wrote it; "
-                "without it, forgotten pictures that are still in an input would be taken in again: if it is lost, "
-                "stop all streams, delete it, and run forget with the same list before the next start"
+                "without it, forgotten pictures that are still in an input would be taken in again: if neither is "
+                "possible, stop all streams, delete it, and run forget with the same list before the next start"
             ) from error
 
 

@@ -243,7 +243,8 @@ def check_log(output: Folder) -> None:
             written_at(manifest)
     missing = [manifest for manifest in gone if not read_decision(output, manifest).withdrawn]
     if missing:
-        names = f"{', '.join(sorted(missing)[:_NAMED])}{' and others' if len(missing) > _NAMED else ''}"
+        more = ["and more, which the next start names"] if len(missing) > _NAMED else []
+        names = ", ".join((*sorted(missing)[:_NAMED], *more))
         raise OutputError(
             f"{len(missing)} manifests are gone from {output.path(LOG_FOLDER)} though their rows are in the tables: "
             f"{names}; put them back, or delete the files of these names in features, quarantine and embeddings, too: "

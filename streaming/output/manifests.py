@@ -26,8 +26,8 @@ SPARK_SCHEMA = "manifest STRING, path STRING, length LONG, modification_time TIM
 
 _WITHDRAWN = f"{LOG_FOLDER}/_withdrawn-"
 _MARK_SUFFIX = ".txt"
-FOUND_AGAIN = "its pictures are found by the next listing, and with --discovery events by reconcile --enqueue"
-"""What happens to the pictures of a manifest that is deleted before it is done."""
+FOUND_AGAIN = "the pictures are found by the next listing, and with --discovery events by reconcile --enqueue"
+"""What happens to those of a manifest that is deleted before it is done."""
 
 _ABOUT = f"{LOG_FOLDER}/_about.txt"
 _ABOUT_TEXT = b"""Each file here lists pictures that were seen; one file is one micro-batch of the stream.

@@ -251,11 +251,13 @@ def _read_tagged_manifest(models: Folder, version: str) -> tuple[BundleManifest,
         problem = error.errors()[0]
         key = ".".join(map(str, problem["loc"])) or "content"
         raise BundleError(
-            f"{where}/{MANIFEST} was changed or is of another release: {key}: {problem['msg']}; promote another version"
+            f"{where}/{MANIFEST} was changed or is of another release: {key}: {problem['msg']}; restore it, or "
+            "delete its folder; if it is the current one, promote another version"
         ) from error
     if manifest.version != version:
         raise BundleError(
-            f"{where}/{MANIFEST} belongs to version {manifest.version}, as if it was copied; promote another version"
+            f"{where}/{MANIFEST} belongs to version {manifest.version}, as if it was copied; delete its folder; if it "
+            "is the current one, promote another version"
         )
     return manifest, tag
 

@@ -162,7 +162,12 @@ class Registry:
         state, tag = self._state()
         if (state.version if state else None) not in (version, compared_with):
             return False
-        self._promote(version, state, tag)
+        try:
+            self._promote(version, state, tag)
+        except ModelError:
+            if self.current_or_none() in (version, compared_with):
+                raise
+            return False
         return True
 
     def _promote(self, version: str, state: Current | None, tag: str | None) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from conf.aws.connection import S3Connection
@@ -129,11 +128,13 @@ def _latest_in(snapshot: SearchTable) -> str | None:
     """The model of the row of a snapshot that was processed last; its rows are in the order of their paths."""
     day = snapshot.files[-1].rpartition("/")[0] if snapshot.files else ""
     files = [name for name in snapshot.files if name.startswith(f"{day}/")]
-    if not files:
-        return None
-    rows = pa.concat_tables(read_rows(snapshot.folder, name, ["processed_at", "model_version"]) for name in files)
-    times = rows.column("processed_at")
-    return str(rows.column("model_version")[pc.index(times, pc.max(times)).as_py()])
+    latest = []
+    for name in files:
+        rows = read_rows(snapshot.folder, name, ["processed_at", "model_version"])
+        times = rows.column("processed_at")
+        last = pc.max(times)
+        latest.append((last.as_py(), rows.column("model_version")[pc.index(times, last).as_py()].as_py()))
+    return str(max(latest)[1]) if latest else None
 
 
 def no_rows_of(table: SearchTable, model: str, others: int) -> SettingsError:

@@ -32,6 +32,8 @@ class Identities(AbstractSet[bytes]):
         """Those of any iterable, which may come several times."""
         return cls._unique(np.fromiter(identities, _DTYPE))
 
+    _from_iterable = of  # type: ignore[assignment] # for the operators that the base class has
+
     @classmethod
     def of_columns(cls, columns: Iterable[pa.Array | pa.ChunkedArray]) -> Identities:
         """Those in columns of Arrow or Parquet, without an object of Python for each."""

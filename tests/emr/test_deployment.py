@@ -21,6 +21,7 @@ from conf.emr.__main__ import main
 from conf.emr.application import locations_of
 from conf.emr.serverless import Application
 from conf.emr.stack import Part, Stack
+from conf.errors import AppError
 from tests.support.aws_account import (
     BUILT,
     LOCAL,
@@ -89,19 +90,18 @@ def test_what_was_set_is_told_by_destroy_as_it_goes_with_the_stack(
 ) -> None:
     assert run("deploy", "--yes", "--set", "MaximumVcpus=24", "--set", "IdleMinutes=5") == 0
     capsys.readouterr()
-    assert run("destroy", "--yes") == 0
-    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("to have it as it was: ")]
-    words = shlex.split(line.removeprefix("to have it as it was: python -m conf.emr "))
-    assert words == [
-        *("deploy", "--stack", "pictures", "--compute", "serverless"),
-        *("--platform", "aarch64", "--set", "MaximumVcpus=24"),
+    assert run("destroy", "--dry-run") == 0
+    [line] = [line for line in capsys.readouterr().err.splitlines() if "to have it back as it is: " in line]
+    assert shlex.split(line.partition(": python -m conf.emr ")[2]) == [
+        *("deploy", "--stack", "pictures", "--region", "us-east-1", "--compute", "serverless"),
+        *("--allow-non-eu", "--platform", "aarch64", "--set", "MaximumVcpus=24"),
     ]
 
 
 def test_a_stack_that_takes_no_change_is_named_before_anything_is_done(
     deployed: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With what AWS wants to be done; and destroy does not try to change it."""
+    """With what AWS wants to be done."""
     describe, status = Stack.describe, ""
 
     def described(stack: Stack) -> Mapping[str, Any] | None:
@@ -120,6 +120,25 @@ def test_a_stack_that_takes_no_change_is_named_before_anything_is_done(
             assert f"stack pictures-serverless is {status}; " in said
             assert remedy in said
             assert "change stack" not in said
+
+
+def test_a_stack_that_takes_no_change_is_deleted_without_one(aws: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also with schedules, which are turned off first elsewhere: AWS would refuse that."""
+    assert run("deploy", "--yes", "--set", "Schedules=yes") == 0
+    describe = Stack.describe
+
+    def described(stack: Stack) -> Mapping[str, Any] | None:
+        there = describe(stack)
+        return {**there, "StackStatus": "UPDATE_ROLLBACK_FAILED"} if there and stack.part == "serverless" else there
+
+    def refuse(stack: Stack, _: Mapping[str, str]) -> bool:
+        assert stack.part == "data"
+        raise AppError("refused")  # what is left is a line of the log
+
+    monkeypatch.setattr(Stack, "describe", described)
+    monkeypatch.setattr(Stack, "change", refuse)
+    assert run("destroy", "--yes") == 0
+    assert aws.sibling("serverless").describe() is None
 
 
 def test_an_application_that_works_is_not_changed(

@@ -191,6 +191,9 @@ def test_snapshots_with_rows_that_the_next_one_lacks_are_not_deleted_by_it(
     assert len(snapshots(to)) == 2
     assert warned("--keep", "1") == []
     assert len(snapshots(to)) == 1
+    commit(output, 1, ["/q/new.jpg"], backbone="0123456789abcdef")  # which no snapshot can have
+    assert warned("--keep", "1") == []
+    assert len(snapshots(to)) == 1
 
 
 def _manifest_with(output: Folder, path: str) -> str:

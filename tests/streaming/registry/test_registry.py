@@ -104,7 +104,7 @@ def test_a_rollback_passes_over_models_that_are_not_there(tmp_path: Path) -> Non
 def test_a_model_is_promoted_over_the_one_it_was_compared_with_and_over_no_other(tmp_path: Path) -> None:
     models = open_folder(str(tmp_path))
     registry = Registry(models)
-    first, second = (add_model(models, _NOW, b"a backbone", random_projection(4, seed)) for seed in range(2))
+    first, second, third = (add_model(models, _NOW, b"a backbone", random_projection(4, seed)) for seed in range(3))
     assert not registry.promote_over(first, second)
     assert registry.current_or_none() is None
     assert registry.promote_over(first, None)
@@ -112,6 +112,10 @@ def test_a_model_is_promoted_over_the_one_it_was_compared_with_and_over_no_other
     assert registry.current() == first
     assert registry.promote_over(second, first)
     assert registry.current() == second
+    trap = TrapFolder(models, 1, "paused before", lambda: registry.promote(third))
+    assert not Registry(trap).promote_over(first, second)
+    assert trap.left == 0
+    assert registry.current() == third
 
 
 def test_two_who_forget_in_one_model_bring_back_nothing(tmp_path: Path) -> None:
