@@ -7,12 +7,12 @@ the sample, and which are held out; the second folds the embeddings, as `featuri
 from __future__ import annotations
 
 import math
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 
@@ -36,10 +36,12 @@ _ROWS_AT_ONCE = 2000  # 10 MB; merging the statistics of a batch takes as long a
 
 _PRESENT = pa.schema(
     [
-        pa.field("identity", pa.binary(), nullable=False),
         pa.field("backbone", pa.string(), nullable=False),
+        pa.field("rows", pa.int64(), nullable=False),
+        pa.field("identities", pa.binary(), nullable=False),
     ]
 )
+"""A row for each backbone of a task: how many rows it has, and their identities, packed, or the smallest of them."""
 
 _ROWS = pa.schema([OUTCOMES.field("path"), OUTCOMES.field("features")])
 _PATHS = pa.schema([OUTCOMES.field("path")])
@@ -96,22 +98,25 @@ class Embeddings:
             SettingsError: the rows are of several backbones, and none is chosen.
             OutputError: a file cannot be read.
         """
-        present = self._present(spark, progress)
-        backbone = self.wanted.backbone or _only(present.column("backbone"), self.output)
-        mine = present.filter(pc.equal(present.column("backbone"), backbone)).column("identity")
-        identities = Identities.of_columns([mine]).smallest(limit)
+        present = self._present(spark, limit, progress).to_pylist()
+        rows = Counter[str]()
+        for one in present:
+            rows[one["backbone"]] += one["rows"]
+        backbone = self.wanted.backbone or _only(rows, self.output)
+        identities = Identities.of_packed(one["identities"] for one in present if one["backbone"] == backbone)
+        identities = identities.smallest(limit)
         if not identities:
-            raise InputError(self._nothing(present.column("backbone")))
+            raise InputError(self._nothing(rows))
         chosen = replace(self.wanted, backbone=backbone, last=identities.last())
         return replace(self, wanted=chosen), identities - self.wanted.seen
 
-    def _nothing(self, backbones: pa.ChunkedArray) -> str:
-        """The message that there are no rows of the wanted backbone."""
-        if self.wanted.backbone is None or not len(backbones):
+    def _nothing(self, rows: Counter[str]) -> str:
+        """The message that there are no rows of the wanted backbone, but so many of others."""
+        if self.wanted.backbone is None or not rows:
             return f"{self.output} has no embeddings in these days; nothing can be fitted"
         return (
             f"{self.output} has no embeddings of backbone {self.wanted.backbone} (of --backbone, or of the model of "
-            f"--from) in these days, but of {_told(backbones)}; nothing can be fitted"
+            f"--from) in these days, but of {_told(rows)}; nothing can be fitted"
         )
 
     def fold(self, spark: SparkSession, identities: Identities, progress: Progress) -> Featurized:
@@ -151,17 +156,27 @@ class Embeddings:
         found: list[str] = self._map(spark, select, _PATHS).column("path").to_pylist()
         return found
 
-    def _present(self, spark: SparkSession, progress: Progress) -> pa.Table:
-        """Identity and backbone of each row that is not forgotten."""
+    def _present(self, spark: SparkSession, limit: int | None, progress: Progress) -> pa.Table:
+        """The rows that are not forgotten, `_PRESENT`.
+
+        Spark hands results of 1 GB at most to this process: 60 million identities, or any number of a sample.
+        """
         read = self._reader(("path", "backbone"), RowFilter(self.wanted.denylist))
         done = spark.sparkContext.accumulator(0)
 
         def survey(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-            for rows in read(batches):
-                identities = [identity_of(path) for path in rows.column("path").to_pylist()]
-                table = pa.table([pa.array(identities, _PRESENT.field(0).type), rows.column("backbone")], _PRESENT)
-                yield from table.to_batches()
+            rows, identities = Counter[str](), defaultdict[str, list[bytes]](list)
+            for table in read(batches):
+                paths, backbones = (table.column(name).to_pylist() for name in ("path", "backbone"))
+                rows.update(backbones)
+                for path, backbone in zip(paths, backbones, strict=True):
+                    identities[backbone].append(identity_of(path))
                 done.add(1)
+            found = [(one, rows[one], Identities.of(identities[one]).smallest(limit).packed()) for one in sorted(rows)]
+            columns = [[row[place] for row in found] for place in range(len(_PRESENT))]
+            yield pa.RecordBatch.from_arrays(
+                [pa.array(column, field.type) for column, field in zip(columns, _PRESENT, strict=True)], schema=_PRESENT
+            )
 
         with progress(len(self.files), "files", lambda: done.value):
             return self._map(spark, survey, _PRESENT)
@@ -212,20 +227,18 @@ def _most_tasks(spark: SparkSession) -> int:
     return spark.sparkContext.defaultParallelism * _TASKS_PER_SLOT
 
 
-def _only(backbones: pa.ChunkedArray, output: str) -> str | None:
-    """The only backbone among those of rows; None if there are no rows."""
-    found = pc.unique(backbones).to_pylist()
-    if len(found) > 1:
+def _only(rows: Counter[str], output: str) -> str | None:
+    """The only backbone that rows have; None if there are no rows."""
+    if len(rows) > 1:
         raise SettingsError(
-            f"fit.backbone: {output} has embeddings of several backbones: {_told(backbones)}; give --backbone ID"
+            f"fit.backbone: {output} has embeddings of several backbones: {_told(rows)}; give --backbone ID"
         )
-    return next(iter(found), None)
+    return next(iter(rows), None)
 
 
-def _told(backbones: pa.ChunkedArray) -> str:
-    """The backbones of rows, with their numbers of rows, the most frequent first."""
-    counts = {one["values"]: one["counts"] for one in pc.value_counts(backbones).to_pylist()}
-    return ", ".join(f"{name} ({count:,} rows)" for name, count in sorted(counts.items(), key=lambda one: -one[1]))
+def _told(rows: Counter[str]) -> str:
+    """The backbones, with their numbers of rows, the most frequent first."""
+    return ", ".join(f"{name} ({count:,} rows)" for name, count in rows.most_common())
 
 
 def _as_outcomes(tables: Iterable[pa.Table]) -> Iterator[pa.RecordBatch]:

@@ -46,6 +46,15 @@ class Identities(AbstractSet[bytes]):
         return cls._unique(np.concatenate(parts))
 
     @classmethod
+    def of_packed(cls, parts: Iterable[bytes]) -> Identities:
+        """Those that `packed` has given, of several sets."""
+        return cls._unique(np.frombuffer(bytearray(b"").join(parts), _DTYPE))
+
+    def packed(self) -> bytes:
+        """All of them one after the other."""
+        return self.ordered.tobytes()
+
+    @classmethod
     def _unique(cls, found: NDArray[np.bytes_]) -> Identities:
         """`np.unique`, in place where nothing comes twice."""
         found.sort()

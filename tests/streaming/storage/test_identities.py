@@ -44,6 +44,12 @@ def test_union_and_difference(cut: int) -> None:
     assert other - {*ALL} == set()
 
 
+def test_packed_sets_are_put_together() -> None:
+    parts = [Identities.of(ALL[:100]).packed(), NO_IDENTITIES.packed(), Identities.of(ALL[50:]).packed()]
+    assert [*Identities.of_packed(parts)] == sorted(ALL)
+    assert Identities.of_packed([]) == set()
+
+
 def test_columns_are_read_whatever_their_pieces_are() -> None:
     """Of fixed size or not, and a slice of a longer one."""
     whole = pa.array(ALL, pa.binary(16))
