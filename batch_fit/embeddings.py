@@ -165,14 +165,17 @@ class Embeddings:
         done = spark.sparkContext.accumulator(0)
 
         def survey(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-            rows, identities = Counter[str](), defaultdict[str, list[bytes]](list)
+            rows, packed = Counter[str](), defaultdict[str, list[bytes]](list)
             for table in read(batches):
                 paths, backbones = (table.column(name).to_pylist() for name in ("path", "backbone"))
                 rows.update(backbones)
-                for path, backbone in zip(paths, backbones, strict=True):
-                    identities[backbone].append(identity_of(path))
+                for backbone in {*backbones}:
+                    mine = (path for path, one in zip(paths, backbones, strict=True) if one == backbone)
+                    packed[backbone].append(b"".join(map(identity_of, mine)))
                 done.add(1)
-            found = [(one, rows[one], Identities.of(identities[one]).smallest(limit).packed()) for one in sorted(rows)]
+            found = [
+                (one, rows[one], Identities.of_packed(packed[one]).smallest(limit).packed()) for one in sorted(rows)
+            ]
             columns = [[row[place] for row in found] for place in range(len(_PRESENT))]
             yield pa.RecordBatch.from_arrays(
                 [pa.array(column, field.type) for column, field in zip(columns, _PRESENT, strict=True)], schema=_PRESENT
