@@ -73,10 +73,11 @@ def _from_pictures(settings: Settings, plan: FitPlan, stages: Stages) -> Gather:
     with stages("listing the pictures"):
         names = Names.of(settings.stream)
         pictures = choose(plan.source, settings.fit.limit, plan.connection, Denylist.load(plan.models), names)
-        seen = plan.seen.has([picture.identity for picture in pictures])
+        identities = [picture.identity for picture in pictures]
+        seen = plan.seen.has(identities)
         new = [picture for picture, is_seen in zip(pictures, seen, strict=True) if not is_seen]
         _logger.info("%d pictures in %s, %d of them new to the statistics", len(pictures), plan.source, len(new))
-        warn_of_share(plan.seen, max(picture.identity for picture in pictures), settings.fit.limit)
+        warn_of_share(plan.seen, max(identities), settings.fit.limit)
     if plan.holdout:
         _check_classes([picture.path for picture in pictures], plan.source, plan.holdout)
     with stages("loading the backbone"):

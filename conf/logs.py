@@ -203,7 +203,9 @@ def logging_to(settings: LogSettings, program: str, output: str | None = None) -
     as_text = is_text(settings.format)
     to_stderr = logging.StreamHandler()
     to_stderr.setFormatter(_TextFormatter() if as_text else _JsonFormatter(output))
-    to_stderr.setLevel(settings.level.upper())
+    least = logging.getLevelNamesMapping()[settings.level.upper()]
+    # Not by its level: where a bar is shown, tqdm's handler takes its place, with its filters and without its level.
+    to_stderr.addFilter(lambda record: record.levelno >= least)
 
     root = logging.getLogger()
     former = root.handlers[:], root.level

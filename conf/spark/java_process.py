@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import fcntl
 import logging
 import os
 import re
@@ -33,6 +34,7 @@ from conf.interrupts import before_unwinding, shielded
 
 _LOOK_SECONDS = 0.02
 _CONNECTION = "connection"
+_HIDDEN = ".password"  # the end of such properties
 _END_SECONDS = 10.0
 _PR_SET_PDEATHSIG = 1  # of Linux' prctl
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -83,11 +85,17 @@ def start(properties: Mapping[str, str], stderr: Path, log: Path) -> Starting:
     """
     global _process, _logs  # noqa: PLW0603 - see above
     _logs = {stderr: 0, log: log.stat().st_size if log.exists() else 0}
-    conf = [word for key, value in properties.items() for word in ("--conf", f"{key}={value}")]
+    # Everybody on this machine can read the arguments of a process; PySpark hands all properties on again.
+    public = {key: value for key, value in properties.items() if not key.endswith(_HIDDEN)}
+    conf = [word for key, value in public.items() for word in ("--conf", f"{key}={value}")]
     arguments = shlex.split(os.environ.get("PYSPARK_SUBMIT_ARGS", "pyspark-shell"))
     folder = tempfile.TemporaryDirectory()
     connection = os.path.join(folder.name, _CONNECTION)
     with stderr.open("wb") as output, shielded():  # or the handle on the process could be lost
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(
+                output, fcntl.LOCK_SH | fcntl.LOCK_NB
+            )  # Java inherits it: see conf.logs on files of idle streams
         _process = subprocess.Popen(
             [_spark_home() / "bin/spark-submit", *conf, *arguments],
             stdin=subprocess.PIPE,

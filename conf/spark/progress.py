@@ -54,10 +54,10 @@ def _following(unit: str, look: Callable[[], tuple[int, int]]) -> Iterator[None]
     """A bar that follows `look`, which returns the number done and the total."""
     leave = threading.Event()
     shown = tqdm(total=look()[1], unit=f" {unit}", disable=None, dynamic_ncols=True, miniters=1)
+    if shown.disable:
+        yield
+        return
     with shown, logging_redirect_tqdm():
-        if shown.disable:
-            yield
-            return
 
         def show() -> None:
             done, shown.total = look()

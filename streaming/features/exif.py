@@ -39,10 +39,16 @@ class Exif:
 
 
 def read_exif(image: Image.Image) -> Exif:
-    """The EXIF of an opened picture, of any format; EXIF 2.32, sections 4.6.4 and 4.6.5."""
+    """The EXIF of an opened picture, of any format; EXIF 2.32, sections 4.6.4 and 4.6.5.
+
+    Raises:
+        MemoryError: its values take more than there is.
+    """
     try:
         exif = image.getexif()
         orientation = exif.get(ExifTags.Base.Orientation, UPRIGHT)
+    except MemoryError:
+        raise
     except Exception:  # noqa: BLE001 - odd metadata make Pillow's parser raise almost anything
         return Exif()
     if orientation not in range(1, 9):
@@ -52,6 +58,8 @@ def read_exif(image: Image.Image) -> Exif:
     try:
         camera = _camera(exif.get(ExifTags.Base.Make), exif.get(ExifTags.Base.Model))
         captured_at = _captured_at(exif.get_ifd(ExifTags.IFD.Exif))
+    except MemoryError:
+        raise
     except Exception:  # noqa: BLE001 - as above
         return Exif(orientation)
     return Exif(orientation, captured_at, camera)

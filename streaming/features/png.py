@@ -39,6 +39,8 @@ def _is_of_use(reader: PngStream, kind: bytes, position: int, length: int) -> bo
     reader.fp.seek(position)
     try:
         reader.crc(kind, reader.call(kind, position, length))
+    except MemoryError:
+        raise
     except Exception:  # noqa: BLE001 - odd metadata make Pillow's parser raise almost anything
         return False
     return True

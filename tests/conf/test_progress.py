@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -12,7 +13,8 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from conf.settings import SparkSettings
+from conf.logs import logging_to
+from conf.settings import LogSettings, SparkSettings
 from conf.spark import progress
 from conf.spark.ticks import Ticks, ticking
 
@@ -77,3 +79,14 @@ def test_nobody_sees_a_bar_without_a_terminal(spark: SparkSession, capsys: pytes
     with progress.task_bar(spark), progress.bar(1, "files", lambda: 0):
         pass
     assert capsys.readouterr().err == ""
+
+
+def test_the_level_of_the_log_holds_beside_a_bar(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    terminal = _Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    settings = LogSettings(level="warning", folder=str(tmp_path), format="text")
+    with logging_to(settings, "test"), progress.bar(3, "pictures", lambda: 1):
+        logging.getLogger("streaming").info("quiet")
+        logging.getLogger("streaming").warning("loud")
+    assert "loud" in terminal.getvalue()
+    assert "quiet" not in terminal.getvalue()

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.support.buckets import new_bucket
 from tests.support.servers import FaultyStore
-from tests.support.streams import run
+from tests.support.streams import end, start
 
 pytestmark = pytest.mark.usefixtures("programs")
 
 
 def test_a_replay_goes_through_the_proxy_of_the_environment(
-    versitygw_address: str, fitted: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    versitygw_address: str,
+    fitted: Path,
+    pictures: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    wait_for: Callable[..., None],
 ) -> None:
     """The name of the store does not resolve here. Nothing is left of the checkpoint."""
     with new_bucket(versitygw_address, monkeypatch) as bucket, FaultyStore(versitygw_address) as proxy:
@@ -22,13 +29,24 @@ def test_a_replay_goes_through_the_proxy_of_the_environment(
         paths = bucket.put(pictures[:5])
         environment = {
             "AWS_ENDPOINT_URL": "http://store.invalid",
-            "HTTP_PROXY": proxy.address,
+            "HTTP_PROXY": proxy.address.replace("://", "://me:secret@"),  # S3A takes no name without a password
             "PICTURE_FEATURES_S3__PATH_STYLE": "true",
             "TMPDIR": str(tmp_path),
         }
-        done = run("streaming", bucket.arguments("replay"), **environment)
-        assert done.returncode == 0, done.stdout
+        replay = start("streaming", bucket.arguments("replay"), **environment)
+        wait_for(lambda: _words_of_java(replay.pid) != [])
+        words = _words_of_java(replay.pid)
+        assert "spark.hadoop.fs.s3a.proxy.username=me" in words
+        assert not any("secret" in word for word in words)  # which everybody here can read
+        said = end(replay)
+        assert replay.returncode == 0, said
         assert bucket.counted() == dict.fromkeys(paths, 1)
         assert proxy.requests["PUT output/features"] > 0
         assert any("Hadoop" in client for client in proxy.clients)
         assert not [*tmp_path.rglob("offsets")]
+
+
+def _words_of_java(program: int) -> list[str]:
+    """The command line of Spark's JVM; none before it has one."""
+    lines = [one.cmdline() for one in psutil.Process(program).children(recursive=True) if one.name() == "java"]
+    return next((line for line in lines if "org.apache.spark.deploy.SparkSubmit" in line), [])
