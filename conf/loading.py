@@ -17,6 +17,8 @@ from conf.errors import SettingsError, one_line_each
 from conf.settings import ENV_PREFIX, Settings, keys
 from conf.yaml_file import list_of_settings, read_yaml
 
+_OF_SPARK = f"{ENV_PREFIX}SPARK__CONF__"
+
 
 def load_settings(flags: Mapping[str, Any], config: Path | None = None) -> Settings:
     """Build and validate the tree of settings.
@@ -65,6 +67,14 @@ def _check_variables() -> None:
         SettingsError: there is such a variable; the message names it and the nearest setting.
     """
     for name in os.environ:
+        if name.upper().startswith(_OF_SPARK) and (spelt := name[len(_OF_SPARK) :]) not in (
+            spelt.lower(),
+            spelt.upper(),
+        ):
+            raise SettingsError(
+                f"{name}: the name of a variable loses its capitals, and Spark would not know the property; give it as "
+                f'JSON: {variable_of("spark.conf")}=\'{{"{spelt}": "..."}}\''
+            )
         if name.upper().startswith(ENV_PREFIX) and not _is_variable(name.upper().removeprefix(ENV_PREFIX)):
             raise SettingsError(f"{name}: there is no such setting (from the environment); {_nearest_variable(name)}")
 

@@ -197,6 +197,17 @@ def test_a_misspelt_variable_is_refused(name: str, told: str, monkeypatch: pytes
     assert str(caught.value) == f"PICTURE_FEATURES_{name}: there is no such setting (from the environment); {told}"
 
 
+def test_a_property_that_would_lose_its_capitals_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PICTURE_FEATURES_SPARK__CONF__spark.driver.maxResultSize", "4g")
+    with pytest.raises(SettingsError) as caught:
+        load_settings({})
+    told = """PICTURE_FEATURES_SPARK__CONF='{"spark.driver.maxResultSize": "..."}'"""
+    assert str(caught.value).endswith(told)
+    monkeypatch.undo()
+    monkeypatch.setenv("PICTURE_FEATURES_SPARK__CONF", '{"spark.driver.maxResultSize": "4g"}')
+    assert load_settings({}).spark.conf == {"spark.driver.maxResultSize": "4g"}
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [("stream__settle", "1s"), ("STREAM", '{"settle": "1s"}'), ("SPARK__CONF__spark.x", "1"), ("INPUT", "")],
