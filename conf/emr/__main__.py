@@ -10,15 +10,13 @@ from conf.cli import EXIT_CODES, LOG_KEYS, Flag, Verb, make_parser, run_program
 from conf.emr.cost import CostOptions, add_cost_arguments, cost
 from conf.emr.deployment import (
     DeployOptions,
-    DestroyOptions,
     PackageOptions,
     add_deploy_arguments,
-    add_destroy_arguments,
     add_package_arguments,
     deploy,
-    destroy,
     package,
 )
+from conf.emr.destruction import DestroyOptions, add_destroy_arguments, destroy
 from conf.emr.operation import (
     LogsOptions,
     SubmitOptions,

@@ -1,12 +1,10 @@
-"""Package, deploy and destroy: the plan, what is said before it is carried out, and the steps in between."""
+"""Package and deploy: the plan, what is said before it is carried out, and the steps in between."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import logging
-import re
-import shlex
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,12 +13,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError
 
-from conf.emr import buckets, serverless
+from conf.emr import serverless
 from conf.emr.application import PLATFORMS, EmrSettings, build_folder, check_built, is_built, locations_of, upload
 from conf.emr.cluster import Cluster
-from conf.emr.cost import PRICES, metrics_of_alarms, monthly_usd, read_prices
+from conf.emr.cost import PRICES, monthly_usd, read_prices
 from conf.emr.options import (
     COMPUTES,
     OfStackWithConsent,
@@ -36,25 +34,25 @@ from conf.emr.permissions import explain
 from conf.emr.preflight import check
 from conf.emr.spark_submit import Locations, scheduled, spark_submit_arguments
 from conf.emr.stack import (
+    OURS,
     Compute,
     Part,
     Stack,
+    cluster_is_there,
     is_going,
-    is_left_over,
     is_usable,
     outputs_of,
     parameters_of,
     template_of,
+    yes_or_no,
 )
-from conf.errors import AppError, PlatformError, SettingsError
-from conf.failures import code_of
+from conf.errors import PlatformError, SettingsError
 from conf.settings import Settings
 
 _logger = logging.getLogger(__name__)
 
 _INSTANCE_TYPES = {"x86_64": "m6i.xlarge,m5.xlarge,m7i.xlarge", "aarch64": "m6g.xlarge,m7g.xlarge,m6gd.xlarge"}
 _DEFAULT_PLATFORM = "aarch64"
-_OURS = re.compile("Name|KeyArn|Platform|AllowNonEu|QueueIsTaken|Generation|.+Job|.+Arguments")
 _DRY_RUN_SECONDS = 5.0  # for an answer of AWS, which need not be there
 _A_MILLION = 1e6
 _FORMS: Mapping[Compute, str] = {"serverless": ", with Schedules=yes", "cluster": ""}
@@ -96,19 +94,6 @@ class DeployOptions(OfStackWithConsent):
     settings: Path | None
     set: Sequence[str]
     no_check: bool
-
-
-@dataclass(frozen=True)
-class DestroyOptions(OfStackWithConsent):
-    """The options of destroy.
-
-    Attributes:
-        compute: EMR Serverless or a cluster; None for both.
-        data: whether to delete the data as well.
-    """
-
-    compute: Compute | None
-    data: bool
 
 
 def add_package_arguments(parser: argparse.ArgumentParser) -> None:
@@ -166,7 +151,7 @@ def deploy(settings: Settings, options: DeployOptions) -> str | None:
     folders = [f"{applications}/{one}" for one in dict.fromkeys((platform, *PLATFORMS))] if applications else []
     for_emr = EmrSettings.choose(data, options.settings, folders)
     given = _by_template(_pairs(options.set), compute.part)
-    common = {"Name": data.name, "AllowNonEu": _yes(given=options.allow_non_eu)}
+    common = {"Name": data.name, "AllowNonEu": yes_or_no(given=options.allow_non_eu)}
     of_compute = {
         **common,
         "Platform": platform,
@@ -174,8 +159,8 @@ def deploy(settings: Settings, options: DeployOptions) -> str | None:
         **given[compute.part],
     }
     reaches_queue = compute.part == "cluster" or serverless.reaches_queue({**former[compute.part], **of_compute})
-    queue_is_taken = reaches_queue or (not unreached and _cluster_is_there(data))
-    of_data = {**common, "QueueIsTaken": _yes(given=queue_is_taken), **given["data"]}
+    queue_is_taken = reaches_queue or (not unreached and cluster_is_there(data))
+    of_data = {**common, "QueueIsTaken": yes_or_no(given=queue_is_taken), **given["data"]}
     if not options.no_check and not unreached:
         _check(compute, {**former[compute.part], **of_compute})
     plan = [
@@ -264,17 +249,6 @@ def _cost(compute: Compute) -> str:
     )
 
 
-def _yes(*, given: bool) -> str:
-    return "yes" if given else "no"
-
-
-def _cluster_is_there(data: Stack) -> bool:
-    """Whose stream takes from the queue, whatever Serverless does."""
-    cluster = data.sibling("cluster")
-    there = cluster.describe()
-    return there is not None and not is_going(there) and not is_left_over(there)
-
-
 def _next(data: Stack, outputs: Mapping[str, str]) -> Iterator[str]:
     if parameters_of(data.describe() or {}).get("AlarmEmail"):
         yield "confirm the mail of AWS Notifications, or no alarm reaches you"
@@ -295,7 +269,7 @@ def _check(compute: Stack, parameters: Mapping[str, str]) -> None:
 def _by_template(given: Mapping[str, str], compute: Part) -> dict[Part, dict[str, str]]:
     """Each parameter to the template that has it; those that deploy sets itself are none of them."""
     known = {
-        part: {name for name in template_of(part)["Parameters"] if not _OURS.fullmatch(name)}
+        part: {name for name in template_of(part)["Parameters"] if not OURS.fullmatch(name)}
         for part in cast("tuple[Part, ...]", ("data", compute))
     }
     for name in given:
@@ -364,110 +338,3 @@ def _pairs(given: Sequence[str]) -> dict[str, str]:
         if "=" not in pair:
             raise SettingsError(f"--set: {pair!r} is not allowed: give NAME=VALUE")
     return dict(pair.split("=", 1) for pair in given)
-
-
-def add_destroy_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of destroy."""
-    add_stack(parser)
-    parser.add_argument("--compute", choices=COMPUTES, help="Only this one. Default: both.")
-    parser.add_argument(
-        "--data", action="store_true", help="Delete the buckets as well, with pictures, models, tables and logs."
-    )
-    add_consent(parser)
-
-
-def destroy(settings: Settings, options: DestroyOptions) -> str | None:
-    """Take down what runs programs, and with --data everything; returns what stays, and what it costs."""
-    data = stack_of(settings, options)
-    wanted: Sequence[Compute] = (options.compute,) if options.compute else COMPUTES
-    there = [data.sibling(compute) for compute in wanted if data.sibling(compute).describe() is not None]
-    plan = [line for one in there for line in (f"delete stack {one.full_name} in {data.region}", _again(one))]
-    if options.data:
-        if options.compute:
-            raise SettingsError("destroy: --data deletes everything, and goes without --compute")
-        plan += [
-            f"delete stack {data.full_name}, and for ever all that is in",
-            *(f"  {bucket}" for bucket in data.buckets().values()),
-        ]
-    if not plan:
-        return f"there is nothing of {data.name} that runs programs\n{_what_stays(data)}"
-    if not agreed("\n".join(plan), options):
-        return None
-    for stack in there:
-        stack.wait_until_stable()
-        if stack.describe() is not None:
-            _stop(stack)
-            stack.delete()
-    if not options.data:
-        _tell_who_takes(data)
-        return _what_stays(data)
-    data.wait_until_stable()
-    deleted = buckets.empty(data)
-    if data.describe() is not None:
-        data.delete()
-    return f"{data.name} is gone, with {deleted:,} objects. Its key can be restored for 30 days, at no cost"
-
-
-def _tell_who_takes(data: Stack) -> None:
-    """Have the alarm on the queue know whether a form is left that takes from it."""
-    data.wait_until_stable()
-    there, left = data.describe(), data.sibling("serverless").describe()
-    if there is None or not is_usable(there) or not data.takes_changes():
-        return
-    taken = _cluster_is_there(data) or (left is not None and serverless.reaches_queue(parameters_of(left)))
-    if parameters_of(there).get("QueueIsTaken") != _yes(given=taken):
-        try:
-            data.change({"QueueIsTaken": _yes(given=taken)})
-        except (AppError, ClientError) as error:
-            _logger.warning("the alarm NotTakenIn is as it was until the next deploy: %s", error)
-
-
-def _again(stack: Stack) -> str:
-    """The command that brings a stack back with the parameters that somebody had set, which go with it."""
-    parameters, template = parameters_of(stack.describe() or {}), template_of(stack.part)["Parameters"]
-    chosen = {
-        key: value
-        for key, value in parameters.items()
-        if key in template and not _OURS.fullmatch(key) and value != str(template[key].get("Default", ""))
-    }
-    words = [word for key, value in sorted(chosen.items()) for word in ("--set", f"{key}={value}")]
-    where = ["--stack", stack.name, "--region", stack.region, "--compute", stack.part]
-    platform = ["--platform", parameters["Platform"]] if "Platform" in parameters else []
-    outside = ["--allow-non-eu"] if parameters.get("AllowNonEu") == "yes" else []
-    command = shlex.join(["python", "-m", "conf.emr", "deploy", *where, *outside, *platform, *words])
-    return f"  to have it back as it is: {command}"
-
-
-def _stop(stack: Stack) -> None:
-    """End what still runs, as far as deleting the stack does not."""
-    if stack.part == "serverless" and "ApplicationId" in (outputs := outputs_of(stack.describe() or {})):
-        if outputs["Schedules"] == "yes" and stack.takes_changes():
-            try:
-                stack.change({"Schedules": "no"})  # or one could start the application again while it is deleted
-            except (AppError, ClientError) as error:
-                _logger.warning("the schedules stay until the stack is deleted: %s", error)
-        try:
-            serverless.Application(stack, outputs["ApplicationId"]).stop()
-        except ClientError as error:
-            if code_of(error) != "ResourceNotFoundException":  # somebody has deleted it
-                raise
-
-
-def _what_stays(data: Stack) -> str:
-    """The resources that are left, and their price."""
-    if data.describe() is None:
-        return "nothing stays"
-    prices = read_prices(PRICES)
-    lines, sum_ = [f"what stays of {data.name}, in USD a month:"], 0.0
-    sizes = buckets.sizes(data)
-    for bucket in data.buckets().values():
-        gigabytes = sizes.get(bucket, 0.0) / 1e9
-        usd = gigabytes * prices["s3"]["gigabyte_month"]
-        sum_ += usd
-        counted = f"{gigabytes:,.1f} GB" if bucket in sizes else "not counted by S3 yet"
-        lines.append(f"  {bucket:<58}{counted:>22}{usd:>8,.2f}")
-    alarms = metrics_of_alarms()
-    for what, usd in (("key", prices["kms_month"]), (f"{alarms} metrics of alarms", alarms * prices["alarm_month"])):
-        sum_ += usd
-        lines.append(f"  {what:<80}{usd:>8,.2f}")
-    return "\n".join([*lines, f"  {'sum':<80}{sum_:>8,.2f}", "destroy --data deletes it"])

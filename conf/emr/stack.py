@@ -46,6 +46,8 @@ _CHANGING = tuple(
         *("UPDATE_ROLLBACK", "UPDATE_ROLLBACK_COMPLETE_CLEANUP"),
     )
 )
+OURS = re.compile("Name|KeyArn|Platform|AllowNonEu|QueueIsTaken|Generation|.+Job|.+Arguments")
+"""The parameters that deploy sets itself."""
 _FIRST_TRY_FAILED = "ROLLBACK_COMPLETE"
 _LEFT_OVER = (_FIRST_TRY_FAILED, "ROLLBACK_FAILED", "DELETE_FAILED")
 """Of a first try, or of a deletion that failed: nothing can run on it."""
@@ -360,3 +362,14 @@ def is_usable(description: Mapping[str, Any]) -> bool:
 def is_left_over(description: Mapping[str, Any]) -> bool:
     """Whether it is what a first try, or a deletion that failed, has left."""
     return description["StackStatus"] in _LEFT_OVER
+
+
+def cluster_is_there(data: Stack) -> bool:
+    """Whether there is a cluster, whose stream takes from the queue, whatever Serverless does."""
+    there = data.sibling("cluster").describe()
+    return there is not None and not is_going(there) and not is_left_over(there)
+
+
+def yes_or_no(*, given: bool) -> str:
+    """A condition as the templates take it."""
+    return "yes" if given else "no"

@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from conf.emr import deployment, serverless
+from conf.emr import deployment, destruction, serverless
 from conf.emr.application import SETTINGS, bucket_and_key, build_folder, check_built, locations_of, on_cluster
 from conf.emr.cost import PRICES, read_prices, serverless_usd
 from conf.emr.options import OfStackWithConsent, add_consent, add_platform, add_stack, agreed, stack_of
@@ -131,10 +131,10 @@ def try_(settings: Settings, options: TryOptions) -> str | None:
             f"the jobs cost {bill.spent:.2f} USD by {PRICES.name}; everything is taken down now, and if that is "
             f"interrupted, python -m conf.emr destroy --data --stack {data.name} goes on\n"
         )
-        everything = deployment.DestroyOptions(
+        everything = destruction.DestroyOptions(
             stack=options.stack, allow_non_eu=options.allow_non_eu, yes=True, dry_run=False, compute=None, data=True
         )
-        deployment.destroy(settings, everything)
+        destruction.destroy(settings, everything)
     return (
         f"{rows} rows in {(time.monotonic() - began) / 60:.0f} min; the jobs were billed {bill.spent:.2f} USD by "
         f"{PRICES.name}, S3 and KMS some cents besides; everything is deleted"

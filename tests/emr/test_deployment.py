@@ -230,7 +230,8 @@ def test_what_an_interrupted_deploy_has_begun_is_waited_for(
 
     asked: list[bool] = []
     monkeypatch.setattr(Stack, "describe", described)
-    monkeypatch.setattr("conf.emr.deployment.agreed", consent)
+    for module in ("deployment", "destruction"):
+        monkeypatch.setattr(f"conf.emr.{module}.agreed", consent)
     assert run("deploy") == 0
     assert set(changing.values()) == {0}
     changing |= {"pictures-serverless": 1, "pictures-data": 1}
