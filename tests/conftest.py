@@ -142,8 +142,8 @@ def output(tmp_path: Path) -> Folder:
 
 
 @pytest.fixture(scope="session")
-def wait_for() -> Callable[..., None]:
-    """Waits until a condition holds, and fails if it does not within so many seconds."""
+def wait_for() -> Callable[..., Any]:
+    """Waits until a condition holds, gives what it gave, and fails if it does not within so many seconds."""
     return wait_until
 
 

@@ -7,24 +7,27 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
+_Found = TypeVar("_Found")
 _LONGEST_PAUSE = 1.0
 
 
 def wait_until(
-    condition: Callable[[], bool], seconds: float = 180, every: float = 0.02, said: Callable[[], str] = str
-) -> None:
-    """Return when a condition holds, and fail with what was `said` if it does not within so many seconds.
+    condition: Callable[[], _Found], seconds: float = 180, every: float = 0.02, said: Callable[[], str] = str
+) -> _Found:
+    """What a condition gives once it holds; fail with what was `said` if it does not within so many seconds.
 
     Looking, which may read a whole table from a store, takes a quarter of the time at most: others need the cores.
     """
     give_up = time.monotonic() + seconds
     began = time.monotonic()
-    while not condition():
+    while not (found := condition()):
         looked = time.monotonic() - began
         assert time.monotonic() < give_up, f"waited in vain {said()}"
         time.sleep(max(every, min(3 * looked, _LONGEST_PAUSE)))
         began = time.monotonic()
+    return found
 
 
 @contextmanager

@@ -24,6 +24,7 @@ import pyspark
 from conf.emr.stack import template_of
 from conf.spark.java import find_java
 from conf.spark.s3_client import PACKAGES, fetch_jars
+from tests.support.processes import working_in
 from tests.support.servers import free_port
 from tests.support.waiting import wait_until
 
@@ -101,12 +102,13 @@ class Yarn:
     def kill_master(self, verb: str) -> None:
         """Kill -9 the application master, which in cluster mode is the driver's JVM."""
         name = self.application(verb)["id"]
-        [master] = [process for process in self.processes() if _is_master(process) and name in process.cwd()]
+        masters = [one for one in self.processes() if _APPLICATION_MASTER in one.info["cmdline"]]
+        [master] = [one for one in masters if one.info["name"] == "java" and name in one.info["cwd"]]
         master.kill()
 
     def processes(self) -> list[psutil.Process]:
         """All that were started here, those included that lost their parents: they work in this folder or below."""
-        return [process for process in psutil.process_iter() if self.folder in _folders_of(process)]
+        return working_in(self.folder)
 
     def said(self) -> str:
         """The ends of all logs, for whoever reads of a failure."""
@@ -290,19 +292,3 @@ def _kill(processes: Sequence[psutil.Process]) -> None:
         with suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(processes, timeout=10)
-
-
-def _folders_of(process: psutil.Process) -> Sequence[Path]:
-    """The folder in which a process works, and those above."""
-    try:
-        folder = Path(process.cwd())
-    except psutil.Error:
-        return ()
-    return (folder, *folder.parents)
-
-
-def _is_master(process: psutil.Process) -> bool:
-    try:
-        return process.name() == "java" and _APPLICATION_MASTER in process.cmdline()
-    except psutil.Error:
-        return False

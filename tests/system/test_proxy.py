@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import psutil
 import pytest
 
 from tests.support.buckets import new_bucket
+from tests.support.processes import javas
 from tests.support.servers import FaultyStore
 from tests.support.streams import end, start
+
+_USER = "spark.hadoop.fs.s3a.proxy.username=me"
 
 pytestmark = pytest.mark.usefixtures("programs")
 
@@ -21,7 +24,7 @@ def test_a_replay_goes_through_the_proxy_of_the_environment(
     pictures: list[Path],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
-    wait_for: Callable[..., None],
+    wait_for: Callable[..., Any],
 ) -> None:
     """The name of the store does not resolve here. Nothing is left of the checkpoint."""
     with new_bucket(versitygw_address, monkeypatch) as bucket, FaultyStore(versitygw_address) as proxy:
@@ -34,9 +37,8 @@ def test_a_replay_goes_through_the_proxy_of_the_environment(
             "TMPDIR": str(tmp_path),
         }
         replay = start("streaming", bucket.arguments("replay"), **environment)
-        wait_for(lambda: _words_of_java(replay.pid) != [])
-        words = _words_of_java(replay.pid)
-        assert "spark.hadoop.fs.s3a.proxy.username=me" in words
+        [words] = wait_for(_lines_of_java)
+        assert _USER in words
         assert not any("secret" in word for word in words)  # which everybody here can read
         said = end(replay)
         assert replay.returncode == 0, said
@@ -46,7 +48,7 @@ def test_a_replay_goes_through_the_proxy_of_the_environment(
         assert not [*tmp_path.rglob("offsets")]
 
 
-def _words_of_java(program: int) -> list[str]:
+def _lines_of_java() -> list[list[str]]:
     """The command line of Spark's JVM; none before it has one."""
-    lines = [one.cmdline() for one in psutil.Process(program).children(recursive=True) if one.name() == "java"]
-    return next((line for line in lines if "org.apache.spark.deploy.SparkSubmit" in line), [])
+    lines = [one.info["cmdline"] for one in javas(_USER)]
+    return [line for line in lines if "org.apache.spark.launcher.Main" not in line]  # it only prints Java's command

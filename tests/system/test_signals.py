@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from conf import interrupts
@@ -22,24 +21,13 @@ from streaming.lease import lease
 from streaming.lease.lease import Lease, read_holder
 from streaming.storage.folder import Folder
 from streaming.storage.locations import open_folder
+from tests.support.processes import javas
 from tests.support.small_table import LONG, fill
 from tests.support.streams import Place, begin, end, start
 
 pytestmark = pytest.mark.usefixtures("programs")
 
 Wait = Callable[..., None]
-
-
-def _javas(folder: Path) -> list[psutil.Process]:
-    """The Java processes whose log is in a folder."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.name() == "java" and f"{folder}/spark" in " ".join(process.cmdline()):
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
 
 
 def _is_released(output: Path) -> bool:
@@ -77,7 +65,7 @@ def test_a_stream_that_starts_ends_in_order(
     process = start("streaming", place.arguments("run", "--log-folder", str(logs)))
     reached = {
         "lease": (place.output / "_lease").exists,
-        "Java": lambda: bool(_javas(logs)),
+        "Java": lambda: bool(javas(f"{logs}/spark")),
         # Java writes this while its part of the session is made, for which Python waits
         "session": lambda: any("SparkContext" in log.read_text() for log in logs.glob("spark-out-*.log")),
     }
@@ -87,7 +75,7 @@ def test_a_stream_that_starts_ends_in_order(
     assert process.returncode == 0, said
     assert said.endswith(f" {number.name}: stopped; no micro-batch was running\n")
     assert _is_released(place.output)
-    wait_for(lambda: not _javas(logs))
+    wait_for(lambda: not javas(f"{logs}/spark"))
 
 
 def test_java_ends_with_its_program_and_a_program_says_that_its_java_ended(
@@ -98,14 +86,14 @@ def test_java_ends_with_its_program_and_a_program_says_that_its_java_ended(
     logs = place.root / "logs"
     arguments = place.arguments("run", "--interval", "100ms", "--log-folder", str(logs))
     killed = start("streaming", arguments)
-    wait_for(lambda: bool(_javas(logs)))
+    wait_for(lambda: bool(javas(f"{logs}/spark")))
     killed.kill()
     end(killed)
-    wait_for(lambda: not _javas(logs), 60)
+    wait_for(lambda: not javas(f"{logs}/spark"), 60)
 
     stream = start("streaming", arguments)
     wait_for(lambda: place.committed() >= 1)
-    [java] = _javas(logs)
+    [java] = javas(f"{logs}/spark")
     workers = java.children(recursive=True)
     java.kill()
     last = end(stream).splitlines()[-1]
@@ -158,12 +146,12 @@ def test_another_verb_is_interrupted(tmp_path: Path, wait_for: Wait) -> None:
     fill(output)
     places = ["--output", output.root, "--to", str(to), "--log-folder", str(logs)]
     process = start("tests.support.by_spark", ["export", *places, "--log-format", "text", "--master", "local[2,4]"])
-    wait_for(lambda: bool(_javas(logs)))
+    wait_for(lambda: bool(javas(f"{logs}/spark")))
     process.terminate()
     assert re.fullmatch(r"\S+ starting Spark\nerror: interrupted by SIGTERM\n", end(process))
     assert process.returncode == 130
     assert _is_released(to)
-    wait_for(lambda: not _javas(logs))
+    wait_for(lambda: not javas(f"{logs}/spark"))
 
 
 @pytest.fixture
