@@ -190,6 +190,7 @@ def check_place(models: Folder) -> None:
     for name in models.names(""):
         folder, slash, _ = name.partition("/")
         ours = name == CURRENT or (slash and (folder.startswith("_") or is_version(folder)))  # or of a fit that goes on
+        ours = ours or name.startswith(".")  # as file managers leave
         if not ours:
             raise NoModelError(f"--models: {models.root} is not a registry, and holds {name}; check the path")
 

@@ -28,7 +28,7 @@ from conf.spark.ticks import Ticks
 from streaming.engine.checkpoint import Epochs
 from streaming.engine.drift import DriftMonitor
 from streaming.engine.executors import Executors
-from streaming.engine.microbatch import MicroBatches
+from streaming.engine.microbatch import MicroBatches, Reports
 from streaming.engine.prefetch import Prefetch
 from streaming.engine.query import raise_failure, running_query
 from streaming.engine.serving import ModelSource
@@ -118,7 +118,8 @@ class _Stream:
     def _batches(self) -> Iterator[MicroBatches]:
         log = ManifestLog(self._tenure, KnownPictures(self._output))
         with closing(Prefetch(Executors(self._spark, Ticks()), self._models, log)) as prefetch:
-            yield MicroBatches(self._tenure, log, self._epochs, prefetch, DriftMonitor(1, "refit"), lambda report: None)
+            drift, reports = DriftMonitor(1, "refit"), Reports(lambda report: None)
+            yield MicroBatches(self._tenure, log, self._epochs, prefetch, drift, reports)
 
 
 def _durations(query: StreamingQuery) -> list[Counter[str]]:

@@ -86,9 +86,11 @@ class EventsDiscoverer:
         while not leave.is_set():
             try:
                 if not listed:
-                    self._list_once(max_pictures)
+                    self._list_once(max_pictures, leave)
                     listed = True
                 self._inbox.take_in_if_due(max_pictures)
+                with self._log.writing():
+                    pass  # what cannot be kept is not received: each time counts until SQS gives a message up
                 batch = self._collect(max_pictures, interval, leave)
                 self._finish(batch, max_pictures)
             except TransientError as error:
@@ -141,7 +143,7 @@ class EventsDiscoverer:
     def _is_listed(self) -> bool:
         return self._log.output.exists(self._mark)
 
-    def _list_once(self, max_pictures: int) -> int:
+    def _list_once(self, max_pictures: int, leave: threading.Event | None = None) -> int:
         """List the input unless this queue is followed since a complete listing; its events wait meanwhile.
 
         Returns:
@@ -150,7 +152,9 @@ class EventsDiscoverer:
         if self._is_listed():
             return 0
         _logger.info("listing %s once, before following the queue", self._source.root)
-        look = self._listing.look(max_pictures)
+        look = self._listing.look(max_pictures, leave)
+        if not look.whole:
+            return look.found
         _logger.info("found %d new pictures of %d; following %s", look.found, look.listed, self._queue.url)
         text = (
             f"{self._source.root} was listed by {datetime.now(UTC):%Y-%m-%d %H:%M} UTC; later pictures come through\n"
@@ -183,21 +187,21 @@ class EventsDiscoverer:
 
 
 class _Outage:
-    """A period in which a queue fails: logged once at its beginning and once at its end."""
+    """A period in which the queue or the output fails: logged once at its beginning and once at its end."""
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    def __init__(self, queue: str) -> None:
+        self._queue = queue
         self._pauses: Iterator[float] | None = None
 
     def wait(self, error: TransientError, leave: threading.Event) -> None:
         """Pause after a failure, with exponential backoff."""
         if self._pauses is None:
-            _logger.warning("cannot follow the queue, trying again until it is back: %s", error)
+            _logger.warning("cannot take events in, trying again until that succeeds: %s", error)
             self._pauses = pauses()
         leave.wait(next(self._pauses))
 
     def end(self) -> None:
         """End the outage, if there is one; call it after a success."""
         if self._pauses is not None:
-            _logger.info("%s is back", self._what)
+            _logger.info("events of %s are taken in again", self._queue)
         self._pauses = None

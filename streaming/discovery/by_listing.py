@@ -39,11 +39,15 @@ class Look:
         listed: all pictures.
         found: new and requested pictures, which are in manifests now.
         unsettled: new pictures that may still be being written, left for a later look.
+        seconds: that it took.
+        whole: whether it saw the whole input; False if it was broken off.
     """
 
     listed: int
     found: int
     unsettled: int
+    seconds: float = 0.0
+    whole: bool = True
 
 
 class Discoverer(Protocol):
@@ -125,14 +129,18 @@ class ListingDiscoverer:
         """The reason why `has_new` found nothing."""
         return f"every picture in {self._source.root} is in {self._log.output.root} already"
 
-    def look(self, max_pictures: int) -> Look:
+    def look(self, max_pictures: int, leave: threading.Event | None = None) -> Look:
         """List the input once and append manifests of new and requested pictures, of at most `max_pictures` each.
+
+        It is broken off when `leave` is set: a listing of millions takes minutes.
 
         Raises:
             InputError: a local input cannot be listed.
             StorageError: S3 refused, or a manifest cannot be written.
         """
+        started = time.monotonic()
         listed = unsettled = 0
+        whole = True
         found = self._inbox.take_in_if_due(max_pictures)
         filling: list[StoredPicture] = []
         most = min(_FIRST, max_pictures)
@@ -148,11 +156,17 @@ class ListingDiscoverer:
                 self._log.append(filling[:most])
                 del filling[:most]
                 most = max_pictures
+            if leave and leave.is_set():
+                whole = False
+                break
         if filling:
             self._log.append(filling)
-        self._end_look()
-        look = Look(listed, found, unsettled)
-        self._on_look(look)
+        look = Look(listed, found, unsettled, time.monotonic() - started, whole)
+        if whole:
+            self._end_look()
+            self._on_look(look)
+        else:
+            self._settling.break_off_look()
         return look
 
     def catch_up(self, max_pictures: int) -> Look:
@@ -195,15 +209,11 @@ class ListingDiscoverer:
 
     def _look_twice_if_need_be(self, max_pictures: int, interval: float, leave: threading.Event) -> float:
         """Look, and within a long interval again as soon as new files can have settled; returns the longer look."""
-        started = time.monotonic()
-        unsettled = self.look(max_pictures).unsettled
-        took = time.monotonic() - started
+        look = self.look(max_pictures, leave)
         rest = self._settling.seconds_left()
-        if not unsettled or took + rest >= interval or leave.wait(rest):
-            return took
-        started = time.monotonic()
-        self.look(max_pictures)
-        return max(took, time.monotonic() - started)
+        if not look.unsettled or look.seconds + rest >= interval or leave.wait(rest):
+            return look.seconds
+        return max(look.seconds, self.look(max_pictures, leave).seconds)
 
     def _begin_look(self) -> None:
         self._settling.begin_look()
@@ -241,7 +251,7 @@ class DiscoveryThread:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop the discoverer after its present look."""
+        """Stop the discoverer, and wait for the page that it lists, or for the manifest that it writes."""
         self._leave.set()
         self._thread.join()
 

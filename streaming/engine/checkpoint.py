@@ -16,9 +16,9 @@ from conf.errors import AlreadyExistsError, NotFoundError, OutputError
 from streaming.lease.tenure import Tenure
 from streaming.output import known
 from streaming.output.decision import is_decided
-from streaming.output.manifests import FOUND_AGAIN, LOG_FOLDER, SUFFIX, manifest_ids
+from streaming.output.manifests import FOUND_AGAIN, LOG_FOLDER, SUFFIX, manifest_ids, read_manifest
 from streaming.output.recovery import finish_manifests
-from streaming.output.tables import finished, unfinished
+from streaming.output.tables import Tables, finished, unfinished
 from streaming.storage.damaged import naming
 from streaming.storage.folder import Folder
 from streaming.storage.locations import spark_uri
@@ -136,7 +136,7 @@ class Epochs:
         return [int(name) for name in names if name.isdigit()]
 
     def check_missing(self, batch_id: int) -> None:
-        """Check that a micro-batch without rows is one whose manifests were folded after they were finished.
+        """Check that a micro-batch without rows is one whose manifests were finished and folded, or list nothing.
 
         Raises:
             OutputError: a manifest was deleted by hand before it was finished.
@@ -147,11 +147,22 @@ class Epochs:
         for manifest in planned:
             if is_decided(self._output, manifest) or known.is_folded(self._output, manifest):
                 _logger.info("manifest %s is done already, or withdrawn, and left the log", manifest)
+            elif self._is_emptied(manifest):
+                with self._tenure.writing():
+                    Tables(self._output).commit_nothing(manifest)
+                _logger.info("all pictures of manifest %s are forgotten", manifest)
             else:
                 raise OutputError(
                     f"manifest {manifest} is gone from {self._output.path(LOG_FOLDER)} before it was finished; "
                     f"{self._remedy}: {FOUND_AGAIN}"
                 )
+
+    def _is_emptied(self, manifest: str) -> bool:
+        """Whether a manifest is in the log and lists nothing: two runs of `forget` at once took what each asked for."""
+        try:
+            return not read_manifest(self._output, manifest)
+        except NotFoundError:
+            return False
 
     def _manifests_of(self, batch_id: int) -> list[str]:
         """The manifests that Spark planned as a micro-batch: one, or more after a kill between its own writes."""

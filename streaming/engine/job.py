@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -70,7 +69,7 @@ class StreamJob:
         self._on_report = on_report
         self._tables = Tables(opened.places.output)
         self._interval: float | None = None
-        self._looked = time.monotonic()
+        self._looked: Looked | None = None
         settle = opened.settings.stream.settle
         self._listing = ListingDiscoverer(opened.places.input, opened.log, opened.inbox, settle, self._note_look)
 
@@ -98,17 +97,27 @@ class StreamJob:
         return "\n".join(lines)
 
     def follow(self, on_look: Callable[[bool], None]) -> None:
-        """Featurize what arrives until told to stop; `on_look` is told whether a micro-batch is running."""
+        """Featurize what arrives until told to stop.
+
+        Args:
+            on_look: told whether a micro-batch is running, several times a minute, unless looks for pictures fail.
+        """
+
+        def tell_look(busy: bool) -> None:  # noqa: FBT001 - an observation, not a switch
+            # A stream that cannot look for pictures does not know whether it is behind.
+            if busy or self._looked is None or self._looked.is_recent(datetime.now(UTC)):
+                on_look(busy)
+
         discoverer = self._discoverer
         spark = self._session()
         with self._queries(spark, unfinished(self._places.output)) as queries:
             interval = self._settings.stream.interval
-            self._interval, self._looked = interval.total_seconds(), time.monotonic()
+            self._interval = interval.total_seconds()
             root, stop = self._places.input.root, command("streaming", "stop")
             _logger.info("watching %s; Ctrl-C, or %s, ends it", root, stop)
             with DiscoveryThread(discoverer, self._max_pictures(spark), interval) as discovery:
                 try:
-                    queries.follow(discovery, on_look)
+                    queries.follow(discovery, tell_look)
                 finally:
                     self._tenure.stop.set()  # or discovery would wait on for a store that fails
 
@@ -135,9 +144,9 @@ class StreamJob:
 
     def _note_look(self, look: Look) -> None:
         """Have the lease record a look, for `status`; a scan that takes longer than the interval extends the period."""
-        former, self._looked = self._looked, time.monotonic()
-        period = None if self._interval is None else max(self._interval, self._looked - former)
-        self._tenure.note_look(Looked(at=datetime.now(UTC), period=period, unsettled=look.unsettled))
+        period = None if self._interval is None else max(self._interval, look.seconds)
+        self._looked = Looked(at=datetime.now(UTC), period=period, unsettled=look.unsettled)
+        self._tenure.note_look(self._looked)
 
     def _queries(self, spark: SparkSession, waiting: Sequence[str]) -> AbstractContextManager[Queries]:
         from streaming.engine.queries import open_queries  # noqa: PLC0415 - imports PySpark

@@ -37,8 +37,38 @@ class DrainingError(Exception):
     """Raised in a micro-batch that is skipped, so that Spark does not record it as finished."""
 
 
+class Reports:
+    """Tells the report of each micro-batch of this process once, also if the store fails after its deciding write.
+
+    Args:
+        on_report: called with each.
+    """
+
+    def __init__(self, on_report: Callable[[BatchReport], None]) -> None:
+        self._on_report = on_report
+        self._kept: dict[str, BatchReport] = {}
+
+    def keep(self, report: BatchReport) -> None:
+        """Keep a report while its manifest is being decided."""
+        self._kept[report.manifest] = report
+
+    def drop(self, manifest: str) -> None:
+        """Drop a report, as another process has decided its manifest."""
+        self._kept.pop(manifest, None)
+
+    def tell(self, report: BatchReport) -> None:
+        """Tell a report, in place of the one that was kept."""
+        self.drop(report.manifest)
+        self._on_report(report)
+
+    def tell_kept(self, manifest: str) -> None:
+        """Tell the report that was kept of a manifest that turns out to be decided."""
+        if report := self._kept.pop(manifest, None):
+            self._on_report(report)
+
+
 class MicroBatches:
-    """The function that foreachBatch calls; `on_report` is called after each micro-batch."""
+    """The function that foreachBatch calls."""
 
     def __init__(
         self,
@@ -47,14 +77,14 @@ class MicroBatches:
         epochs: Epochs,
         prefetch: Prefetch,
         drift: DriftMonitor,
-        on_report: Callable[[BatchReport], None],
+        reports: Reports,
     ) -> None:
         self._tenure = tenure
         self._log = log
         self._epochs = epochs
         self._prefetch = prefetch
         self._drift = drift
-        self._on_report = on_report
+        self._reports = reports
         self._tables = Tables(tenure.output)
         self._busy = threading.Lock()
         self.drained = False
@@ -122,19 +152,22 @@ class MicroBatches:
                 model_refused=done.model_refused,
             )
             processed_at = batch.column("processed_at")[0].as_py()
+            self._reports.keep(report)
             committed = self._tables.commit(manifest, Result(outcomes, model.backbone, processed_at, report))
         if not committed:
+            self._reports.drop(manifest)
             self._complete(manifest)
             return
         self._drift.keep(window)
         seconds = time.monotonic() - done.started  # measured again: the report in the footer precedes the commit
-        self._on_report(replace(report, seconds=seconds, seconds_behind=_seconds_behind(manifest)))
+        self._reports.tell(replace(report, seconds=seconds, seconds_behind=_seconds_behind(manifest)))
 
     def _complete(self, manifest: str) -> None:
         """Complete a manifest that another attempt has decided, before or while this one worked on it."""
         with self._tenure.writing() as denylist:
             finish_manifest(self._tenure.output, manifest, denylist)
         _logger.info("manifest %s is done already", manifest)
+        self._reports.tell_kept(manifest)
 
 
 def _seconds_behind(manifest: str) -> float:

@@ -1,7 +1,7 @@
 """Prefetches the features of one manifest ahead.
 
 The executors begin with a manifest as soon as it is appended and they have finished the former one, while Spark records
-that a micro-batch is done and plans the next one, which on S3 takes some forty requests one after the other; and with
+that a micro-batch is done and plans the next one, which on S3 takes some fifteen requests one after the other; and with
 the first one while Spark starts the query. Only the query decides what is committed: a prefetched result that is not
 asked for is dropped, and one that does not match the request (pictures or model) is recomputed.
 """

@@ -19,7 +19,7 @@ from streaming.discovery.by_listing import DiscoveryThread
 from streaming.engine.drift import WINDOW, DriftMonitor
 from streaming.engine.executors import Executors
 from streaming.engine.loop import EpochLoop, Following
-from streaming.engine.microbatch import MicroBatches
+from streaming.engine.microbatch import MicroBatches, Reports
 from streaming.engine.opening import Opened
 from streaming.engine.prefetch import Prefetch
 from streaming.engine.serving import ModelSource, ServedModel
@@ -40,7 +40,7 @@ class Queries:
         self._opened = opened
         self._spark = spark
         self._prefetch = prefetch
-        self._on_report = on_report
+        self._reports = Reports(on_report)
         self._drift = DriftMonitor(opened.settings.stream.drift_threshold, _refit(opened))
 
     def drain(self) -> None:
@@ -70,12 +70,12 @@ class Queries:
         opened = self._opened
         limit = opened.settings.stream.epoch_manifests
         loop = EpochLoop(opened.tenure, opened.epochs, opened.log, opened.inbox, limit, self._new_batches)
-        with draining(opened.tenure.stop.set):
+        with draining(opened.tenure.drain):
             loop.run(self._spark, following)
 
     def _new_batches(self) -> MicroBatches:
         opened = self._opened
-        return MicroBatches(opened.tenure, opened.log, opened.epochs, self._prefetch, self._drift, self._on_report)
+        return MicroBatches(opened.tenure, opened.log, opened.epochs, self._prefetch, self._drift, self._reports)
 
 
 @contextmanager

@@ -43,6 +43,7 @@ class ModelSource:
         self._registry = registry
         self._settings = settings
         self._served: ServedModel | None = None
+        self._former: ServedModel | None = None
         self.refused = False
 
     def current(self) -> ServedModel:
@@ -69,10 +70,11 @@ class ModelSource:
         recipe = model.recipe(self._settings)
         BackboneRunner(recipe.backbone)  # a backbone that does not run must not reach a worker
         _ = recipe.content_hash  # once here, instead of once per worker
-        former = self._served
-        self._served = ServedModel(
-            version, backbone_id(recipe.backbone), self._context.broadcast(recipe), model.manifest.held_back
-        )
-        if former:
-            _logger.info("model %s replaces %s", version, former.version)
-            former.recipe.unpersist()
+        broadcast = self._context.broadcast(recipe)
+        if self._former:
+            self._former.recipe.destroy()  # with its file in Spark's temporary folder
+        self._former = self._served  # in which a micro-batch may still be running
+        self._served = ServedModel(version, backbone_id(recipe.backbone), broadcast, model.manifest.held_back)
+        if self._former:
+            _logger.info("model %s replaces %s", version, self._former.version)
+            self._former.recipe.unpersist()

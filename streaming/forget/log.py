@@ -7,21 +7,15 @@ without rows is accepted only for a manifest that is done.
 
 from __future__ import annotations
 
-from collections import Counter
 from contextlib import suppress
-from datetime import UTC, datetime
 
 from conf.errors import NotFoundError
-from streaming.features.schema import OUTCOMES
 from streaming.lease.denylist import Denylist
 from streaming.output import manifests
-from streaming.output.batch_report import BatchReport
 from streaming.output.decision import is_decided
 from streaming.output.rows import erase_in
-from streaming.output.tables import Result, Tables
+from streaming.output.tables import Tables
 from streaming.storage.folder import Folder
-
-_NO_MODEL = "none"
 
 
 def erase_in_manifest(output: Folder, name: str, denylist: Denylist) -> None:
@@ -32,8 +26,7 @@ def erase_in_manifest(output: Folder, name: str, denylist: Denylist) -> None:
     except NotFoundError:  # folded meanwhile, by a holder that honours the denylist
         return
     if all(denylist.is_forgotten(picture.path) for picture in pictures) and not is_decided(output, manifest):
-        report = BatchReport(manifest, 0, Counter(), 0, 0, _NO_MODEL, None)
-        Tables(output).commit(manifest, Result(OUTCOMES.empty_table(), "", datetime.now(UTC), report))
+        Tables(output).commit_nothing(manifest)
     erase_in(output, name, denylist)
 
 

@@ -21,13 +21,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from conf.errors import AlreadyExistsError, NotFoundError, OutputError
-from streaming.storage.folder import Folder, identity_of
+from streaming.storage.folder import Folder, files_ending, identity_of
 
 DENYLIST_FOLDER = "_forgotten"
 _ENTRIES = f"{DENYLIST_FOLDER}/entries"
@@ -35,6 +35,7 @@ _SALT = f"{DENYLIST_FOLDER}/salt"
 _SALT_BYTES = 32
 _HASH_BYTES = 16
 _SUFFIX = ".json"
+_Hex = Annotated[str, Field(pattern="^([0-9a-f]{2})+$")]
 
 
 class ForgottenPrefix(BaseModel):
@@ -43,7 +44,7 @@ class ForgottenPrefix(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     length: int
-    hash: str
+    hash: _Hex
 
 
 class Entry(BaseModel):
@@ -61,9 +62,9 @@ class Entry(BaseModel):
 
     format: Literal[1] = 1
     id: str
-    salt: str
+    salt: _Hex
     asked_at: datetime
-    paths: tuple[str, ...]
+    paths: tuple[_Hex, ...]
     prefixes: tuple[ForgottenPrefix, ...]
 
     @classmethod
@@ -190,7 +191,7 @@ def read_entries(folder: Folder) -> Iterator[Entry]:
     Raises:
         OutputError: an entry was changed by hand, or is of another release.
     """
-    for name in folder.names(_ENTRIES):
+    for name in files_ending(folder, _ENTRIES, _SUFFIX):
         try:
             yield Entry.model_validate_json(folder.read(name))
         except ValidationError as error:

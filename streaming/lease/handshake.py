@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Self
 
-from conf.errors import AlreadyExistsError, AppError, LeaseHeldError, NotFoundError
+from conf.errors import AlreadyExistsError, LeaseHeldError, NotFoundError
 from streaming.lease.denylist import DENYLIST_FOLDER, NOTHING, Denylist
 from streaming.lease.lease import Holder, Lease, read_holder
 from streaming.storage.damaged import naming
@@ -87,8 +87,9 @@ class Notice:
         while not self._leave.wait(_LOOK_SECONDS):
             try:
                 self.look()
-            except AppError as error:
+            except Exception as error:  # without this thread, forget would wait for ever
                 _logger.warning("cannot read the denylist again, and forget waits for that; trying again: %s", error)
+                _logger.debug("cannot read the denylist again", exc_info=error)
 
 
 def wait_until_noticed(

@@ -41,7 +41,8 @@ _RELEASE_ATTEMPTS = 3
 _LOOK_SECONDS = 0.5
 _LONGEST_WAIT = timedelta(minutes=1)
 _LONGEST_FAILURE = 300
-_TAKEN = "another stream took it"
+_LOOKS_MISSED = 3
+_GRACE = timedelta(minutes=1)  # a look may take a while, and the next renewal of the lease publishes it
 
 _over: set[str] = set()  # tenures of this process that ended, or never began, although the store may not know of it
 
@@ -62,6 +63,10 @@ class Looked(BaseModel):
     at: datetime
     period: float | None
     unsettled: int
+
+    def is_recent(self, now: datetime) -> bool:
+        """Whether the next looks were not missed: not three of them, and a minute."""
+        return self.period is None or now - self.at <= _LOOKS_MISSED * timedelta(seconds=self.period) + _GRACE
 
 
 class Holder(BaseModel):
@@ -93,6 +98,11 @@ class Holder(BaseModel):
     failure: str | None = None
     attempt: Attempt | None = None
     looked: Looked | None = None
+
+    @property
+    def longest_silence(self) -> timedelta:
+        """The time after which a live holder would have changed the record."""
+        return self.expires_at - (self.renewed_at or self.since)
 
     def is_dead(self) -> bool:
         """Whether its process is known to have ended. Only processes of the same machine can tell."""
@@ -153,6 +163,7 @@ class Lease:
         )
         self._written = time.monotonic()
         self._tag = ""
+        self._outwaited: Holder | None = None
         self._looked: Looked | None = None
         self._wake = threading.Event()
         self._leaving = False
@@ -180,23 +191,29 @@ class Lease:
     def _outwait(self) -> None:
         """Wait for a holder of another machine, which may be gone: a live one renews its lease, a dead one's runs out.
 
-        This machine may have been started again, or be the container that replaces the holder's. A lease that runs out
-        later than in a minute is not waited for.
+        This machine may have been started again, perhaps with a clock that is not set yet, or be the container that
+        replaces the holder's. A lease that runs out later than in a minute is not waited for.
         """
         first, _ = read_holder(self._output)
         if first is None or self._may_follow(first) or first.machine == this_machine():
             return
-        if first.expires_at > datetime.now(UTC) + _LONGEST_WAIT:
+        wait = min(first.expires_at - datetime.now(UTC), first.longest_silence)
+        if wait > _LONGEST_WAIT:
             return
         _logger.info("waiting until the lease of %s is renewed, or runs out", first)
+        give_up = time.monotonic() + wait.total_seconds()
         while not self._may_follow(first):
             time.sleep(_LOOK_SECONDS)
             holder, _ = read_holder(self._output)
             if holder != first:
                 return
+            if time.monotonic() >= give_up:
+                self._outwaited = first
 
     def _may_follow(self, present: Holder) -> bool:
-        return present.id in _over or present.is_succeeded_by(self._holder, datetime.now(UTC))
+        if present.id in _over or present == self._outwaited:
+            return True
+        return present.is_succeeded_by(self._holder, datetime.now(UTC))
 
     def _take(self) -> None:
         present, tag = read_holder(self._output)
@@ -258,8 +275,8 @@ class Lease:
         self.check()
         try:
             self.renew()
-        except ConflictError:
-            self._lost = _TAKEN
+        except ConflictError as error:
+            self._lost = str(error)
             raise self._lost_error() from None
 
     def _lost_error(self) -> LeaseLostError:
@@ -286,7 +303,7 @@ class Lease:
         """Extend the lease, also an expired one, unless another has taken it.
 
         Raises:
-            ConflictError: another has taken it.
+            ConflictError: another has taken it, or its file was deleted; the message says which.
             StorageError: the store refused, or does not answer.
         """
         self._replace()
@@ -300,8 +317,8 @@ class Lease:
                 return
             try:
                 self.renew()
-            except ConflictError:
-                self._lost = _TAKEN
+            except ConflictError as error:
+                self._lost = str(error)
                 return
             except Exception as error:  # any other error does not mean that another has taken the lease
                 if self._failure is None:
@@ -330,8 +347,10 @@ class Lease:
                 return self._write(self._renewals, self._tag, **changes)
             except ConflictError:
                 present, tag = read_holder(self._renewals)
-                if present is None or tag is None or present.id != self._holder.id:
-                    raise
+                if present is None or tag is None:
+                    raise ConflictError(f"{LEASE} was deleted") from None
+                if present.id != self._holder.id:
+                    raise ConflictError(f"{present} took it") from None
                 self._tag = tag
 
     def _write(self, output: Folder, tag: str | None, **changes: Any) -> None:

@@ -24,7 +24,7 @@ class Tenure:
 
     Attributes:
         output: as given.
-        stop: set it to have the holder finish its micro-batch and end.
+        stop: set it to have the holder finish its micro-batch and end; a signal handler calls `drain` instead.
 
     Raises:
         LeaseHeldError: on entry, if another stream holds the lease.
@@ -38,6 +38,10 @@ class Tenure:
         self._ends = ExitStack()
         self._drains = False
         self._next_look = 0.0
+
+    def drain(self) -> None:
+        """Have `should_stop` say so, and set `stop`; a signal handler may call this, which takes no lock."""
+        self._drains = True
 
     def __enter__(self) -> Self:
         with ExitStack() as ends:
@@ -74,8 +78,11 @@ class Tenure:
         """Whether `stop` is set, or `streaming stop` asks for it, which is looked up once a second."""
         if not self._drains and time.monotonic() >= self._next_look:
             self._next_look = time.monotonic() + _DRAIN_LOOK_SECONDS
-            self._drains = self._lease.drain_requested()
-        return self._drains or self.stop.is_set()
+            if self._lease.drain_requested():
+                self._drains = True
+        if self._drains:
+            self.stop.set()
+        return self.stop.is_set()
 
     def note_look(self, looked: Looked) -> None:
         """Have the lease record a look for new pictures, for `status`."""

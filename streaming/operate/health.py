@@ -17,9 +17,6 @@ from streaming.output.manifests import written_at
 from streaming.output.tables import unfinished
 from streaming.storage.folder import Folder
 
-_LOOKS_MISSED = 3
-_GRACE = timedelta(minutes=1)  # a look may take a while, and the next renewal of the lease publishes it
-
 State = Literal["running", "stopped", "failed", "died", "expired", "none"]
 """Of a stream: stopped as asked, ended by an error, its process gone, its lease run out, or never begun."""
 
@@ -45,11 +42,7 @@ def has_looked(holder: Holder, now: datetime) -> bool:
     looked = holder.looked
     if looked is None or holder.renewed_at is None or holder.is_gone(now):
         return False
-    return looked.period is None or holder.renewed_at - looked.at <= _patience(looked.period)
-
-
-def _patience(period: float) -> timedelta:
-    return _LOOKS_MISSED * timedelta(seconds=period) + _GRACE
+    return looked.is_recent(holder.renewed_at)
 
 
 @dataclass(frozen=True)

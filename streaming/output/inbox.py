@@ -135,12 +135,12 @@ class _Retries:
         rows = self._still_quarantined(asked)
         with self._log.writing() as denylist:
             rows = [row for row in rows if not denylist.is_forgotten(row.picture.path)]
-            if len(rows) == len(asked):
+            if rows and len(rows) == len(asked):
                 pictures = [row.picture for row in rows]
                 self._await(retry, self._log.append_retry(retry, pictures), pictures)
                 _logger.info("retry %s: %d pictures", retry, len(pictures))
                 return len(pictures)
-            # The other pictures belong to another retry, or have left quarantine.
+            # The other pictures belong to another retry, have left quarantine, or are forgotten.
             rest = create_retry(self._output, rows) if rows else None
             delete_request(self._output, retry)
         return self._take(rest) if rest else 0

@@ -115,13 +115,17 @@ class KnownPictures:
             self._recent.clear()
 
     def unknown(self, pictures: Sequence[StoredPicture]) -> list[StoredPicture]:
-        """Those of `pictures` that were not seen before, in their order."""
+        """Those of `pictures` that were not seen before, in their order, and each once.
+
+        File servers may list an entry of a folder twice while others come or go.
+        """
         identities = [picture.identity for picture in pictures]
-        return [
-            picture
+        unknown = {
+            identity: picture
             for picture, identity, known in zip(pictures, identities, self._compact.has(identities), strict=True)
             if not known and identity not in self._recent
-        ]
+        }
+        return list(unknown.values())
 
 
 def _hashes(path: str, data: bytes) -> pa.ChunkedArray:

@@ -14,7 +14,7 @@ from typing import Literal, get_args
 
 from conf.errors import AlreadyExistsError, OutputError
 from conf.uris import resolve
-from streaming.storage.folder import Folder
+from streaming.storage.folder import Folder, files_ending
 
 LINEAGE_FOLDER = "_derivatives"
 _SUFFIX = ".json"
@@ -48,7 +48,7 @@ def derivatives(output: Folder) -> list[Derivative]:
     Raises:
         OutputError: a file was not written by `record`, or was changed.
     """
-    return sorted(_read(output, name) for name in output.names(LINEAGE_FOLDER) if name.endswith(_SUFFIX))
+    return sorted(_read(output, name) for name in files_ending(output, LINEAGE_FOLDER, _SUFFIX))
 
 
 def path_of(output: Folder, derivative: Derivative) -> str:

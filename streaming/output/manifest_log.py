@@ -28,8 +28,6 @@ from streaming.output.retries import retry_ids
 from streaming.output.tables import unfinished
 from streaming.storage.folder import Folder, StoredPicture
 
-_ATTEMPTS = 100
-
 _logger = logging.getLogger(__name__)
 
 
@@ -179,7 +177,7 @@ class ManifestLog:
         """Write a manifest, durably; transient failures of the store are retried with exponential backoff.
 
         Raises:
-            StorageError: the manifest cannot be written.
+            StorageError: the manifest cannot be written: a permanent failure, or `Tenure.stop` was set meanwhile.
             LeaseLostError: the right to write was lost.
         """
         with self._lock, self._tenure.writing() as denylist:
@@ -211,13 +209,14 @@ class ManifestLog:
         self._changed.notify_all()
 
     def _append(self, pictures: Sequence[StoredPicture], now: datetime, retry: str | None = None) -> str:
-        for attempt, rest in enumerate(pauses(), start=1):
+        rests = pauses()
+        while True:
             try:
                 with self._tenure.writing():
                     return append_manifest(self.output, pictures, now, retry)
             except TransientError as error:
                 # It may have been written all the same, so no other may list its pictures: retry until it exists.
+                rest = next(rests)
                 _logger.warning("cannot append a manifest, trying again in %.0fs: %s", rest, error)
-                if attempt == _ATTEMPTS or self._tenure.stop.wait(rest):
+                if self._tenure.stop.wait(rest):
                     raise StorageError(f"{error}; start again: pictures in no manifest are found again") from error
-        raise AssertionError

@@ -16,7 +16,7 @@ from functools import partial
 from conf.errors import AlreadyExistsError
 from streaming.storage.ahead import ahead, reads_at_once
 from streaming.storage.damaged import naming
-from streaming.storage.folder import Folder, StoredPicture
+from streaming.storage.folder import Folder, StoredPicture, files_ending
 
 LOG_FOLDER = "_manifests"
 SUFFIX = ".json"
@@ -113,8 +113,8 @@ def from_json_lines(data: bytes) -> list[StoredPicture]:
 
 def manifest_ids(output: Folder) -> list[str]:
     """The ids of the manifests in the log, oldest first."""
-    names = output.names(LOG_FOLDER)
-    return [name.removeprefix(f"{LOG_FOLDER}/").removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX)]
+    names = files_ending(output, LOG_FOLDER, SUFFIX)
+    return [name.removeprefix(f"{LOG_FOLDER}/").removesuffix(SUFFIX) for name in names]
 
 
 def marked_withdrawn(output: Folder) -> list[str]:

@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from conf.errors import AlreadyExistsError, OutputError
 from streaming.output.manifests import RETRY, from_json_lines, to_json_lines
-from streaming.storage.folder import Folder, StoredPicture
+from streaming.storage.folder import Folder, StoredPicture, files_ending
 
 REQUESTS_FOLDER = "_requests"
 _SUFFIX = ".json"
@@ -49,8 +49,8 @@ def request_ids(output: Folder) -> list[str]:
 
 def all_ids(output: Folder) -> list[str]:
     """The ids of all requests, with those for pictures in quarantine: see `retries`."""
-    names = output.names(REQUESTS_FOLDER)
-    return [name.removeprefix(f"{REQUESTS_FOLDER}/").removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX)]
+    names = files_ending(output, REQUESTS_FOLDER, _SUFFIX)
+    return [name.removeprefix(f"{REQUESTS_FOLDER}/").removesuffix(_SUFFIX) for name in names]
 
 
 def read_request(output: Folder, request: str) -> list[StoredPicture]:

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from conf.errors import AlreadyExistsError, NotFoundError, OutputError
-from streaming.features.schema import EMBEDDINGS, FEATURES, QUARANTINE, label_of, with_all_columns
+from streaming.features.schema import EMBEDDINGS, FEATURES, OUTCOMES, QUARANTINE, label_of, with_all_columns
 from streaming.output.batch_report import BatchReport
 from streaming.output.decision import FEATURES_REMEDY, FEATURES_TABLE, QUARANTINE_TABLE, Decision, decide
 from streaming.output.embeddings import EMBEDDINGS_TABLE, publish_staged, stage
@@ -33,6 +33,7 @@ from streaming.storage.parquet import as_parquet, parquet_files, read_rows, rows
 _FILES_LOOKED_INTO = 50
 _DAYS_AT_FIRST = 2
 _DAYS = 31
+_NO_MODEL = "none"
 _EMBEDDING = EMBEDDINGS.field("embedding")
 _TABLES = {FEATURES_TABLE: FEATURES, QUARANTINE_TABLE: QUARANTINE}
 
@@ -104,6 +105,11 @@ class Tables:
             if sum(map(len, found)) >= count:
                 break
         return np.concatenate([np.empty(0, np.float32), *found])
+
+    def commit_nothing(self, manifest: str) -> bool:
+        """Publish that a manifest has no pictures any more; False if another process has published a result."""
+        report = BatchReport(manifest, 0, Counter(), 0, 0, _NO_MODEL, None)
+        return self.commit(manifest, Result(OUTCOMES.empty_table(), "", datetime.now(UTC), report))
 
     def commit(self, manifest: str, result: Result) -> bool:
         """Publish a result; False if another process did so first, whose result stands."""

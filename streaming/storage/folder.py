@@ -139,3 +139,13 @@ class Folder(Protocol):
 
     def remove_leftovers(self) -> None:
         """Delete temporary files that killed writers have left."""
+
+
+def files_ending(folder: Folder, prefix: str, suffix: str) -> Iterator[str]:
+    """The names below a prefix that end so, in order; what file managers leave beside them is passed over.
+
+    Such are `.DS_Store`, `Thumbs.db`, and the `._a.json` that macOS writes beside an `a.json` on other file systems.
+    """
+    for name in folder.names(prefix):
+        if name.endswith(suffix) and not name.rpartition("/")[2].startswith("."):
+            yield name

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from conf.errors import NotFoundError
 from streaming.storage.damaged import REMEDY, naming
-from streaming.storage.folder import Folder
+from streaming.storage.folder import Folder, files_ending
 from streaming.storage.locations import is_on_s3
 
 _TAIL = 64 * 1024
@@ -30,8 +30,8 @@ _UNIQUE = b"picture-features.unique"
 
 
 def parquet_files(folder: Folder, prefix: str) -> Iterator[str]:
-    """The names of the Parquet files below a prefix, in order; what file managers leave beside them is passed over."""
-    return (name for name in folder.names(prefix) if name.endswith(".parquet"))
+    """The names of the Parquet files below a prefix, in order."""
+    return files_ending(folder, prefix, ".parquet")
 
 
 def read_rows(folder: Folder, name: str, columns: Sequence[str] | None = None, remedy: str = REMEDY) -> pa.Table:

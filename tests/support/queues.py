@@ -40,9 +40,15 @@ class NotifyingBucket:
 
     def waiting(self) -> int:
         """Messages in the queue, whether they can be received now or not."""
-        names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
-        answer = self.sqs.get_queue_attributes(QueueUrl=self.url, AttributeNames=names)
-        return sum(int(answer["Attributes"][name]) for name in names)
+        return self._count("ApproximateNumberOfMessages") + self.in_flight()
+
+    def in_flight(self) -> int:
+        """Messages that were received and neither deleted nor given back."""
+        return self._count("ApproximateNumberOfMessagesNotVisible")
+
+    def _count(self, name: Any) -> int:
+        answer = self.sqs.get_queue_attributes(QueueUrl=self.url, AttributeNames=[name])
+        return int(answer["Attributes"][name])
 
     def lose_messages(self) -> None:
         while answer := self.sqs.receive_message(QueueUrl=self.url, MaxNumberOfMessages=10).get("Messages"):

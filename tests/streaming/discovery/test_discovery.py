@@ -8,19 +8,21 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from conf.errors import InputError
-from streaming.discovery.by_listing import DiscoveryThread, ListingDiscoverer
+from streaming.discovery.by_listing import DiscoveryThread, ListingDiscoverer, Look
 from streaming.output import known, manifests
+from streaming.output.inbox import Inbox
 from streaming.output.known import KnownPictures
 from streaming.output.places import Input
 from streaming.storage.folder import Folder, StoredPicture
 from streaming.storage.locations import list_pictures
-from tests.support.tenures import LooseTenure, new_listing
+from tests.support.tenures import LooseTenure, new_listing, new_log
 
 NOW = datetime(2026, 1, 31, 23, 59, 59, 123456, tzinfo=UTC)
 
@@ -69,6 +71,33 @@ def test_each_picture_is_found_once(source: Path, output: Folder) -> None:
     assert second.look(1000).found == 1
     assert not second.has_new()
     assert len(set(_logged(output))) == len(_logged(output)) == 2501
+
+
+def test_an_entry_that_is_listed_twice_is_one_picture(
+    source: Path, output: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """File servers may do so in a large folder while other entries come or go."""
+    _put(source, "a.jpg", "b.jpg")
+    list_once = Input.pictures
+    monkeypatch.setattr(Input, "pictures", lambda *given: chain(list_once(*given), list_once(*given)))
+    _discoverer(source, output).look(10)
+    assert sorted(_logged(output)) == ["a.jpg", "b.jpg"]
+
+
+def test_a_look_is_broken_off_when_the_stream_stops(
+    source: Path, output: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A listing of millions takes minutes; what was found is kept, and nothing says that all was seen."""
+    _put(source, *(f"{number}.jpg" for number in range(5)))
+    monkeypatch.setattr("streaming.discovery.by_listing._PAGE", 2)
+    leave, told = threading.Event(), list[Look]()
+    log = new_log(output)
+    discoverer = ListingDiscoverer(Input(str(source)), log, Inbox(log), timedelta(0), told.append)
+    leave.set()
+    look = discoverer.look(10, leave)
+    assert (look.whole, look.listed, len(_logged(output)), told) == (False, 2, 2, [])
+    assert discoverer.look(10).found == 3
+    assert [one.whole for one in told] == [True]
 
 
 def test_the_first_manifest_of_a_look_is_smaller(source: Path, output: Folder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -12,8 +13,8 @@ import pytest
 from conf.errors import LeaseLostError, OutputError
 from streaming.engine.checkpoint import Epochs
 from streaming.features.schema import FEATURES, QUARANTINE
-from streaming.output.decision import Decision, decide
-from streaming.output.manifests import append_manifest, prepare_log
+from streaming.output.decision import Decision, decide, is_decided
+from streaming.output.manifests import append_manifest, manifest_name, prepare_log, table_file
 from streaming.storage.folder import Folder
 from streaming.storage.locations import open_folder
 from tests.support.outcomes import NOW, named
@@ -78,6 +79,24 @@ def test_two_starts_at_the_same_moment_own_one_checkpoint(output: Folder, tmp_pa
         Epochs(LooseTenure(output), TrapFolder(checkpoint, nth, ANY_CALL, other.open)).open()
         with pytest.raises(OutputError, match="is the checkpoint of another output"):
             Epochs(LooseTenure(open_folder(str(tmp_path))), checkpoint).open()
+
+
+def test_a_manifest_without_pictures_is_done(output: Folder, tmp_path: Path) -> None:
+    """Two runs of forget at once took the lines that each was asked for, and neither saw that none was left."""
+    checkpoint = open_folder(str(tmp_path / "checkpoint"))
+    prepare_log(output)
+    epochs = Epochs(LooseTenure(output), checkpoint)
+    epochs.open()
+    manifest = append_manifest(output, [], NOW)
+    entry = json.dumps({"batchId": 0, "path": output.path(manifest_name(manifest))})
+    checkpoint.create("000001/sources/0/0", f"v1\n{entry}\n".encode())
+    checkpoint.create("000001/offsets/0", b'v1\n{}\n{"logOffset":0}')
+    epochs.check_missing(0)
+    assert is_decided(output, manifest)
+    output.delete(manifest_name(manifest))
+    output.delete(table_file("features", manifest))
+    with pytest.raises(OutputError, match=rf"manifest {manifest} is gone"):
+        epochs.check_missing(0)
 
 
 def _finish_manifest(output: Folder, name: str) -> None:

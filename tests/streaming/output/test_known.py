@@ -20,10 +20,12 @@ from streaming.lease.tenure import Tenure
 from streaming.output import known
 from streaming.output.embeddings import publish_staged
 from streaming.output.known import KNOWN_FOLDER, KnownPictures, check_log, fold, refuse_announced
+from streaming.output.lineage import derivatives
 from streaming.output.manifests import append_manifest, manifest_ids, manifest_name, prepare_log, read_manifest
 from streaming.output.recovery import finish_manifests, recover
+from streaming.output.requests import all_ids
 from streaming.output.rows import erase_in, forgotten_paths
-from streaming.output.tables import Tables
+from streaming.output.tables import Tables, unfinished
 from streaming.storage.folder import IDENTITY_BYTES, Folder, StoredPicture
 from streaming.storage.locations import open_folder
 from streaming.storage.parquet import as_parquet, read_footer
@@ -169,14 +171,21 @@ def test_what_file_managers_leave_in_an_output_is_no_manifest(output: Folder) ->
     manifest = append_manifest(output, named("a"), NOW)
     tables.commit(manifest, result_of(manifest, named("a"), {}))
     for _ in range(2):
-        for folder in ("features", f"features/date={NOW:%Y-%m-%d}", "_embeddings", KNOWN_FOLDER):
-            for name in (".DS_Store", "Thumbs.db", "_SUCCESS"):
+        for folder in (
+            *("features", f"features/date={NOW:%Y-%m-%d}", "_embeddings", KNOWN_FOLDER),
+            *("_manifests", "_requests", "_derivatives", "_forgotten/entries"),
+        ):
+            for name in (".DS_Store", "Thumbs.db", "_SUCCESS", "._a.parquet", f"._{manifest}.json"):
                 output.delete(f"{folder}/{name}")
                 output.create(f"{folder}/{name}", b"?")
         check_log(output)
         publish_staged(output)
         refuse_announced(output)
         assert len(KnownPictures(output)) == 1
+        assert not unfinished(output)
+        assert not all_ids(output)
+        assert not derivatives(output)
+        assert not Denylist.load(output)
         assert tables.latest_model() == "model"
         fold(LooseTenure(output), manifest_ids(output))
     output.create(f"features/date={NOW:%Y-%m-%d}/part-0.parquet", b"?")

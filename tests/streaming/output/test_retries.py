@@ -17,7 +17,7 @@ import pytest
 from conf.errors import AppError
 from streaming.lease.denylist import NOTHING, Denylist, Entry, new_salt
 from streaming.lease.tenure import Tenure
-from streaming.output import known, retries
+from streaming.output import known, manifests, retries
 from streaming.output.decision import is_decided, read_decision
 from streaming.output.inbox import Inbox
 from streaming.output.manifest_log import ManifestLog
@@ -70,6 +70,15 @@ def _row(name: str, manifest: str) -> Quarantined:
 def _retry(output: Folder, names: str = "abcdefg") -> str:
     rows = _rows(output, "quarantine")
     return create_retry(output, [_row(one, manifest) for one, manifest, _ in rows if one in names])
+
+
+def test_a_retry_whose_pictures_were_all_forgotten_goes(output: Folder) -> None:
+    """A killed forget has emptied its file, and not deleted it: there is no manifest without pictures."""
+    log = _log(LooseTenure(output))
+    output.create(f"_requests/{'0' * 32}{manifests.RETRY}.json", b"")
+    Inbox(log).take_in(10)
+    assert not retry_ids(output)
+    assert not manifest_ids(output)
 
 
 def _counted(output: Folder) -> Counter[str]:
