@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from batch_fit.converted import CONVERTED
 from conf.answers import Answer
 from conf.cli import Flag, Verb, count, make_parser, run_program
-from conf.errors import SettingsError
+from conf.errors import SettingsError, StorageError
 from conf.settings import Settings
 from conf.spark.failures import explain_failure
 
@@ -70,16 +70,19 @@ def _tried_once(arguments: argparse.Namespace) -> argparse.Namespace:
 def _convert(settings: Settings, arguments: argparse.Namespace) -> Converted:
     from batch_fit.backbone import load_backbone
     from batch_fit.fitted import Converted
+    from conf.whole_file import can_write, write_whole
 
     to = arguments.to
     if to.suffix != CONVERTED:
         raise SettingsError(f"--to: {str(to)!r} is not allowed: the name has to end with {CONVERTED}")
+    if to.parent.is_dir() and not can_write(to):  # before the conversion, which takes many seconds
+        raise StorageError(f"--to: cannot write {to}; give a file in a folder that may be written to")
     backbone = load_backbone(settings.fit.weights, settings.fit.side)
     try:
         to.parent.mkdir(parents=True, exist_ok=True)
-        to.write_bytes(backbone.flatbuffer)
+        write_whole(to, backbone.flatbuffer)
     except OSError as error:
-        raise SettingsError(f"--to: cannot write {to}: {error.strerror}") from error
+        raise StorageError(f"--to: cannot write {to}: {error.strerror}") from error
     return Converted(backbone.weights, backbone.side, str(to), len(backbone.flatbuffer))
 
 

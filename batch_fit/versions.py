@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,6 +13,7 @@ from conf.answers import Answer, Row, command
 from conf.aws.connection import S3Connection
 from conf.errors import NoModelError
 from conf.settings import Settings
+from streaming.output.manifests import is_log
 from streaming.output.places import open_output
 from streaming.output.tables import rows_by_model
 from streaming.registry.bundle import BundleManifest, is_version
@@ -20,6 +23,8 @@ from streaming.storage.locations import is_on_s3, open_folder
 
 _HEAD = ("", "version", "fitted (UTC)", "promoted", "k", "variance", "pictures", "side", "backbone", "weights")
 _IN_OUTPUT = "in output"
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -153,7 +158,7 @@ def list_models(settings: Settings) -> ListedModels:
     connection = S3Connection.of(settings.s3)
     models = open_folder(settings.models or "", connection)
     registry = Registry(models)
-    counts = rows_by_model(open_output(settings, connection)) if settings.output else None
+    counts = _count_rows(settings, connection)
     manifests, current = registry.versions(), registry.history()
     if not manifests and current is None:
         check_place(models)
@@ -177,6 +182,17 @@ def list_models(settings: Settings) -> ListedModels:
     there = {one.version for one in manifests}
     deleted = None if counts is None else {name: rows for name, rows in counts.items() if name not in there}
     return ListedModels(models.root, versions, deleted)
+
+
+def _count_rows(settings: Settings, connection: S3Connection) -> Counter[str] | None:
+    """The rows of each model in the output; None if none is named, or no stream has begun there yet."""
+    if settings.output is None:
+        return None
+    output = open_folder(settings.output, connection)
+    if is_log(output):
+        return rows_by_model(open_output(settings, connection))
+    _logger.warning("%s: no stream has written here yet, so no rows are counted", output.root)
+    return None
 
 
 def check_place(models: Folder) -> None:

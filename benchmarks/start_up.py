@@ -37,13 +37,14 @@ def measure(*others: Path) -> Iterator[Figure]:
     with new_place() as place:
         link_pictures(place.source, write_samples(place.root / "pictures", _PICTURES, broken=0).pictures, _PICTURES)
         runs: dict[Path, list[tuple[float, float]]] = {checkout: [] for checkout in (PROJECT, *others)}
-        models = {checkout: ["--models", str(place.root / f"models-{checkout.name}")] for checkout in runs}
+        numbers = {checkout: number for number, checkout in enumerate(runs)}  # two may have one name
+        models = {checkout: ["--models", str(place.root / f"models-{numbers[checkout]}")] for checkout in runs}
         for checkout in runs:
             fit = ["fit", "--input", str(place.source), "--weights", WEIGHTS, "--k", str(COMPONENTS)]
             _run(checkout, "batch_fit", [*fit, *models[checkout], "--log-folder", str(place.root / "log")])
         for _ in range(ROUNDS):
             for checkout, seconds in runs.items():
-                output = place.root / f"out-{checkout.name}-{len(seconds)}"
+                output = place.root / f"out-{numbers[checkout]}-{len(seconds)}"
                 words = [*arguments(place, "replay"), *models[checkout], "--output", str(output)]
                 started, ended = _run(checkout, "streaming", words)
                 committed = min(file.stat().st_mtime for file in output.glob("features/date=*/2*.parquet"))

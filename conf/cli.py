@@ -312,6 +312,8 @@ def _run(
 
 
 def _print(answer: Answer | str, *, as_json: bool) -> None:
+    if sys.stdout is None:  # it was closed before the start
+        return
     try:
         sys.stdout.write(f"{_printed(answer, as_json=as_json)}\n")
         sys.stdout.flush()

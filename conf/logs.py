@@ -160,7 +160,7 @@ def log_name(program: str, output: str | None) -> str:
     if output is None:
         return program
     last = re.sub(r"[^\w.-]+", "_", output.rstrip("/").rpartition("/")[2])[:40]
-    return f"{program}-{last}-{hashlib.sha256(output.encode(errors='surrogateescape')).hexdigest()[:8]}"
+    return f"{program}-{last}-{hashlib.sha256(output.encode()).hexdigest()[:8]}"
 
 
 class _SharedFile(logging.handlers.RotatingFileHandler):

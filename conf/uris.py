@@ -17,8 +17,17 @@ def resolve(uri: str) -> str:
     A key is taken as it stands: S3 knows no percent-encoding. A `file:` URI is decoded.
 
     Raises:
-        SettingsError: the scheme is unknown, or an S3 URI has no bucket.
+        SettingsError: the scheme is unknown, an S3 URI has no bucket, or the name is not UTF-8.
     """
+    location = _canonical(uri)
+    try:
+        location.encode()
+    except UnicodeEncodeError:
+        raise SettingsError(f"{location!r} is not UTF-8, and no table can hold such a path; rename it") from None
+    return location
+
+
+def _canonical(uri: str) -> str:
     scheme, colon, rest = uri.partition("://")
     if colon and scheme.lower() in _S3_SCHEMES:
         bucket, _, prefix = rest.partition("/")

@@ -13,10 +13,11 @@ if __name__ == "__main__":  # until a verb begins, a signal has nothing to end
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, TypeVar
 
 # NumPy reads it as it is imported. With more threads, the last bit of a projection may not be that of a worker.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
@@ -55,7 +56,9 @@ if TYPE_CHECKING:  # each verb imports what it needs when it runs
     from streaming.output.batch_report import BatchReport
     from streaming.search.duplicates import Duplicates
     from streaming.search.similar import Similar
+    from streaming.storage.folder import Folder
 
+_Found = TypeVar("_Found", "Similar", "Duplicates")
 _REQUIRED = ("input", "models", "output")
 _STATUS_SECONDS = 5.0  # for the only attempt: in an outage, status should say so soon
 
@@ -143,19 +146,26 @@ def _status(settings: Settings, arguments: argparse.Namespace) -> Status | Healt
         raise SettingsError("status --no-thumbnails: is about a page; give --html FILE, too")
     if arguments.max_behind is not None and not arguments.check:
         raise SettingsError("status --max-behind: is about a check; give --check, too")
-    output = open_output(settings, S3Connection.of(settings.s3).hasty(_STATUS_SECONDS))
+
+    @cache
+    def opened() -> Folder:
+        return open_output(settings, S3Connection.of(settings.s3).hasty(_STATUS_SECONDS))
+
     if arguments.watch:
-        watch(lambda: read_status(output, datetime.now(UTC)), as_json=arguments.json)
+        watch(lambda: read_status(opened(), datetime.now(UTC)), as_json=arguments.json)
         return None
+    output = opened()
     now = datetime.now(UTC)
     if arguments.check:
         return check_health(output, now, MAX_BEHIND if arguments.max_behind is None else arguments.max_behind)
     status = read_status(output, now)
-    if arguments.html:
-        from streaming.operate.page import write_status
+    if not arguments.html:
+        return status
+    from streaming.operate.page import write_status
 
-        write_status(settings, output, status, arguments.html, with_thumbnails=not arguments.no_thumbnails)
-    return status
+    page = os.path.abspath(arguments.html)
+    write_status(settings, output, status, page, with_thumbnails=not arguments.no_thumbnails)
+    return replace(status, page=page)
 
 
 def _export(settings: Settings, arguments: argparse.Namespace) -> Exported | Planned:
@@ -178,11 +188,7 @@ def _similar(settings: Settings, arguments: argparse.Namespace) -> Similar:
 
     wanted = SimilarRequest(arguments.picture, arguments.table, arguments.count, arguments.metric, arguments.model)
     check_page(arguments.html)
-    found = similar(settings, wanted)
-    if not arguments.html:
-        return found
-    write_similar(settings, found, arguments.html)
-    return replace(found, page=os.path.abspath(arguments.html))
+    return _with_page(settings, similar(settings, wanted), write_similar, arguments.html)
 
 
 def _duplicates(settings: Settings, arguments: argparse.Namespace) -> Duplicates:
@@ -192,11 +198,18 @@ def _duplicates(settings: Settings, arguments: argparse.Namespace) -> Duplicates
 
     wanted = DuplicatesRequest(arguments.table, arguments.within, arguments.burst, arguments.model)
     check_page(arguments.html)
-    found = duplicates(settings, wanted)
-    if not arguments.html:
+    return _with_page(settings, duplicates(settings, wanted), write_duplicates, arguments.html)
+
+
+def _with_page(
+    settings: Settings, found: _Found, write: Callable[[Settings, _Found, str], None], file: str | None
+) -> _Found:
+    """Write the page of an answer, if one is asked for; returns the answer, which says where it is."""
+    if not file:
         return found
-    write_duplicates(settings, found, arguments.html)
-    return replace(found, page=os.path.abspath(arguments.html))
+    page = os.path.abspath(file)
+    write(settings, found, page)
+    return replace(found, page=page)
 
 
 def _to_forget(arguments: argparse.Namespace) -> tuple[Wanted, bool]:

@@ -45,11 +45,14 @@ __all__ = [
 ]
 
 
-def load_model(registry: str, version: str | None = None, *, config: str | os.PathLike[str] | None = None) -> Model:
+Location = str | os.PathLike[str]
+
+
+def load_model(registry: Location, version: str | None = None, *, config: Location | None = None) -> Model:
     """A model of a registry, whose files are checked.
 
     Args:
-        registry: URI of the registry: what a fit has as `--models`.
+        registry: URI or path of the registry: what a fit has as `--models`.
         version: of the model; None for the current one.
         config: path of a YAML file of settings.
 
@@ -59,11 +62,11 @@ def load_model(registry: str, version: str | None = None, *, config: str | os.Pa
         StorageError: the store refuses, or fails at the moment.
     """
     settings = load_settings({}, Path(config) if config else None)
-    models = Registry(open_folder(registry, S3Connection.of(settings.s3)))
+    models = Registry(open_folder(os.fspath(registry), S3Connection.of(settings.s3)))
     return Model(models.open(version or models.current()), settings)
 
 
-def read_table(table: str, model: str | None = None, *, config: str | os.PathLike[str] | None = None) -> Matrix:
+def read_table(table: Location, model: str | None = None, *, config: Location | None = None) -> Matrix:
     """The features of a table as a matrix, (n, k) float32, with the paths of its rows.
 
     Each model has axes of its own, so the rows of one are read. Where there are rows of several, those of others are
@@ -72,7 +75,7 @@ def read_table(table: str, model: str | None = None, *, config: str | os.PathLik
     All rows are in memory: n x k x 4 bytes, and twice that while they are read.
 
     Args:
-        table: URI of an output, of a folder of exports, whose latest is read, or of a snapshot in one.
+        table: URI or path of an output, of a folder of exports, whose latest is read, or of a snapshot in one.
         model: the version of the model; None for that of the latest rows.
         config: path of a YAML file of settings.
 
@@ -82,7 +85,7 @@ def read_table(table: str, model: str | None = None, *, config: str | os.PathLik
         StorageError: the store refuses, or fails at the moment.
     """
     settings = load_settings({}, Path(config) if config else None)
-    rows = read_matrix(open_table(settings, table, S3Connection.of(settings.s3)), model)
+    rows = read_matrix(open_table(settings, os.fspath(table), S3Connection.of(settings.s3)), model)
     if rows.left_out and model is None:
         said = f"{rows.left_out:,} rows of other models are left out, as features of two models cannot be compared"
         warnings.warn(f"{said}; an export has all rows in one, and model=VERSION reads those of another", stacklevel=2)

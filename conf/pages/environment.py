@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 _THOUSAND = 1000
+_MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 
 
 def page_environment(package: str) -> Environment:
@@ -34,8 +35,12 @@ def _plural(count: int, noun: str, nouns: str = "") -> str:
 
 
 def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes:,} min {rest} s" if minutes else f"{seconds:.1f} s"
+    for unit, length, lesser, part in (("days", _DAY, "h", _HOUR), ("h", _HOUR, "min", _MINUTE)):
+        if seconds >= 2 * length:
+            whole, rest = divmod(round(seconds), length)
+            return f"{whole:,} {unit} {rest // part} {lesser}"
+    minutes, rest = divmod(round(seconds), _MINUTE)
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
 
 
 def _time(moment: datetime) -> str:

@@ -1,12 +1,12 @@
-"""Writes a page to a file of the user's, whole or not at all."""
+"""Writes a page to a file of the user's."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 from conf.errors import SettingsError, StorageError
+from conf.whole_file import can_write, write_whole
 
 
 def check_page(file: str | None) -> None:
@@ -14,12 +14,15 @@ def check_page(file: str | None) -> None:
 
     Raises:
         SettingsError: its folder is not there, or it is a folder itself.
+        StorageError: its folder is not writable.
     """
     if file is None:
         return
     path = Path(file)
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise SettingsError(f"--html: {file} is a folder, or its folder is not there; give a file in a folder that is")
+    if not can_write(path):
+        raise StorageError(f"--html: {file} cannot be written; give a file in a folder that may be written to")
 
 
 def write_page(file: str, package: str, template: str, **values: Any) -> None:
@@ -32,18 +35,6 @@ def write_page(file: str, package: str, template: str, **values: Any) -> None:
 
     page = page_environment(package).get_template(template).render(**values)
     try:
-        _exchange(Path(os.path.realpath(file)), page.encode())
+        write_whole(Path(file), page.encode())
     except OSError as error:
         raise StorageError(f"--html: {file} cannot be written: {error.strerror}") from error
-
-
-def _exchange(path: Path, content: bytes) -> None:
-    if path.exists() and not path.is_file():  # like /dev/stdout, in whose place no file may be put
-        path.write_bytes(content)
-        return
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_bytes(content)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)

@@ -18,7 +18,8 @@
 # a model was fitted to six kinds of fruit, and on Tuesday more came, in bursts of three shots, with watermelons among
 # them for the first time.
 #
-# `make notebook` starts it. For pictures of your own, put your places into the next cell.
+# `make notebook` starts it. For pictures of your own, put your places into the next cell, and your labels and days in
+# place of the demo's into those below.
 
 # %%
 import io
@@ -72,7 +73,10 @@ pd.set_option("display.precision", 2, "display.max_colwidth", 60)
 def ask(*words):
     """The answer of a verb, as in: python -m streaming export --output OUTPUT --to EXPORTS --json."""
     command = [sys.executable, "-m", "streaming", *map(str, words), "--json"]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return json.loads(done.stdout)
 
 
 def short(path):
@@ -133,7 +137,7 @@ duckdb.sql(f"""
 exported = ask("export", "--output", OUTPUT, "--to", EXPORTS, "--models", MODELS)
 print(f"{exported['rows']} rows, all of model {exported['model']}, {exported['left_out']} left out")
 
-table = read_table(str(EXPORTS))
+table = read_table(EXPORTS)
 print("pictures, components:", table.features.shape, table.features.dtype)
 
 rows = rows.set_index("path").loc[table.paths].reset_index()  # row i is of the picture of row i of the matrix
@@ -183,7 +187,7 @@ for fruit in ("Banana", "Watermelon"):
 # gets the name of another fruit, and its confidence hardly warns. The reconstruction error does.
 
 # %%
-known = load_model(str(MODELS), table.model).labels
+known = load_model(MODELS, table.model).labels
 tuesday = rows[rows["day"] == "tuesday"]
 confusions = pd.crosstab(tuesday["label"], tuesday["predicted_label"]).reindex(columns=known, fill_value=0)
 
@@ -265,7 +269,7 @@ quarantine[["picture", "reason", "detail", "length"]].sort_values("reason").rese
 # takes bytes, too.
 
 # %%
-model = load_model(str(MODELS), table.model)  # without a version, the current one
+model = load_model(MODELS, table.model)  # without a version, the current one
 path = rows.query("label == 'Orange' and day == 'tuesday'")["path"].iloc[-1]
 picture = model.featurize(path)
 print(model)

@@ -113,8 +113,8 @@ class StreamJob:
         with self._queries(spark, unfinished(self._places.output)) as queries:
             interval = self._settings.stream.interval
             self._interval = interval.total_seconds()
-            root, stop = self._places.input.root, command("streaming", "stop")
-            _logger.info("watching %s; Ctrl-C, or %s, ends it", root, stop)
+            stop = command("streaming", "stop", "--output", self._places.output.root)
+            _logger.info("watching %s; Ctrl-C, or %s, ends it", self._places.input.root, stop)
             with DiscoveryThread(discoverer, self._max_pictures(spark), interval) as discovery:
                 try:
                     queries.follow(discovery, tell_look)

@@ -98,15 +98,15 @@ def read_wanted(paths: Sequence[str], prefixes: Sequence[str], file: str | None)
 
 
 def _asked(text: str, where: str, shown: str) -> Asked:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise SettingsError(f"forget: {where} is not UTF-8, and no table holds such a path; check it") from None
     key = _resolve(text)
     if key is None:  # it cannot be a raw key either: a byte order mark or quotes may be around a URI
         key = next((key for other, _ in _spellings(text) if (key := _resolve(other)) is not None), None)
     if key is None:
         raise SettingsError(f"forget: {shown} {_NO_LOCATION}")
-    try:
-        key.encode()
-    except UnicodeEncodeError:
-        raise SettingsError(f"forget: {where} is not UTF-8, and no table holds such a path; check it") from None
     return Asked(key, text, where)
 
 

@@ -91,6 +91,7 @@ class Status(Answer):
         features: rows in the table features.
         embeddings: rows in the table embeddings.
         quarantine: rows in the table quarantine.
+        page: that was written; None if there is none.
     """
 
     output: str
@@ -121,6 +122,7 @@ class Status(Answer):
     features: Counted
     embeddings: Counted
     quarantine: Counted
+    page: str | None = None
 
     def rows(self) -> Iterator[Row]:
         """The status for people."""
@@ -144,6 +146,8 @@ class Status(Answer):
             yield "ignored", f"{self.ignored:,} by name (stream.ignore, stream.include)"
         if self.left_out:
             yield "left out", f"{self.left_out:,} that cannot be read or are not files; the log names them"
+        if self.page:
+            yield "page", self.page
 
     def next_step(self) -> str | None:
         """To see what is in quarantine, if something came there recently."""

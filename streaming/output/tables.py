@@ -26,9 +26,8 @@ from streaming.output.decision import FEATURES_REMEDY, FEATURES_TABLE, QUARANTIN
 from streaming.output.embeddings import EMBEDDINGS_TABLE, publish_staged, stage
 from streaming.output.manifests import manifest_ids, table_file
 from streaming.storage.ahead import ahead, reads_at_once
-from streaming.storage.damaged import naming
 from streaming.storage.folder import Folder
-from streaming.storage.parquet import as_parquet, parquet_files, read_rows, rows_in
+from streaming.storage.parquet import as_parquet, count_values, parquet_files, read_rows
 
 _FILES_LOOKED_INTO = 50
 _DAYS_AT_FIRST = 2
@@ -130,10 +129,12 @@ def rows_by_model(output: Folder) -> Counter[str]:
         OutputError: a file is damaged; the message names it.
     """
     counts: Counter[str] = Counter()
-    for name, data in ahead(output.read, parquet_files(output, FEATURES_TABLE), reads_at_once(output.root)):
-        with naming(output.path(name), FEATURES_REMEDY):
-            versions = rows_in(data, ["model_version"]).column(0)
-        counts.update({one["values"]: one["counts"] for one in pc.value_counts(versions).to_pylist()})
+
+    def count(name: str) -> Counter[str]:
+        return count_values(output, name, "model_version", FEATURES_REMEDY)
+
+    for _, found in ahead(count, parquet_files(output, FEATURES_TABLE), reads_at_once(output.root)):
+        counts.update(found)
     return counts
 
 

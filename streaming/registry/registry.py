@@ -134,7 +134,8 @@ class Registry:
             ModelError: there is no such version, or it was changed.
         """
         if not is_version(version):
-            raise ModelError(f"{version!r} is not a model version; {command('batch_fit', 'models', 'list')} shows them")
+            listed = command("batch_fit", "models", "list", "--models", self._models.root)
+            raise ModelError(f"{version!r} is not a model version; {listed} shows them")
         ahead, self._ahead = self._ahead, None
         if ahead:
             with suppress(AppError):  # it is met again below

@@ -19,7 +19,7 @@ from streaming.output.decision import FEATURES_TABLE
 from streaming.output.known import manifests_with
 from streaming.output.manifests import table_file
 from streaming.search.table import SearchTable
-from streaming.storage.ahead import ahead
+from streaming.storage.ahead import ahead, reads_at_once
 from streaming.storage.locations import is_on_s3
 from streaming.storage.parquet import open_rows
 
@@ -121,8 +121,13 @@ def rows_of(table: SearchTable, path: str, columns: Sequence[str]) -> list[dict[
 
     In an output, the record of known pictures tells in which file to look first.
     """
-    names = iter((*_likely_files(table, path), *table.files))
-    return next(filter(None, (_rows_in(table, name, path, columns) for name in names)), [])
+
+    def find(name: str) -> list[dict[str, Any]]:
+        return _rows_in(table, name, path, columns)
+
+    likely = map(find, _likely_files(table, path))
+    others = (rows for _, rows in ahead(find, table.files, reads_at_once(table.folder.root)))
+    return next(filter(None, chain(likely, others)), [])
 
 
 def _likely_files(table: SearchTable, path: str) -> list[str]:

@@ -64,7 +64,7 @@ class Similar(Answer):
 
     Attributes:
         picture: its raw key.
-        in_table: whether it is a row of the table, which is then not among the matches.
+        in_table: whether the table has a row of it of this model, which is then not among the matches.
         table: canonical path of the output or snapshot.
         model: of the features that were compared.
         metric: the distance.
@@ -86,7 +86,8 @@ class Similar(Answer):
 
     def rows(self) -> Iterator[Row]:
         """What was compared, and for each picture its rank, distance, label and path."""
-        row = "a row of the table" if self.in_table else "not a row of the table; featurized as the rows were"
+        without = "the table has no row of it of this model; featurized as the rows were"
+        row = "a row of the table" if self.in_table else without
         yield "picture", f"{self.picture} ({row})"
         yield "table", self.table
         yield "model", self.model

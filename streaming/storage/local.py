@@ -134,12 +134,12 @@ def _is_unicode(name: str) -> bool:
 
 
 def look_up(path: str) -> StoredPicture | None:
-    """A file as it is now; None if it is gone or access is denied."""
+    """A file as it is now; None if it is gone, is no file any more, or access is denied."""
     try:
         status = os.stat(path)
     except OSError:
         return None
-    return _stored(path, status)
+    return _stored(path, status) if stat.S_ISREG(status.st_mode) else None
 
 
 def read_picture(path: str, limit: int) -> bytes:

@@ -6,6 +6,7 @@ It is separate from the schemas because a worker that featurizes writes no Parqu
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,6 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from conf.errors import NotFoundError
 from streaming.storage.damaged import REMEDY, naming
 from streaming.storage.folder import Folder, files_ending
 from streaming.storage.locations import is_on_s3
@@ -60,18 +60,20 @@ def open_rows(folder: Folder, name: str, remedy: str = REMEDY) -> Iterator[pq.Pa
 
     Raises:
         NotFoundError: there is no such file.
+        StorageError: it may not be read, or the store fails.
         OutputError: it is damaged, which may show while it is read in the context.
     """
     path = folder.path(name)
-    on_s3 = is_on_s3(folder.root)
-    data = folder.read(name) if on_s3 else None
-    with naming(path, remedy):
+    if is_on_s3(folder.root):
+        source = pa.BufferReader(folder.read(name))
+    else:
         try:
-            source = pa.BufferReader(data) if on_s3 else pa.OSFile(path)
-        except FileNotFoundError:
-            raise NotFoundError(f"{path}: there is no such file") from None
-        with source:
-            yield pq.ParquetFile(source)
+            source = pa.OSFile(path)
+        except OSError:
+            folder.read_end(name, 1)  # raises what is wrong with it, if it still is
+            raise
+    with naming(path, remedy), source:
+        yield pq.ParquetFile(source)
 
 
 def as_parquet(table: pa.Table, footer: Footer | None = None) -> bytes:
@@ -158,6 +160,30 @@ def read_size(folder: Folder, name: str) -> Size:
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     columns = [group.column(number) for group in groups if group.num_rows for number in range(group.num_columns)]
     return Size(metadata.num_rows, sum(column.total_compressed_size for column in columns))
+
+
+def count_values(folder: Folder, name: str, column: str, remedy: str = REMEDY) -> Counter[str]:
+    """The number of rows of a file by their value in a column of texts.
+
+    Where the statistics show one value in each row group, only the end of the file is read.
+
+    Raises:
+        NotFoundError: there is no such file.
+        OutputError: it is damaged.
+    """
+    counts: Counter[str] = Counter()
+    end = _end(folder, name)
+    with naming(folder.path(name), remedy):
+        metadata = pq.read_metadata(pa.BufferReader(end))
+        place = metadata.schema.names.index(column)
+        for group in filter(lambda one: one.num_rows, map(metadata.row_group, range(metadata.num_row_groups))):
+            found = group.column(place).statistics
+            if not found or not found.has_min_max or found.min != found.max or found.null_count:
+                break
+            counts[found.min] += group.num_rows
+        else:
+            return counts
+    return Counter(read_rows(folder, name, [column], remedy).column(column).to_pylist())
 
 
 def _end(folder: Folder, name: str) -> bytes:

@@ -43,7 +43,10 @@ def test_pictures_of_an_output_are_counted_by_model(tmp_path: Path, capsys: pyte
     Path(output.path(table_file("features", manifest))).write_bytes(b"PAR1")
     assert main(["models", "list", *models, "--output", output.root, "--log-format", "text"]) == 5
     assert f"{manifest}.parquet cannot be read: " in capsys.readouterr().err
-    assert main(["models", "list", *models, "--output", str(tmp_path / "nothing")]) == 5
+    assert main(["models", "list", *models, "--output", str(tmp_path / "nothing"), "--log-format", "text"]) == 0
+    listed, told = capsys.readouterr()  # one file of settings serves before the first run, too
+    assert "in output" not in listed
+    assert told.endswith("nothing: no stream has written here yet, so no rows are counted\n")
 
 
 def test_the_list_tells_when_models_were_fitted_and_promoted(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -15,12 +18,12 @@ import pyarrow as pa
 import pytest
 
 from conf.errors import StorageError
-from conf.pages.file import write_page
+from conf.pages.file import check_page, write_page
 from streaming.__main__ import main
 from streaming.features.schema import OUTCOMES
 from streaming.lease.denylist import Entry, add_entry, make_salt
 from streaming.output.batch_report import BatchReport
-from streaming.output.manifests import append_manifest
+from streaming.output.manifests import append_manifest, prepare_log
 from streaming.output.tables import Result, Tables
 from streaming.storage.folder import Folder, StoredPicture
 from streaming.storage.locations import open_folder
@@ -125,6 +128,31 @@ def test_drift_that_is_not_known_and_one_micro_batch_alone(output: Folder, tmp_p
     page = _page(output, tmp_path / "page.html")
     assert "held back too few pictures to tell" in page
     assert 'd="M300.0 0.0"' in page
+
+
+def test_where_it_is_stands_in_the_answer_and_in_the_command_that_renews_it(
+    output: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In full, as a schedule may run in another folder."""
+    prepare_log(output)
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    assert main(["status", "--output", output.root, "--html", "page.html", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["page"] == str(tmp_path / "page.html")
+    assert f"--html {tmp_path}/page.html" in (tmp_path / "page.html").read_text()
+
+
+def test_it_goes_through_a_pipe(tmp_path: Path) -> None:
+    """As to /dev/stdout before gzip: nothing can be put in its place."""
+    pipe, link = tmp_path / "pipe", tmp_path / "stdout"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    check_page(str(link))
+    with ThreadPoolExecutor() as threads:
+        read = threads.submit(pipe.read_bytes)
+        write_page(str(link), "conf.pages", "base.css")
+        assert read.result(60)
+    assert sorted(tmp_path.iterdir()) == [pipe, link]
 
 
 def test_it_is_exchanged_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from conf.errors import AppError, OutputError, TransientError
 from streaming.__main__ import main
 from streaming.operate import status, watch
 from streaming.operate.health import read_state
+from streaming.output.manifests import is_log
 from streaming.storage.folder import Folder
 from tests.support.small_table import commit
 from tests.support.streams import begin
@@ -99,6 +100,10 @@ def test_a_terminal_shows_the_latest_look_in_place(
     assert second.endswith("\x1b[J")
 
 
+@pytest.mark.parametrize(
+    ("where", "right"),
+    [("streaming.operate.status.read_state", read_state), ("streaming.output.places.is_log", is_log)],
+)
 @pytest.mark.parametrize(("error", "code"), [(TransientError("the store is gone"), 0), (OutputError("damaged"), 5)])
 def test_an_outage_is_told_and_waited_for_and_no_other_error(
     output: Folder,
@@ -107,14 +112,17 @@ def test_an_outage_is_told_and_waited_for_and_no_other_error(
     monkeypatch: pytest.MonkeyPatch,
     error: AppError,
     code: int,
+    where: str,
+    right: Callable[..., object],
 ) -> None:
+    """Also one that is there already when the watch begins."""
     begin(output)
 
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("streaming.operate.status.read_state", fail)
-    meanwhile([lambda: monkeypatch.setattr("streaming.operate.status.read_state", read_state)])
+    monkeypatch.setattr(where, fail)
+    meanwhile([lambda: monkeypatch.setattr(where, right)])
     assert _watch(output) == code
     said = capsys.readouterr()
     if code:

@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from streaming.features.schema import FEATURE_COUNT
-from streaming.output.tables import Tables, embedding_rows, feature_rows
+from streaming.output.tables import Tables, embedding_rows, feature_rows, rows_by_model
 from streaming.storage.locations import open_folder
+from streaming.storage.parquet import as_parquet, parquet_files, read_rows
 from tests.support.outcomes import named, result_of
 from tests.support.small_table import commit_features
 
@@ -43,6 +44,18 @@ def test_a_result_of_no_picture_has_no_rows() -> None:
     for outcomes in (without_chunks, result.outcomes.slice(0, 0), result.outcomes.slice(0, 1)):
         assert len(embedding_rows(replace(result, outcomes=outcomes))) == 0
         assert len(feature_rows(replace(result, outcomes=outcomes))) == 0
+
+
+def test_rows_are_counted_by_the_ends_of_files_where_these_tell(tmp_path: Path) -> None:
+    """A file of a stream has rows of one model; one that somebody has merged from several is read."""
+    output = open_folder(str(tmp_path))
+    commit_features(output, 0, {"/in/a.jpg": [1.0], "/in/b.jpg": [2.0]}, model="one")
+    commit_features(output, 1, {"/in/c.jpg": [1.0]}, model="two")
+    commit_features(output, 2, {}, model="two")
+    files = [*parquet_files(output, "features")]
+    merged = pa.concat_tables([read_rows(output, name) for name in files])
+    output.create("features/date=2026-01-01/merged.parquet", as_parquet(merged))
+    assert rows_by_model(output) == {"one": 4, "two": 2}
 
 
 def test_the_latest_errors_are_those_of_one_model(tmp_path: Path) -> None:

@@ -261,6 +261,8 @@ def test_a_picture_beside_the_table_has_the_same_bits_as_a_row(
     answer = ask(str(copy), output.root, "-n", "1", "--model", version)
     assert (_paths(answer), answer["in_table"]) == ([str(original)], False)
     assert answer["matches"][0]["distance"] == pytest.approx(0, abs=1e-15)
+    assert "there is no such picture that can be read" in ask.refusal(3, str(tmp_path), output.root)
+    assert "is not UTF-8, and no table can hold such a path" in ask.refusal(2, "caf\udce9.jpg", output.root)
     copy.write_bytes(copy.read_bytes()[:500])
     assert "cannot be used: corrupt" in ask.refusal(3, str(copy), output.root)
     assert "no model 20260101T000000Z-00000000" in ask.refusal(
