@@ -38,7 +38,7 @@ def execute(name: str, demo: Path) -> nbformat.NotebookNode:
         nbclient.exceptions.CellExecutionError: a cell has failed; the message has its traceback.
     """
     notebook = as_notebook(name)
-    client = NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": NOTEBOOKS}})
+    client = NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": NOTEBOOKS}})
     here = {"DEMO": str(demo), "PYTHONPATH": str(PROJECT), "JAVA_HOME": str(find_java()), "SPARK_LOCAL_IP": "127.0.0.1"}
     one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # or t-SNE waits for cores that tests share
     short = {"JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1"}  # half the time, as little of Spark runs often

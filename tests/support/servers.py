@@ -34,14 +34,18 @@ from cryptography.x509.oid import NameOID
 
 from tests.support.waiting import locked, wait_until
 
+_dice = random.SystemRandom()  # or workers that begin with the same seed would draw the same
+
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "testtest", "AWS_REGION": "eu-west-3"}
 
 
 def free_port() -> int:
-    """A port on loopback that nothing listens to."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port on loopback that nothing listens to, and that no kernel gives to those who ask for any."""
+    while True:
+        port = _dice.randrange(10_000, 32_768)
+        with suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @contextmanager

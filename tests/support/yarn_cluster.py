@@ -116,7 +116,7 @@ class Yarn:
         return "\n".join(f"--- {file}\n{file.read_text(errors='replace')[-3000:]}" for file in sorted(files))
 
     def _ask(self, path: str) -> dict[str, Any]:
-        with urllib.request.urlopen(f"{self.web}/ws/v1/cluster/{path}", timeout=10) as answer:
+        with urllib.request.urlopen(f"{self.web}/ws/v1/cluster/{path}", timeout=60) as answer:
             return cast("dict[str, Any]", json.load(answer))
 
 
@@ -158,7 +158,7 @@ def yarn(folder: Path, jars: Sequence[str], container_environment: Mapping[str, 
             _wait_for_nodes(cluster)
             yield cluster
     finally:
-        _kill(cluster.processes())
+        _kill_all(folder)
 
 
 def _configure(folder: Path, web: str, container_environment: Mapping[str, str]) -> None:
@@ -287,8 +287,10 @@ def _wait_for_nodes(cluster: Yarn) -> None:
     wait_until(are_there, every=0.2, said=cluster.said)
 
 
-def _kill(processes: Sequence[psutil.Process]) -> None:
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(processes, timeout=10)
+def _kill_all(folder: Path) -> None:
+    """Also those that others start while they are looked for."""
+    while processes := working_in(folder):
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(processes, timeout=10)

@@ -59,7 +59,7 @@ def test_an_outage_is_waited_out(bucket: Bucket, faulty: FaultyStore, pictures: 
     with pytest.raises(AssertionError, match="waited in vain"):
         wait_for(lambda: stream.poll() is not None, 15)
     faulty.out = False
-    wait_for(lambda: bucket.has(paths), 120)
+    wait_for(lambda: bucket.has(paths))
     stream.terminate()
     said, _ = stream.communicate(timeout=180)
     assert stream.returncode == 0, said
@@ -139,14 +139,14 @@ def test_a_stream_without_work_looks_for_none_in_the_bucket(
     def rests() -> bool:
         """Whether it looks no more often than once a second, as it asks whether to stop; a query looks twice."""
         before = faulty.requests.copy()
-        wait_for(lambda: faulty.requests[asks] >= before[asks] + 3, 30)
+        wait_for(lambda: faulty.requests[asks] >= before[asks] + 3)
         return faulty.requests[looks] - before[looks] < 4
 
     for number in range(4, 7):
-        wait_for(lambda: bucket.has(paths), 120)
-        wait_for(rests, 60)
+        wait_for(lambda: bucket.has(paths))
+        wait_for(rests)
         paths.extend(bucket.put(pictures[number : number + 1]))
-    wait_for(lambda: bucket.has(paths), 120)
+    wait_for(lambda: bucket.has(paths))
     stream.terminate()
     said, _ = stream.communicate(timeout=180)
     assert stream.returncode == 0, said

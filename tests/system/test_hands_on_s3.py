@@ -32,7 +32,7 @@ def test_a_holder_that_was_paused_past_its_lease_repeats_nothing_and_stops(
 ) -> None:
     """The second is refused until the lease has run out, and told who holds it; then it takes over."""
     paths = bucket.put(pictures[:30])
-    more = ("--max-pictures", "10", "--lease", "6s")
+    more = ("--max-pictures", "10", "--lease", "10s")
     paused = start("streaming", bucket.arguments("run", "--interval", "200ms", *more))
     wait_for(lambda: len(bucket.keys("output/_manifests/2")) == 3)
     os.kill(paused.pid, signal.SIGSTOP)

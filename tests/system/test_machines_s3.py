@@ -69,7 +69,7 @@ def test_a_private_authority_and_a_credential_process_count_for_java_too(
         request.getfixturevalue("_process")
         with start("streaming", bucket.arguments("run", "--interval", "200ms")) as stream:
             try:
-                wait_until(lambda: stream.poll() is not None or bucket.committed() >= 1, seconds=120)
+                wait_until(lambda: stream.poll() is not None or bucket.committed() >= 1)
             finally:
                 stream.send_signal(signal.SIGTERM)
             said = end(stream)

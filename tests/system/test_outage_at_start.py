@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
@@ -65,16 +64,13 @@ def test_a_verb_goes_on_when_the_store_is_back(
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert "the store does not answer" in line
-    before = faulty.faults
 
-    def come_back() -> None:
-        wait_for(lambda: faulty.faults > before)
+    def come_back() -> Iterator[float]:
         faulty.out = False
+        yield 1
 
-    back = threading.Thread(target=come_back)
-    back.start()
+    monkeypatch.setattr("conf.cli.pauses", come_back)
     assert streaming.main(arguments) == 0
-    back.join()
     said = capsys.readouterr()
     assert "no stream runs on" in said.out
     [line] = said.err.splitlines()

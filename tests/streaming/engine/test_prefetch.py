@@ -74,7 +74,7 @@ def test_work_begins_when_a_manifest_is_appended(
     assert executors.done == [""]
     for nth, names in enumerate(("ab", "c", "de"), start=1):
         log.append(named(names))
-        wait_until(lambda nth=nth: len(executors.done) > nth, seconds=20)  # type: ignore[misc]
+        wait_until(lambda nth=nth: len(executors.done) > nth)  # type: ignore[misc]
         assert _featurize(prefetch, log, manifest_ids(output)[-1]) == names
     assert executors.done == ["", "ab", "c", "de"]
 

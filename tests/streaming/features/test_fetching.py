@@ -74,8 +74,9 @@ def test_pictures_whose_reads_do_not_end_cost_no_other_its_bytes(server: _FileSe
             assert outcome == name.encode()
 
 
-def test_a_server_that_hangs_as_a_whole_is_waited_for(server: _FileServer) -> None:
+def test_a_server_that_hangs_as_a_whole_is_waited_for(server: _FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """No picture is condemned for it."""
+    monkeypatch.setattr(fetching, "_LATE_SECONDS", 60)
     server.hanging = {str(number) for number in range(40)}
     threading.Timer(1, server.back.set).start()
     assert server.fetch("3", "4") == [b"3", b"4"]

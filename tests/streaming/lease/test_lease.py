@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -84,15 +83,20 @@ def test_whoever_deletes_a_lease_is_not_taken_for_another_stream(output: Folder)
             lease.confirm()
 
 
-def test_a_holder_elsewhere_that_is_alive_is_known_by_its_renewal(output: Folder) -> None:
+def test_a_holder_elsewhere_that_is_alive_is_known_by_its_renewal(
+    output: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_lease(output, expires_at=datetime.now(UTC) + LONG / 2)
     renewed = json.loads(output.read(LEASE)) | {"renewed_at": datetime.now(UTC).isoformat()}
     _, tag = output.read_tagged(LEASE)
-    renewal = threading.Timer(0.2, output.replace, (LEASE, json.dumps(renewed).encode(), tag))
-    renewal.start()
+
+    def renew_meanwhile(_seconds: float) -> None:
+        output.replace(LEASE, json.dumps(renewed).encode(), tag)
+
+    clock = SimpleNamespace(monotonic=time.monotonic, sleep=renew_meanwhile)
+    monkeypatch.setattr("streaming.lease.lease.time", clock)
     with pytest.raises(LeaseHeldError, match="on elsewhere"):
         Lease(output, LONG).__enter__()
-    renewal.join()
 
 
 @pytest.mark.parametrize(
@@ -155,6 +159,8 @@ def test_a_holder_whose_lease_was_taken_is_told_and_leaves_it_alone(
             lease.check()
         except LeaseLostError:
             return True
+        except TransientError:  # it ran out before the renewal that will tell
+            return False
         return False
 
     wait_for(lost)
@@ -185,8 +191,7 @@ def test_a_lease_outlives_its_duration_while_it_is_renewed(
     """The time in the file moves on."""
     with Lease(output, timedelta(seconds=1)) as lease:
         first = lease.holder.expires_at
-        wait_for(lambda: datetime.now(UTC) > first)
-        lease.check()
+        wait_for(lambda: datetime.now(UTC) > first and _is_ours(lease))
 
 
 class SlowFolder(LocalFolder):
@@ -242,7 +247,7 @@ def test_a_store_that_hangs_is_waited_for(tmp_path: Path, wait_for: Wait, share:
             return output.replaced >= 2
 
         wait_for(renewed, every=0.005)
-        assert seen >= ({True, False} if share > 1 else {True})
+        assert (share < 1) in seen
         output.seconds = 0
         wait_for(lambda: _is_held(lease))
     present, _ = read_holder(output)
@@ -250,8 +255,11 @@ def test_a_store_that_hangs_is_waited_for(tmp_path: Path, wait_for: Wait, share:
     assert present.released
 
 
-def test_a_store_on_s3_that_hangs_is_waited_for(bucket: Bucket, store: str, wait_for: Wait) -> None:
+def test_a_store_on_s3_that_hangs_is_waited_for(
+    bucket: Bucket, store: str, wait_for: Wait, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each answer takes two thirds of the lease. Requests that were given up arrive late, and change nothing."""
+    monkeypatch.setattr("streaming.lease.lease._RELEASE_ATTEMPTS", 100)
     with FaultyStore(store) as faulty:
         output = open_folder(bucket.uri("output"), S3Connection(endpoint=faulty.address))
         with Lease(output, timedelta(seconds=1.2)) as lease:

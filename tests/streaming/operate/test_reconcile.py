@@ -116,7 +116,7 @@ def test_a_fold_that_had_begun_is_no_loss(source: Path, output: Folder, monkeypa
     tenure = LooseTenure(output, pause_when_announced)
     folding = threading.Thread(target=known.fold, args=(tenure, manifests.manifest_ids(output)))
     folding.start()
-    assert announced.wait(10)
+    assert announced.wait(60)
 
     def compare() -> int:
         folded = known.count_folded(output)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -268,7 +269,9 @@ def test_status_tells_a_stream_that_runs_from_one_that_died(
     process = start("streaming", place.arguments("run", "--interval", "100ms", "--lease", "3s"))
     wait_for(lambda: place.has(paths))
     wait_for(lambda: main([*asked, "--json"]) == 0 and json.loads(capsys.readouterr().out)["seconds_behind"] == 0)
-    wait_for(lambda: main(["stop", "--output", str(place.output)]) == 0 and "stopped" in capsys.readouterr().out)
+    # Where the lease happens to run out meanwhile, stop says that, and there is no stream when it is asked again.
+    ended = re.compile("stopped|no stream runs")
+    wait_for(lambda: main(["stop", "--output", str(place.output)]) == 0 and ended.search(capsys.readouterr().out))
     process.communicate()
     assert main([*asked, "--json"]) == 0
     status = json.loads(capsys.readouterr().out)

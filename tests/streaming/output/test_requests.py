@@ -112,12 +112,12 @@ def test_a_stream_that_looks_often_asks_for_requests_seldom(
 
     monkeypatch.setattr(output, "names", count)
     with DiscoveryThread(_discoverer(source, output), 10, timedelta(0)) as thread:
-        wait_for(lambda: len(asked) == 1)
+        wait_for(lambda: len(asked) > 0)
         requests.create_request(output, PICTURES)
         wait_for(lambda: len(_logged(output)) == 1)
         wait_for(lambda: len(asked) > 2)
     assert thread.failure is None
-    assert min(later - earlier for earlier, later in pairwise(asked)) >= 0.5
+    assert min(later - earlier for earlier, later in pairwise(asked)) > 0.4  # it is decided a little before it is asked
 
 
 def test_what_is_no_request_is_one_line(source: Path, output: Folder) -> None:
