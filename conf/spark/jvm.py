@@ -6,11 +6,13 @@ agree. None of this applies to the nodes of a cluster, which their administrator
 
 from __future__ import annotations
 
+import atexit
 import os
 import pwd
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from conf.aws.connection import ca_bundle
 from conf.aws.credentials import CREDENTIALS_PROVIDER
 from conf.aws.trust import write_trust_store
 from conf.spark.java import utf8_locale
+from conf.temporary import temporary_folder
 
 _NO_CACHE = "spark.hadoop.fs.file.impl.disable.cache"
 
@@ -59,10 +62,21 @@ def trust_options(java: Path) -> list[str]:
     return [java_option("javax.net.ssl.trustStore", store), java_option("javax.net.ssl.trustStoreType", "JKS")]
 
 
+@cache
 def local_folder() -> dict[str, str]:
-    """The property that puts Spark's temporary files where Python's are, because Java ignores TMPDIR."""
-    folder = tempfile.gettempdir()
-    return {} if "," in folder else {"spark.local.dir": folder}  # it is a list
+    """The property that puts Spark's temporary files where Python's are, because Java ignores TMPDIR.
+
+    They are in a folder of this process, which is there until its end. Call it before Java is started, whose end is to
+    come first.
+
+    Raises:
+        StorageError: it cannot be made.
+    """
+    if "," in tempfile.gettempdir():  # the property is a list
+        return {}
+    until_exit = ExitStack()
+    atexit.register(until_exit.close)
+    return {"spark.local.dir": until_exit.enter_context(temporary_folder("picture-features-spark-"))}
 
 
 def log_in(jvm: Any) -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from tempfile import TemporaryDirectory
 
-from conf.errors import LeaseLostError, SettingsError, StorageError, TransientError
+from conf.errors import LeaseLostError, SettingsError, TransientError
 from conf.settings import Settings
+from conf.temporary import temporary_folder
 from conf.uris import resolve
 from streaming.engine.checkpoint import Epochs
 from streaming.lease.lease import read_holder
@@ -121,29 +119,10 @@ def _checkpoint(settings: Settings) -> Iterator[str]:
             )
         yield checkpoint
     elif is_on_s3(output):
-        with _temporary_folder() as folder:
+        with temporary_folder("picture-features-") as folder:
             yield folder
     else:
         yield f"{output}/_checkpoint"
-
-
-@contextmanager
-def _temporary_folder() -> Iterator[str]:
-    try:
-        folder = TemporaryDirectory(prefix="picture-features-", ignore_cleanup_errors=True)
-    except OSError as error:
-        # Without a file name, Python has tried several folders, and names them itself.
-        parent = os.path.dirname(error.filename) if error.filename else "checkpoint"
-        raise StorageError(f"{parent}: {error.strerror}; free some space there, or set TMPDIR") from error
-    with folder as name:
-        descriptor = os.open(name, os.O_RDONLY)
-        try:
-            with suppress(OSError):  # a file system without locks
-                # systemd deletes what is older than some days, but nothing in a folder that is locked: tmpfiles.d(5)
-                fcntl.flock(descriptor, fcntl.LOCK_SH)
-            yield name
-        finally:
-            os.close(descriptor)
 
 
 def open_held(held: Held) -> Opened:

@@ -26,7 +26,7 @@ def test_a_replay_goes_through_the_proxy_of_the_environment(
     tmp_path: Path,
     wait_for: Callable[..., Any],
 ) -> None:
-    """The name of the store does not resolve here. Nothing is left of the checkpoint."""
+    """The name of the store does not resolve here. Nothing is left of the checkpoint, nor of Spark's files."""
     with new_bucket(versitygw_address, monkeypatch) as bucket, FaultyStore(versitygw_address) as proxy:
         bucket.put_tree(fitted, "models")
         paths = bucket.put(pictures[:5])
@@ -45,7 +45,7 @@ def test_a_replay_goes_through_the_proxy_of_the_environment(
         assert bucket.counted() == dict.fromkeys(paths, 1)
         assert proxy.requests["PUT output/features"] > 0
         assert any("Hadoop" in client for client in proxy.clients)
-        assert not [*tmp_path.rglob("offsets")]
+        assert not [*tmp_path.glob("picture-features-*")]
 
 
 def _lines_of_java() -> list[list[str]]:
