@@ -111,7 +111,7 @@ class EpochLoop:
         """
         explained = explain_failure(error) or error
         if not isinstance(explained, TransientError):
-            raise error
+            raise explained  # `status` tells this, not what PySpark and py4j wrap it in
         if self._tenure.should_stop():
             _logger.warning("%s; nothing is lost, the next start goes on", explained)
             return True

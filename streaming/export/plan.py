@@ -28,7 +28,7 @@ from streaming.output.places import open_output
 from streaming.storage.folder import Folder, StoredPicture
 from streaming.storage.locations import is_inside, list_folder, open_folder
 
-_FILE = re.compile(r"date=(\d{4}-\d\d-\d\d)/(?!empty\.parquet)([^/]+)\.parquet")
+_FILE = re.compile(r"date=(\d{4}-\d\d-\d\d)/(?!empty\.parquet|\.)([^/]+)\.parquet")
 
 _logger = logging.getLogger(__name__)
 
@@ -119,9 +119,11 @@ def plan_export(places: ExportPlaces, options: ExportSettings, model: SnapshotMo
 
     Raises:
         OutputError: the table has no rows yet.
-        SettingsError: the snapshots are of another output.
+        SettingsError: see `latest_snapshot`.
     """
-    base = _base(places, options)
+    base = latest_snapshot(places)
+    if base and (base.format, base.target_mb) != (options.format, options.target_mb):
+        base = None
     intact = _intact_days(places, base) if base else {}
     plan = ExportPlan(places, base, [], [], model)
     for day in _list_days(places, options.since, model):
@@ -136,15 +138,19 @@ def plan_export(places: ExportPlaces, options: ExportSettings, model: SnapshotMo
     return plan
 
 
-def _base(places: ExportPlaces, options: ExportSettings) -> Snapshot | None:
-    """The latest complete snapshot; None if it was made with other options."""
+def latest_snapshot(places: ExportPlaces) -> Snapshot | None:
+    """The latest complete snapshot.
+
+    Raises:
+        SettingsError: the snapshots are of another output.
+    """
     complete = [one.id for one in snapshots(places.to) if one.complete]
     if not complete:
         return None
     base = read_snapshot(places.to, complete[-1])
     if base.output != places.output.root:
         raise SettingsError(f"export.to: {places.to.root} holds snapshots of {base.output}; choose another place")
-    return base if (base.format, base.target_mb) == (options.format, options.target_mb) else None
+    return base
 
 
 def _intact_days(places: ExportPlaces, base: Snapshot) -> dict[date, SnapshotDay]:

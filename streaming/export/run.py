@@ -22,7 +22,7 @@ from streaming.export.answer import Exported, Planned
 from streaming.export.compaction import Compacted, compact
 from streaming.export.glue import check_table, point_table
 from streaming.export.models import AS_INGESTED, choose_model
-from streaming.export.plan import ExportPlaces, ExportPlan, plan_export
+from streaming.export.plan import ExportPlaces, ExportPlan, latest_snapshot, plan_export
 from streaming.export.record import Snapshot, SnapshotDay, find_given_up_snapshot, latest, promote, read_snapshot
 from streaming.export.rows import Target
 from streaming.export.snapshots import (
@@ -60,6 +60,7 @@ def export(settings: Settings, progress: Progress) -> Exported:
     model = choose_model(settings, places.output, places.connection)
     options = settings.export
     check_table(options, places.to)
+    latest_snapshot(places)  # first: a folder that is refused is none that forget has to erase in
     # Before the table is listed: a `forget` that reads the derivatives too early to find this one has already erased
     # its rows in the table.
     record(places.output, Derivative("export", places.to.root))

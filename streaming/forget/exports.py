@@ -16,6 +16,7 @@ from streaming.export.record import SnapshotDay, SnapshotFile, read_snapshot, re
 from streaming.export.snapshots import snapshots, working_on
 from streaming.forget.files import File, Found
 from streaming.lease.lease import Holder, Lease, read_holder
+from streaming.output.rows import has_rows
 from streaming.storage.folder import Folder
 
 PLACE = "exports"
@@ -47,7 +48,7 @@ def working_alone(to: Folder, lease: timedelta, on_wait: Callable[[Holder], None
 
 def export_files(to: Folder) -> list[File]:
     """All files with rows, of snapshots that are complete or not."""
-    return [File(PLACE, to.root, name) for snapshot in snapshots(to) for name in snapshot.files]
+    return [File(PLACE, to.root, name) for snapshot in snapshots(to) for name in snapshot.files if has_rows(name)]
 
 
 def record_tags(to: Folder, names: Iterable[str]) -> dict[str, str]:

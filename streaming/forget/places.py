@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from conf.aws.connection import S3Connection
+from conf.errors import BundleError, StorageError, TransientError
 from conf.settings import Settings
 from streaming.forget.files import File
 from streaming.output import known, lineage, manifests, requests
 from streaming.output.decision import FEATURES_TABLE, QUARANTINE_TABLE
 from streaming.output.embeddings import EMBEDDINGS_TABLE, STAGED_FOLDER
-from streaming.output.lineage import Kind
+from streaming.output.lineage import Derivative, Kind
 from streaming.output.places import open_output
 from streaming.output.rows import has_rows
 from streaming.registry.registry import Registry
@@ -55,17 +56,31 @@ class ErasurePlaces:
         return self._recorded("export")
 
     def _recorded(self, kind: Kind) -> list[Folder]:
-        made = (open_folder(one.uri, self.connection) for one in lineage.derivatives(self.output) if one.kind == kind)
-        return [folder for folder in made if is_there(folder)]
+        recorded = (one for one in lineage.derivatives(self.output) if one.kind == kind)
+        return [open_folder(one.uri, self.connection) for one in recorded if self._why_not(one) is None]
+
+    def _why_not(self, made: Derivative) -> str | None:
+        """The reason why a recorded place cannot be looked into here, and what to do; None if it can."""
+        folder, recorded = open_folder(made.uri, self.connection), lineage.path_of(self.output, made)
+        try:
+            there = is_there(folder)
+            if made.kind == "models":
+                list(saved_by(folder))
+        except TransientError:
+            raise
+        except (StorageError, BundleError) as error:
+            return f"{made.uri} cannot be looked into: {error}; if it is gone for good, delete {recorded}"
+        if there:
+            return None
+        return (
+            f"{made.uri} is not there, or empty: mount its disk, or run forget where it is; if it was deleted, or "
+            f"never made, delete {recorded}"
+        )
 
     def missing(self) -> dict[str, str]:
         """The recorded places that cannot be looked into here, by canonical path, each with what to do, for people."""
-        missing = {
-            made.uri: f"{made.uri} is not there, or empty: mount its disk, or run forget where it is; if it was "
-            f"deleted, or never made, delete {lineage.path_of(self.output, made)}"
-            for made in lineage.derivatives(self.output)
-            if not is_there(open_folder(made.uri, self.connection))
-        }
+        found = ((made.uri, self._why_not(made)) for made in lineage.derivatives(self.output))
+        missing = {uri: why for uri, why in found if why is not None}
         for saved in self._recorded_saved():
             if not may_be_deleted(saved):
                 missing[saved] = (
@@ -74,20 +89,21 @@ class ErasurePlaces:
                 )
         return missing
 
-    def files(self, saved: Sequence[str]) -> list[File]:
-        """All files with rows, except those of exports; of saved features those in the folders `saved`."""
+    def files(self) -> list[File]:
+        """The output's own files with rows."""
         root = self.output.root
         folders = {**_TABLES, manifests.LOG_FOLDER: MANIFESTS, requests.REQUESTS_FOLDER: REQUESTS}
-        files = [
+        return [
             File(place, root, name)
             for folder, place in folders.items()
             for name in self.output.names(folder)
             if has_rows(name)
         ]
-        for features in saved:
-            folder = open_folder(features, self.connection)
-            files += [File(_SAVED, folder.root, name) for name in folder.names("") if has_rows(name)]
-        return files
+
+    def saved_files(self, saved: Iterable[str]) -> list[File]:
+        """The files with rows of features that fits have saved in these folders."""
+        folders = [open_folder(features, self.connection) for features in saved]
+        return [File(_SAVED, folder.root, name) for folder in folders for name in folder.names("") if has_rows(name)]
 
     def saved(self) -> list[str]:
         """Canonical paths of features that fits have saved, except those that are `missing`; some may be deleted."""

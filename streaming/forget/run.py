@@ -7,11 +7,14 @@ the ledger before they are erased. A run that was killed anywhere is finished by
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import islice
 
-from conf.errors import OutputError
+from conf.backoff import pauses
+from conf.errors import ConflictError, OutputError
 from conf.settings import Settings
 from conf.spark.progress import Progress
 from streaming.export.snapshots import drop_incomplete
@@ -28,7 +31,7 @@ from streaming.forget.wanted import Wanted
 from streaming.lease import denylist
 from streaming.lease.denylist import Denylist, Entry
 from streaming.lease.handshake import wait_until_noticed
-from streaming.lease.lease import Lease
+from streaming.lease.lease import Lease, erase_failure
 from streaming.output.decision import complete_manifests
 from streaming.output.embeddings import publish_staged
 from streaming.output.known import refuse_announced
@@ -36,6 +39,7 @@ from streaming.output.tables import finished
 from streaming.registry.registry import Registry
 from streaming.storage.folder import Folder
 
+_ATTEMPTS = 8
 _IN_LOG = {MANIFESTS: erase_in_manifest, REQUESTS: erase_in_request}
 
 _logger = logging.getLogger(__name__)
@@ -67,6 +71,7 @@ def forget(settings: Settings, wanted: Wanted, progress: Progress, *, dry_run: b
                 settings.stream.lease,
                 lambda holder: _logger.info("waiting until %s has reloaded the denylist", holder),
             )
+            erase_failure(output, search.denylist.is_forgotten)
         # What a former holder was about to write is refused, and what a killed one has not written yet is derived now:
         # neither may come later, with rows that were erased here.
         refuse_announced(output)
@@ -139,7 +144,7 @@ class _Erasure:
     def look(self) -> ExplainedReceipt:
         """The receipt of a dry run, which is not kept."""
         self._ledger.asked = self._search.places()
-        self._find(self._places.files(self._places.saved()))
+        self._find(self._places.files() + self._places.saved_files(self._places.saved()))
         for to in self._places.exports():
             self._find(export_files(to))
         for models in self._places.registries():
@@ -149,11 +154,8 @@ class _Erasure:
     def run(self) -> None:
         """Erase everything."""
         self._ledger = Ledger.load(self._output, self._entry)
-        saved = self._places.saved()
-        found = self._find(self._places.files(saved))
-        self._ledger.save(self._output, self._entry)
-        self._erase(found)
-        self._ledger.looked_into.update(saved)
+        self._sweep(self._places.files())
+        self._sweep_saved()
         # Read only now: an export that began before the table was swept is among them, and a later one found no such
         # rows.
         for to in self._places.exports():
@@ -163,17 +165,46 @@ class _Erasure:
                 ) as lease:
                     self._erase_in_export(to, lease)
             self._ledger.looked_into.add(to.root)
-        for models in self._places.registries():
+        registries = self._places.registries()
+        for models in registries:
             denylist.add_missing(models, [self._entry])  # to one that has only just been mounted
+            models.remove_leftovers()
             Registry(models).remove_incomplete(datetime.now(UTC))
-            # A fit may have made another model from this one before it lost the pictures.
-            while affected := self._find_models(models):
-                self._ledger.save(self._output, self._entry)
-                for one in affected:
-                    erase_in_model(models, one)
+            self._erase_in_models(models)
+        self._sweep_saved()  # by a fit that has sealed its model meanwhile
+        for models in registries:
             if self._ledger.looked_into.issuperset(saved_by(models)):  # only here is it known where they are
                 self._ledger.looked_into.add(models.root)
         self._ledger.save(self._output, self._entry)
+
+    def _sweep(self, files: Sequence[File]) -> None:
+        found = self._find(files)
+        self._ledger.save(self._output, self._entry)
+        self._erase(found)
+
+    def _sweep_saved(self) -> None:
+        """Erase in saved features that were not looked into yet."""
+        saved = [one for one in self._places.saved() if one not in self._ledger.looked_into]
+        self._sweep(self._places.saved_files(saved))
+        self._ledger.looked_into.update(saved)
+
+    def _erase_in_models(self, models: Folder) -> None:
+        """Erase in the models of a registry, where `forget` of another output may work, too.
+
+        Raises:
+            ConflictError: another process keeps changing them.
+        """
+        rests = islice(pauses(0.5), _ATTEMPTS)
+        # A fit may have made another model from this one before it lost the pictures.
+        while affected := self._find_models(models):
+            self._ledger.save(self._output, self._entry)
+            for one in affected:
+                try:
+                    erase_in_model(models, one)
+                except ConflictError:
+                    if (rest := next(rests, None)) is None:
+                        raise
+                    time.sleep(rest)
 
     def has_looked_into(self, uri: str) -> bool:
         """Whether this run or one before it, perhaps on another machine, has looked into a recorded place."""

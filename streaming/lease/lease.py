@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 import threading
 import time
 import uuid
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
@@ -134,6 +137,21 @@ def read_holder(output: Folder) -> tuple[Holder | None, str | None]:
     return read_document(
         output, LEASE, Holder, lambda _: StorageError(f"{where} cannot be read; delete it if no stream is running")
     )
+
+
+def erase_failure(output: Folder, is_forgotten: Callable[[str], bool]) -> None:
+    """Take the error out of the record of a holder that has ended, if it begins with the path of a forgotten picture.
+
+    Raises:
+        StorageError: the lease is damaged, or the store refused.
+    """
+    holder, tag = read_holder(output)
+    if holder is None or tag is None or not (failure := holder.failure):
+        return
+    if any(is_forgotten(failure[: found.start()]) for found in re.finditer(": ", failure)):
+        without = holder.model_copy(update={"failure": "it told of a picture that was forgotten"})
+        with suppress(ConflictError):  # another has taken the lease
+            output.replace(LEASE, without.model_dump_json(indent=2).encode(), tag)
 
 
 class Lease:

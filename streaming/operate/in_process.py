@@ -22,7 +22,7 @@ from streaming.output.places import Input
 from streaming.output.requests import REQUESTS_FOLDER
 from streaming.storage.ahead import ahead
 from streaming.storage.damaged import naming
-from streaming.storage.folder import Folder, StoredPicture
+from streaming.storage.folder import Folder, StoredPicture, files_ending
 from streaming.storage.names import IGNORED
 from streaming.storage.parquet import rows_in
 
@@ -108,11 +108,13 @@ def _at_most(limit: int, parts: Iterable[pa.Table | pa.RecordBatch], schema: pa.
 
 
 def _read_seen(output: Folder) -> Iterator[pa.Table]:
-    """The pictures in requests, log and record as `SEEN`, file by file; all may be missing."""
-    names = [name for folder in (REQUESTS_FOLDER, LOG_FOLDER, KNOWN_FOLDER) for name in output.names(folder)]
-    files = [name for name in names if name.endswith((SUFFIX, ".parquet"))]
-    for _, seen in ahead(partial(_read, output), files, _AT_ONCE):
-        yield seen
+    """The pictures in requests, log and record as `SEEN`, file by file; all may be missing.
+
+    Each folder is listed when the one before has been read: what the stream moves meanwhile is met in either.
+    """
+    for folder, suffix in ((REQUESTS_FOLDER, SUFFIX), (LOG_FOLDER, SUFFIX), (KNOWN_FOLDER, ".parquet")):
+        for _, seen in ahead(partial(_read, output), files_ending(output, folder, suffix), _AT_ONCE):
+            yield seen
 
 
 def _read(output: Folder, name: str) -> pa.Table:

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from conf.errors import AlreadyExistsError, NotFoundError, OutputError
-from streaming.features.schema import EMBEDDINGS, FEATURES, OUTCOMES, QUARANTINE, label_of, with_all_columns
+from streaming.features.schema import EMBEDDINGS, FEATURES, QUARANTINE, label_of, with_all_columns
 from streaming.output.batch_report import BatchReport
 from streaming.output.decision import FEATURES_REMEDY, FEATURES_TABLE, QUARANTINE_TABLE, Decision, decide
 from streaming.output.embeddings import EMBEDDINGS_TABLE, publish_staged, stage
@@ -32,7 +32,6 @@ from streaming.storage.parquet import as_parquet, count_values, parquet_files, r
 _FILES_LOOKED_INTO = 50
 _DAYS_AT_FIRST = 2
 _DAYS = 31
-_NO_MODEL = "none"
 _EMBEDDING = EMBEDDINGS.field("embedding")
 _TABLES = {FEATURES_TABLE: FEATURES, QUARANTINE_TABLE: QUARANTINE}
 
@@ -106,9 +105,8 @@ class Tables:
         return np.concatenate([np.empty(0, np.float32), *found])
 
     def commit_nothing(self, manifest: str) -> bool:
-        """Publish that a manifest has no pictures any more; False if another process has published a result."""
-        report = BatchReport(manifest, 0, Counter(), 0, 0, _NO_MODEL, None)
-        return self.commit(manifest, Result(OUTCOMES.empty_table(), "", datetime.now(UTC), report))
+        """Publish, without a report, that a manifest lists nothing; False if another process has published a result."""
+        return decide(self._output, manifest, FEATURES.empty_table(), Decision.of(QUARANTINE.empty_table()), {})
 
     def commit(self, manifest: str, result: Result) -> bool:
         """Publish a result; False if another process did so first, whose result stands."""
@@ -153,8 +151,9 @@ def latest_files(output: Folder, now: datetime, table: str = FEATURES_TABLE) -> 
         yield from list_day(day)
     for _, names in ahead(list_day, days[_DAYS_AT_FIRST:], reads_at_once(output.root)):
         yield from names
-    older = f"{table}/date={days[-1]}"
-    yield from sorted((name for name in parquet_files(output, table) if name < older), reverse=True)
+    older, later = f"{table}/date={days[-1]}", f"{table}/date={tomorrow + timedelta(days=1)}"
+    others = (name for name in parquet_files(output, table) if name < older or name >= later)
+    yield from sorted(others, reverse=True)  # those of the future, too, of a clock that was ahead by days
 
 
 def unfinished(output: Folder) -> list[str]:

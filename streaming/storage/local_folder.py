@@ -79,7 +79,9 @@ class LocalFolder:
             try:
                 os.link(temporary, target)
             except FileExistsError:
-                raise AlreadyExistsError(f"{target}: it exists already") from None
+                # A file server may have made the link and lost its answer, so that it was asked again: link(2).
+                if os.stat(temporary).st_nlink == 1:
+                    raise AlreadyExistsError(f"{target}: it exists already") from None
             except OSError as error:
                 if error.errno in (errno.EPERM, errno.ENOTSUP):
                     raise StorageError(

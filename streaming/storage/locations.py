@@ -56,9 +56,12 @@ def check_outside(source: str, places: Mapping[str, str | None]) -> None:
 def is_there(folder: Folder) -> bool:
     """Whether a folder can be looked into: a local one may be another machine's, or of a disk that is not mounted.
 
-    One that is empty counts as missing, as a mount point without its disk is; on S3 nothing is missing.
+    One that is empty counts as missing, as a mount point without its disk is; on S3 an empty one is there.
+
+    Raises:
+        StorageError: it cannot be listed.
     """
-    return is_on_s3(folder.root) or next(folder.names(""), None) is not None
+    return next(folder.names(""), None) is not None or is_on_s3(folder.root)
 
 
 def may_be_deleted(path: str) -> bool:

@@ -15,6 +15,7 @@ import pytest
 from batch_fit.__main__ import main as fit
 from streaming.__main__ import main as stream
 from streaming.features.reasons import Reason
+from streaming.lease.lease import read_holder
 from streaming.output.requests import create_request
 from streaming.storage.folder import StoredPicture
 from streaming.storage.locations import open_folder
@@ -207,6 +208,9 @@ def test_a_place_where_nothing_can_be_read_is_one_line(place: Place, capsys: pyt
     assert f"{place.source}/apple/" in line
     assert ".jpg: cannot be read: EIO: Input/output error; no other picture can be read, either" in line
     assert place.committed() == 0
+    holder, _ = read_holder(open_folder(str(place.output)))
+    assert holder  # status says the same, not what Spark wraps it in
+    assert f"error: {holder.failure}" in line
 
 
 @pytest.mark.parametrize("which", ["source", "output"])

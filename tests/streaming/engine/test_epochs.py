@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from contextlib import suppress
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from conf.errors import LeaseLostError, OutputError
 from streaming.engine.checkpoint import Epochs
 from streaming.features.schema import FEATURES, QUARANTINE
+from streaming.operate.status import recent_reports
 from streaming.output.decision import Decision, decide, is_decided
 from streaming.output.manifests import append_manifest, manifest_name, prepare_log, table_file
 from streaming.storage.folder import Folder
@@ -93,6 +95,7 @@ def test_a_manifest_without_pictures_is_done(output: Folder, tmp_path: Path) -> 
     checkpoint.create("000001/offsets/0", b'v1\n{}\n{"logOffset":0}')
     epochs.check_missing(0)
     assert is_decided(output, manifest)
+    assert not recent_reports(output, datetime.now(UTC), 10)  # its model is none that `status` could name
     output.delete(manifest_name(manifest))
     output.delete(table_file("features", manifest))
     with pytest.raises(OutputError, match=rf"manifest {manifest} is gone"):

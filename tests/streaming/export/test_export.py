@@ -237,6 +237,19 @@ def test_a_killed_export_is_finished_or_superseded(output: Folder, to: Folder, a
         assert not (Path(to.root) / "_tmp").exists() or not [*to.names("_tmp")][1:]
 
 
+def test_the_snapshots_of_another_output_are_left_alone(
+    output: Folder, to: Folder, ask: Asked, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By this export, and by a later `forget` of its output, which erases in what its exports have recorded."""
+    ask()
+    other = open_folder(str(tmp_path / "other"))
+    begin(other)
+    fill(other)
+    said = json.loads(Asked(other, to, capsys)(code=2))["message"]
+    assert said == f"export.to: {to.root} holds snapshots of {output.root}; choose another place"
+    assert derivatives(other) == []
+
+
 @pytest.mark.usefixtures("programs")
 def test_an_export_that_is_killed_while_it_writes_leaves_nothing_that_counts(
     output: Folder, to: Folder, ask: Asked

@@ -112,7 +112,7 @@ def test_spark_finds_and_erases_the_same(
 ) -> None:
     """It takes over in the middle of a search; all files are the same to the byte, and so are answers and errors."""
     places = ErasurePlaces.of(load_settings({"output": str(full.output)}))
-    gone, searched = one_of_each(full), places.files(places.saved())
+    gone, searched = one_of_each(full), places.files()
 
     def erased() -> tuple[dict[str, Any], dict[str, str]]:
         salt = restored(full).output / "_forgotten" / "salt"

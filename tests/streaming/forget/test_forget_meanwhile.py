@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +20,8 @@ from streaming.forget.models import AffectedModel, erase_in_model
 from streaming.forget.sweeper import erase
 from streaming.lease.lease import LEASE, Holder, Lease, read_holder
 from streaming.operate.health import check_health
+from streaming.output import lineage
+from streaming.output.lineage import Derivative
 from streaming.registry import bundle
 from streaming.registry.registry import Registry
 from streaming.storage.folder import Folder
@@ -166,6 +169,48 @@ def test_a_place_that_is_not_here_is_not_taken_for_one_without_the_pictures(
     shutil.move(tmp_path / "csv", full.root)
     assert receipt["removed"] == REMOVED
     check_gone(full, gone, before)
+
+
+def test_a_place_that_cannot_be_looked_into_keeps_no_other_from_being_swept(
+    full: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A registry of former years, whose manifest was changed; the error names the record that may be deleted."""
+    before, gone = full.rows(), one_of_each(full)
+    old = Derivative("models", str(full.root / "old"))
+    version = Registry(open_folder(str(full.models))).current()
+    open_folder(old.uri).create(f"{version}/{bundle.MANIFEST}", b"{}")
+    output = open_folder(str(full.output))
+    lineage.record(output, old)
+    assert stream(forget_words(full, *gone, "--log-format", "text")) == 5
+    said = capsys.readouterr().err
+    assert f"{old.uri} cannot be looked into: {old.uri}/{version}" in said
+    record = said.rstrip().rpartition("delete ")[2]
+    assert record == lineage.path_of(output, old)
+    check_gone(full, gone, before)
+    Path(record).unlink()
+    [receipt] = asked_of(forget_words(full), capsys)
+    assert receipt["removed"] == REMOVED
+
+
+def test_what_lies_beside_the_files_is_no_hindrance_and_what_a_killed_fit_left_goes(full: Place) -> None:
+    """What file managers leave in an export; the lease that tells of the picture by which the stream ended."""
+    [gone] = some(full, "apple", 1)
+    for name in (".DS_Store", "._part-0.parquet", "Thumbs.db"):
+        (full.root / "exports" / snapshots(open_folder(str(full.root / "exports")))[0].id / name).write_bytes(b"?")
+    left = full.models / "_tmp" / "killed"
+    left.parent.mkdir(exist_ok=True)
+    left.write_text(gone)
+    os.utime(left, (0, 0))
+    failed = f"{gone}: cannot be read: EIO: Input/output error; no other picture can be read, either"
+    write_lease(open_folder(str(full.output)), released=True, failure=failed)
+    assert stream(forget_words(full, gone)) == 0
+    assert not left.exists()
+    [copied] = full.root.rglob("._part-0.parquet")
+    copied.unlink()
+    assert mentions(full.root, gone, but=full.source) == []
+    holder, _ = read_holder(open_folder(str(full.output)))
+    assert holder
+    assert holder.failure == "it told of a picture that was forgotten"
 
 
 def test_a_place_that_was_deleted_is_one_whose_record_is_deleted(

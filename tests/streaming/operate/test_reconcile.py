@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from conf.errors import OutputError, PlatformError
@@ -238,6 +239,27 @@ def test_a_damaged_file_is_one_line(
     assert stream(reconcile_arguments(source, output.root, "--log-format", "text")) == OutputError.exit_code
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {output.path(damaged)} cannot be read: ")
+
+
+def test_what_file_managers_leave_is_passed_over_and_a_request_that_is_taken_in_meanwhile_is_seen(
+    source: Path, output: Folder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The stream turns the request into a manifest between the listing of requests and that of manifests."""
+    for name in ("_manifests/._a.json", "_requests/.DS_Store", "_known/._a.parquet"):
+        output.create(name, b"?")
+    put(source, "late.jpg")
+    [late] = [one for one in list_pictures(str(source), print) if one.path.endswith("late.jpg")]
+    request = requests.create_request(output, [late])
+    read = in_process._read
+
+    def take_in(folder: Folder, name: str) -> pa.Table:
+        if name.startswith(requests.REQUESTS_FOLDER):
+            manifests.append_manifest(folder, [late], datetime.now(UTC))
+            requests.delete_request(folder, request)
+        return read(folder, name)
+
+    monkeypatch.setattr(in_process, "_read", take_in)
+    assert "missed" not in counts_in(Asked(source, output.root, capsys)())
 
 
 def test_only_this_input_counts(source: Path, output: Folder, capsys: pytest.CaptureFixture[str]) -> None:

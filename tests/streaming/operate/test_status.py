@@ -213,16 +213,17 @@ def test_rows_are_counted_as_they_are(output: Folder) -> None:
         Counted(0, 0, 1, complete=True, since=f"{now:%Y-%m-%d}")
     ] * 2
     names = []
-    for day in (1, 2, 40):  # the last is older than the days that are listed one by one
-        rows = pa.table({"path": ["x"] * day}).replace_schema_metadata({"long": "x" * 20_000})  # so is its footer
+    # The last is older than the days that are listed one by one; the first, of a clock that was ahead, is later.
+    for day in (-5, 1, 2, 40):
+        rows = pa.table({"path": ["x"] * abs(day)}).replace_schema_metadata({"long": "x" * 20_000})  # so is its footer
         names.append(f"features/date={now - timedelta(days=day):%Y-%m-%d}/{day}.parquet")
         output.create(names[-1], as_parquet(rows))
-    assert count_table(output, "features", now).rows == 43
+    assert count_table(output, "features", now).rows == 48
     first = f"{now - timedelta(days=2):%Y-%m-%d}"
     assert str(count_table(output, "features", now, 3)) == f"at least 3 (the latest 3 files, from {first} on)"
     _, tag = output.read_tagged(names[0])
     output.replace(names[0], as_parquet(pa.table({"path": pa.array([], pa.string())})), tag)
-    assert count_table(output, "features", now).rows == 42
+    assert count_table(output, "features", now).rows == 43
 
 
 def test_an_outage_is_told_in_one_line_soon(

@@ -176,6 +176,21 @@ def test_create_never_overwrites(tmp_path: Path) -> None:
     assert folder.read("a/b") == b"first"
 
 
+def test_a_link_whose_answer_was_lost_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file server that is asked again says that the file is there; one that another has written is refused."""
+    folder, link = open_folder(str(tmp_path)), os.link
+
+    def lose_the_answer(source: Path, target: Path) -> None:
+        link(source, target)
+        raise FileExistsError
+
+    monkeypatch.setattr(os, "link", lose_the_answer)
+    tag = folder.create("a", b"ours")
+    assert folder.read_tagged("a") == (b"ours", tag)
+    with pytest.raises(AlreadyExistsError):
+        folder.create("a", b"ours")
+
+
 def test_a_copy_stays_what_it_is(tmp_path: Path) -> None:
     """Whatever becomes of the file that it was made from."""
     folder = open_folder(str(tmp_path))
