@@ -6,15 +6,13 @@ import fcntl
 import os
 import signal
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Self
 
 import pytest
 
 from streaming.__main__ import main
-from streaming.operate.status import read_status
-from streaming.storage.locations import open_folder
 from tests.support.streams import Place, run, start
 
 pytestmark = pytest.mark.usefixtures("programs")
@@ -90,34 +88,6 @@ def test_a_holder_that_was_paused_past_its_lease_repeats_nothing_and_stops(
     assert paused.returncode == 5, said
     assert "lost the right to write here" in said
     assert place.counted() == dict.fromkeys(paths, 1)
-
-
-def test_a_bad_current_keeps_the_last_good_model_and_the_next_good_one_is_taken(
-    place: Place, pictures: list[Path], wait_for: Wait
-) -> None:
-    """CURRENT that is no JSON, then none at all, then another model."""
-    process = start("streaming", place.arguments("run", "--interval", "100ms"))
-    paths = place.put(*pictures[:2])
-    wait_for(lambda: place.has(paths))
-    current = place.models / "CURRENT"
-    good = current.read_bytes()
-    current.write_bytes(b"{")
-    paths += place.put(pictures[2])  # one is one micro-batch, whenever the stream looks
-    wait_for(lambda: place.has(paths))
-    current.unlink()
-    paths += place.put(pictures[3])
-    wait_for(lambda: place.has(paths))
-    current.write_bytes(good)
-    second = place.promote_another(5)
-    paths += place.put(*pictures[4:6])
-    wait_for(lambda: place.has(paths))
-    process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=180)
-    assert process.returncode == 0, said
-    assert said.count("keeping model") == 2
-    assert read_status(open_folder(str(place.output)), datetime.now(UTC)).model_refused == 2
-    used = place.rows().to_pandas().groupby("model_version").size()
-    assert used.to_dict() == {good.decode().split('"version": "')[1].split('"')[0]: 4, second: 2}
 
 
 def test_a_clock_that_was_set_back_loses_and_repeats_nothing(

@@ -33,7 +33,7 @@ from streaming.registry import bundle
 from streaming.registry.registry import Registry
 from streaming.storage.folder import Folder, StoredPicture
 from streaming.storage.locations import open_folder
-from tests.support.streams import TWO_TASKS, Place, end, replay, run, start
+from tests.support.streams import TWO_TASKS, Place, end, replay, start
 
 pytestmark = pytest.mark.usefixtures("programs")
 
@@ -94,42 +94,6 @@ def test_the_features_of_a_picture_do_not_depend_on_its_company(
     many = dict(zip([Path(p).name for p in place.rows()["path"].to_pylist()], place.rows()["features"], strict=True))
     for path, features in zip(other.rows()["path"].to_pylist(), other.rows()["features"], strict=True):
         assert many[Path(path).name] == features
-
-
-def test_a_killed_driver_loses_and_repeats_nothing(place: Place, pictures: list[Path]) -> None:
-    """Kill -9 before the first commit and before the last; the next start finishes the work at once."""
-    paths = place.put(*pictures)
-    replayed = place.arguments("replay", "--max-pictures", "20")
-    for before, committed in (("1", 0), ("3", 2)):
-        killed = run(
-            "tests.support.killing", ["before", "create", "features/date=*/2*", before, "streaming", *replayed]
-        )
-        assert killed.returncode == -9, killed.stdout
-        assert (len(place.logged()), place.committed()) == (3, committed)
-    assert replay(place, "--max-pictures", "20") == 0
-    assert place.counted() == dict.fromkeys(paths, 1)
-
-
-def test_a_killed_stream_is_succeeded_by_one_stream(
-    place: Place, pictures: list[Path], wait_for: Wait, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """What arrived before, between and after is there once; a third is refused, the holder named."""
-    paths = place.put(*pictures[:10])
-    first = start("streaming", place.arguments("run", "--interval", "100ms"))
-    wait_for(lambda: place.has(paths))
-    first.kill()
-    end(first)
-    paths += place.put(*pictures[10:20])
-    second = start("streaming", place.arguments("run", "--interval", "100ms"))
-    wait_for(lambda: place.has(paths))
-    assert replay(place) == 5
-    assert f"another stream writes to this output: process {second.pid} on" in capsys.readouterr().err
-    paths += place.put(*pictures[20:30])
-    wait_for(lambda: place.has(paths))
-    assert main(["stop", "--output", str(place.output)]) == 0
-    assert "model" in end(second)
-    assert second.returncode == 0
-    assert place.counted() == dict.fromkeys(paths, 1)
 
 
 def test_every_reader_reads_the_tables_from_the_first_moment_on(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Callable
+from datetime import UTC, datetime
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from streaming.features.backbone import backbone_id
+from streaming.operate.status import read_status
 from streaming.registry.bundle import BACKBONE
 from streaming.registry.registry import Registry
 from streaming.storage.locations import open_folder
@@ -29,8 +31,8 @@ def test_a_stream_changes_its_model_between_micro_batches_and_goes_back(
     """Promote and rollback reach a running stream with the next micro-batch; each batch has one model.
 
     So it is where the second sees pictures of 160 pixels. Where they are asked for, its log has the metrics of each. A
-    changed bundle keeps the last good model in service: a stream that runs says what is wrong and goes on; one that
-    starts refuses, naming the file.
+    CURRENT that is no JSON, or is gone, and a changed bundle keep the last good model in service: a stream that runs
+    says what is wrong and goes on; one that starts refuses, naming the file.
     """
     registry = Registry(open_folder(str(place.models)))
     first = registry.current()
@@ -46,12 +48,19 @@ def test_a_stream_changes_its_model_between_micro_batches_and_goes_back(
     registry.rollback()
     place.put(*pictures[10:15])
     wait_for(lambda: len(place.rows()) == 15)
+    current = place.models / "CURRENT"
+    good = current.read_bytes()
+    for number, spoil in ((21, lambda: current.write_bytes(b"{")), (22, current.unlink)):
+        spoil()
+        place.put(pictures[number])
+        wait_for(lambda rows=number - 5: len(place.rows()) == rows)  # type: ignore[misc]
+    current.write_bytes(good)
     changed = place.promote_another(3)
     damaged = bytearray((place.models / changed / "backbone.tflite").read_bytes())
     damaged[-1000] ^= 1
     (place.models / changed / "backbone.tflite").write_bytes(damaged)
     place.put(*pictures[15:20])
-    wait_for(lambda: len(place.rows()) == 20)
+    wait_for(lambda: len(place.rows()) == 22)
     process.send_signal(signal.SIGTERM)
     said = end(process)
     assert process.returncode == 0, said
@@ -69,8 +78,16 @@ def test_a_stream_changes_its_model_between_micro_batches_and_goes_back(
         (version, sum(one["Pictures"] for one in of_version))
         for version, of_version in groupby(documents, key=itemgetter("model_version"))
     ]
-    assert in_turn == [(first, 5), (second, 5), (first, 10)]
-    assert f"keeping model {first}: {place.models}/{changed} is not usable: backbone.tflite was changed" in said
+    assert in_turn == [(first, 5), (second, 5), (first, 12)]
+    for why in (
+        f"{current} cannot be read",
+        f"no model in {place.models}",
+        f"{place.models}/{changed} is not usable: backbone.tflite was changed",
+    ):
+        assert f"keeping model {first}: {why}" in said
+    status = read_status(open_folder(str(place.output)), datetime.now(UTC))
+    refused = sum(one["ModelRefused"] for one in documents)
+    assert refused == said.count("keeping model") == status.model_refused >= 3
 
     place.put(*pictures[20:21])
     assert replay(place) == 4

@@ -28,7 +28,7 @@ from streaming.storage.parquet import as_parquet, read_footer
 from tests.support.buckets import Bucket
 from tests.support.servers import FaultyStore
 from tests.support.small_table import commit
-from tests.support.streams import Place, begin, start
+from tests.support.streams import Place, begin, replay, start
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
@@ -245,7 +245,7 @@ def test_an_outage_is_told_in_one_line_soon(
 
 
 @pytest.mark.usefixtures("programs")
-def test_status_tells_a_stream_that_runs_from_one_that_died(
+def test_a_killed_stream_is_succeeded_by_one_stream_and_status_tells_how_it_stands(
     place: Place, pictures: list[Path], wait_for: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The holder is named in both cases; of a stream that was stopped there is none."""
@@ -267,7 +267,11 @@ def test_status_tells_a_stream_that_runs_from_one_that_died(
     assert "outstanding  unknown: last look " in said
     assert main([*asked, "--check"]) == 8
     assert f"the stream died: process {process.pid} on" in capsys.readouterr().err
-    process = start("streaming", place.arguments("run", "--interval", "100ms", "--lease", "3s"))
+    process = start("streaming", place.arguments("run", "--interval", "100ms", "--lease", "10s"))
+    wait_for(lambda: place.has(paths))
+    assert replay(place) == 5
+    assert f"another stream writes to this output: process {process.pid} on" in capsys.readouterr().err
+    paths += place.put(*pictures[6:9])
     wait_for(lambda: place.has(paths))
     wait_for(lambda: main([*asked, "--json"]) == 0 and json.loads(capsys.readouterr().out)["seconds_behind"] == 0)
     # Where the lease happens to run out meanwhile, stop says that, and there is no stream when it is asked again.
@@ -276,5 +280,6 @@ def test_status_tells_a_stream_that_runs_from_one_that_died(
     process.communicate()
     assert main([*asked, "--json"]) == 0
     status = json.loads(capsys.readouterr().out)
-    assert (status["state"], status["pictures"], status["unfinished_pictures"]) == ("stopped", 6, 0)
-    assert (status["features"]["rows"], status["outstanding_pictures"]) == (6, None)
+    assert (status["state"], status["pictures"], status["unfinished_pictures"]) == ("stopped", 9, 0)
+    assert (status["features"]["rows"], status["outstanding_pictures"]) == (9, None)
+    assert place.counted() == dict.fromkeys(paths, 1)
