@@ -8,10 +8,10 @@ from pathlib import Path
 
 def can_write(file: Path) -> bool:
     """Whether `write_whole` can write a file, as far as that can be told before: not whether its disk is full."""
-    if file.exists() and not file.is_file():
-        return not file.is_dir() and os.access(file, os.W_OK)
-    folder = Path(os.path.realpath(file)).parent
-    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
+    if os.path.exists(file) and not os.path.isfile(file):  # unlike those of Path, these never raise
+        return not os.path.isdir(file) and os.access(file, os.W_OK)
+    folder = os.path.dirname(os.path.realpath(file))
+    return os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)
 
 
 def write_whole(file: Path, content: bytes) -> None:

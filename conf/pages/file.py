@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,9 @@ def check_page(file: str | None) -> None:
     """
     if file is None:
         return
-    path = Path(file)
-    if path.is_dir() or not path.absolute().parent.is_dir():
+    if os.path.isdir(file) or not os.path.isdir(os.path.dirname(os.path.abspath(file))):
         raise SettingsError(f"--html: {file} is a folder, or its folder is not there; give a file in a folder that is")
-    if not can_write(path):
+    if not can_write(Path(file)):
         raise StorageError(f"--html: {file} cannot be written; give a file in a folder that may be written to")
 
 

@@ -122,6 +122,7 @@ def begin_session(name: str, settings: Settings, properties: Mapping[str, str]) 
 
     Raises:
         PlatformError: Java is missing, or does not start.
+        StorageError: there is no room for its temporary files.
     """
     master = settings.spark.master
     local = master is not None and master.startswith("local")

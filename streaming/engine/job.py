@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 _NAME = "picture-features"
+_FIRST_LOOK = timedelta(hours=1)
 _PICTURES_PER_SLOT = 2000  # each micro-batch costs a third of a second of CPU beside them
 _PICTURES = 100_000
 _PICTURES_WITH_EMBEDDINGS = 20_000  # of 5 kB each, in this process and in Java's heap, two manifests at a time
@@ -100,14 +101,16 @@ class StreamJob:
         """Featurize what arrives until told to stop.
 
         Args:
-            on_look: told whether a micro-batch is running, several times a minute, unless looks for pictures fail.
+            on_look: told several times a second whether a micro-batch is running, unless looks for pictures fail.
         """
 
         def tell_look(busy: bool) -> None:  # noqa: FBT001 - an observation, not a switch
-            # A stream that cannot look for pictures does not know whether it is behind.
-            if busy or self._looked is None or self._looked.is_recent(datetime.now(UTC)):
+            # A stream that cannot look for pictures does not know whether it is behind. The first look may take long.
+            now = datetime.now(UTC)
+            if busy or (self._looked.is_recent(now) if self._looked else now < began + _FIRST_LOOK):
                 on_look(busy)
 
+        began = datetime.now(UTC)
         discoverer = self._discoverer
         spark = self._session()
         with self._queries(spark, unfinished(self._places.output)) as queries:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from conf.aws.connection import S3Connection
@@ -61,21 +62,22 @@ class ErasurePlaces:
 
     def _why_not(self, made: Derivative) -> str | None:
         """The reason why a recorded place cannot be looked into here, and what to do; None if it can."""
-        folder, recorded = open_folder(made.uri, self.connection), lineage.path_of(self.output, made)
         try:
-            there = is_there(folder)
-            if made.kind == "models":
-                list(saved_by(folder))
+            if is_there(open_folder(made.uri, self.connection)):
+                return None
         except TransientError:
             raise
-        except (StorageError, BundleError) as error:
-            return f"{made.uri} cannot be looked into: {error}; if it is gone for good, delete {recorded}"
-        if there:
-            return None
+        except StorageError as error:
+            return self.refused(made, error)
         return (
             f"{made.uri} is not there, or empty: mount its disk, or run forget where it is; if it was deleted, or "
-            f"never made, delete {recorded}"
+            f"never made, delete {lineage.path_of(self.output, made)}"
         )
+
+    def refused(self, made: Derivative, error: Exception) -> str:
+        """The failure of a recorded place, and what to do, for people."""
+        recorded = lineage.path_of(self.output, made)
+        return f"{made.uri} cannot be looked into: {error}; if it is gone for good, delete {recorded}"
 
     def missing(self) -> dict[str, str]:
         """The recorded places that cannot be looked into here, by canonical path, each with what to do, for people."""
@@ -110,7 +112,11 @@ class ErasurePlaces:
         return [saved for saved in self._recorded_saved() if may_be_deleted(saved)]
 
     def _recorded_saved(self) -> list[str]:
-        return sorted({saved for models in self.registries() for saved in saved_by(models)})
+        saved: set[str] = set()
+        for models in self.registries():
+            with suppress(BundleError):  # a changed manifest, which is met again where the models are looked into
+                saved.update(saved_by(models))
+        return sorted(saved)
 
 
 def saved_by(models: Folder) -> Iterator[str]:

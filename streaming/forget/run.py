@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import islice
 
 from conf.backoff import pauses
-from conf.errors import ConflictError, OutputError
+from conf.errors import BundleError, ConflictError, LeaseLostError, OutputError, StorageError, TransientError
 from conf.settings import Settings
 from conf.spark.progress import Progress
 from streaming.export.snapshots import drop_incomplete
@@ -35,6 +36,7 @@ from streaming.lease.lease import Lease, erase_failure
 from streaming.output.decision import complete_manifests
 from streaming.output.embeddings import publish_staged
 from streaming.output.known import refuse_announced
+from streaming.output.lineage import Derivative
 from streaming.output.tables import finished
 from streaming.registry.registry import Registry
 from streaming.storage.folder import Folder
@@ -87,6 +89,7 @@ def forget(settings: Settings, wanted: Wanted, progress: Progress, *, dry_run: b
             erasure.run()
         missing |= places.missing()  # some may have gone meanwhile
         left = {uri: why for erasure in erasures for uri, why in missing.items() if not erasure.has_looked_into(uri)}
+        left |= {uri: why for erasure in erasures for uri, why in erasure.failed.items()}
         if left:
             raise OutputError(
                 f"{output.root}: erased, but these places cannot be looked into, and without them there is no receipt; "
@@ -117,7 +120,12 @@ def _deny(places: ErasurePlaces, wanted: Wanted) -> list[Search]:
         denylist.add_entry(output, asked)
     entries = list(denylist.read_entries(output))
     for models in places.registries():
-        denylist.add_missing(models, entries)
+        try:
+            denylist.add_missing(models, entries)
+        except TransientError:
+            raise
+        except StorageError as error:  # it is met again, and told, where the registry is looked into
+            _logger.debug("%s: no denylist could be written", models.root, exc_info=error)
     return [
         Search(entry, wanted) if asked and entry.id == asked.id else Search(entry)
         for entry in unfinished_entries(output, entries)
@@ -129,7 +137,11 @@ def _erase_in_log(output: Folder, file: File, denylist: Denylist) -> None:
 
 
 class _Erasure:
-    """The erasure of the pictures of one entry."""
+    """The erasure of the pictures of one entry.
+
+    Attributes:
+        failed: the places that could not be looked into, by canonical path, each with the reason, for people.
+    """
 
     def __init__(self, sweeper: Sweeper, places: ErasurePlaces, search: Search, lease: timedelta) -> None:
         self._sweeper = sweeper
@@ -140,6 +152,8 @@ class _Erasure:
         self._denylist = search.denylist
         self._lease = lease
         self._ledger = Ledger()
+        self._swept: set[str] = set()
+        self.failed: dict[str, str] = {}
 
     def look(self) -> ExplainedReceipt:
         """The receipt of a dry run, which is not kept."""
@@ -159,23 +173,45 @@ class _Erasure:
         # Read only now: an export that began before the table was swept is among them, and a later one found no such
         # rows.
         for to in self._places.exports():
-            if next(to.names(""), None):  # otherwise it was deleted by hand
-                with working_alone(
-                    to, self._lease, partial(_logger.info, "%s: waiting until %s has finished", to.root)
-                ) as lease:
-                    self._erase_in_export(to, lease)
-            self._ledger.looked_into.add(to.root)
+            with self._told(Derivative("export", to.root)):
+                self._erase_in_exports(to)
         registries = self._places.registries()
         for models in registries:
-            denylist.add_missing(models, [self._entry])  # to one that has only just been mounted
-            models.remove_leftovers()
-            Registry(models).remove_incomplete(datetime.now(UTC))
-            self._erase_in_models(models)
+            with self._told(Derivative("models", models.root)):
+                self._erase_in_registry(models)
         self._sweep_saved()  # by a fit that has sealed its model meanwhile
         for models in registries:
-            if self._ledger.looked_into.issuperset(saved_by(models)):  # only here is it known where they are
-                self._ledger.looked_into.add(models.root)
+            if models.root not in self.failed and self._ledger.looked_into.issuperset(saved_by(models)):
+                self._ledger.looked_into.add(models.root)  # only here is it known where saved features are
         self._ledger.save(self._output, self._entry)
+
+    @contextmanager
+    def _told(self, made: Derivative) -> Iterator[None]:
+        """Keep a failure of a place in `failed`, so that the others are looked into.
+
+        Raises:
+            TransientError: a store fails at the moment.
+            LeaseLostError: see `forget`.
+        """
+        try:
+            yield
+        except (TransientError, LeaseLostError):
+            raise
+        except (StorageError, OutputError, BundleError) as error:
+            self.failed[made.uri] = self._places.refused(made, error)
+
+    def _erase_in_exports(self, to: Folder) -> None:
+        if next(to.names(""), None):  # otherwise it was deleted by hand
+            told = partial(_logger.info, "%s: waiting until %s has finished", to.root)
+            with working_alone(to, self._lease, told) as lease:
+                self._erase_in_export(to, lease)
+        self._ledger.looked_into.add(to.root)
+
+    def _erase_in_registry(self, models: Folder) -> None:
+        denylist.add_missing(models, [self._entry])  # to one that has only just been mounted
+        models.remove_leftovers()
+        Registry(models).remove_incomplete(datetime.now(UTC))
+        self._erase_in_models(models)
 
     def _sweep(self, files: Sequence[File]) -> None:
         found = self._find(files)
@@ -183,10 +219,11 @@ class _Erasure:
         self._erase(found)
 
     def _sweep_saved(self) -> None:
-        """Erase in saved features that were not looked into yet."""
-        saved = [one for one in self._places.saved() if one not in self._ledger.looked_into]
-        self._sweep(self._places.saved_files(saved))
-        self._ledger.looked_into.update(saved)
+        """Erase in saved features that this run has not swept; a former one may have been where they are not."""
+        saved = set(self._places.saved()) - self._swept
+        self._sweep(self._places.saved_files(sorted(saved)))
+        self._swept |= saved
+        self._ledger.looked_into |= saved
 
     def _erase_in_models(self, models: Folder) -> None:
         """Erase in the models of a registry, where `forget` of another output may work, too.

@@ -68,7 +68,7 @@ class Looked(BaseModel):
     unsettled: int
 
     def is_recent(self, now: datetime) -> bool:
-        """Whether the next looks were not missed: not three of them, and a minute."""
+        """Whether less than three periods and a minute have passed since, in which there was no other look."""
         return self.period is None or now - self.at <= _LOOKS_MISSED * timedelta(seconds=self.period) + _GRACE
 
 
@@ -148,7 +148,8 @@ def erase_failure(output: Folder, is_forgotten: Callable[[str], bool]) -> None:
     holder, tag = read_holder(output)
     if holder is None or tag is None or not (failure := holder.failure):
         return
-    if any(is_forgotten(failure[: found.start()]) for found in re.finditer(": ", failure)):
+    begins = (failure[: found.start()] for found in re.finditer(": ", failure))
+    if len(failure) >= _LONGEST_FAILURE or any(map(is_forgotten, begins)):  # a long path may be cut off
         without = holder.model_copy(update={"failure": "it told of a picture that was forgotten"})
         with suppress(ConflictError):  # another has taken the lease
             output.replace(LEASE, without.model_dump_json(indent=2).encode(), tag)

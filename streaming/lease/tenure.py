@@ -14,6 +14,7 @@ from streaming.lease.handshake import Notice
 from streaming.lease.lease import Lease, Looked
 from streaming.storage.folder import Folder
 
+_DRAIN_SLICE_SECONDS = 0.2
 _DRAIN_LOOK_SECONDS = 1.0  # on S3 each look for the mark is a paid request
 
 
@@ -40,8 +41,15 @@ class Tenure:
         self._next_look = 0.0
 
     def drain(self) -> None:
-        """Have `should_stop` say so, and set `stop`; a signal handler may call this, which takes no lock."""
+        """Ask the holder to stop, as `stop` does; a signal handler may call this, as it takes no lock."""
         self._drains = True
+
+    def wait(self, seconds: float) -> bool:
+        """Wait, unless the holder is asked to stop; returns whether it is."""
+        give_up = time.monotonic() + seconds
+        while not self._drains and not self.stop.is_set() and time.monotonic() < give_up:
+            self.stop.wait(min(_DRAIN_SLICE_SECONDS, seconds))
+        return self._drains or self.stop.is_set()
 
     def __enter__(self) -> Self:
         with ExitStack() as ends:

@@ -69,8 +69,8 @@ class KnownPictures:
     """The set of pictures that some manifest lists, in 16 bytes of memory for each but the latest.
 
     Attributes:
-        repeating: manifests in the log that list a picture of the record or of an earlier manifest, except those of
-            retries, whose purpose that is.
+        repeating: manifests in the log that list a picture twice, or one of the record or of an earlier manifest,
+            except those of retries, whose purpose that is.
         manifests: the manifests that were in the log; pictures of later ones are not in the set.
     """
 

@@ -89,7 +89,7 @@ def _withdraw(tenure: Tenure, manifest: str, pictures: Sequence[StoredPicture]) 
     tenure.confirm()
     withdrawn = withdraw(tenure.output, manifest)
     if withdrawn:
-        _logger.warning("manifest %s repeats pictures of others: withdrew it, requested what only it lists", manifest)
+        _logger.warning("manifest %s repeats pictures: withdrew it, requested what only it lists", manifest)
     return withdrawn
 
 
@@ -218,5 +218,5 @@ class ManifestLog:
                 # It may have been written all the same, so no other may list its pictures: retry until it exists.
                 rest = next(rests)
                 _logger.warning("cannot append a manifest, trying again in %.0fs: %s", rest, error)
-                if self._tenure.stop.wait(rest):
+                if self._tenure.wait(rest):
                     raise StorageError(f"{error}; start again: pictures in no manifest are found again") from error

@@ -152,7 +152,8 @@ def latest_files(output: Folder, now: datetime, table: str = FEATURES_TABLE) -> 
     for _, names in ahead(list_day, days[_DAYS_AT_FIRST:], reads_at_once(output.root)):
         yield from names
     older, later = f"{table}/date={days[-1]}", f"{table}/date={tomorrow + timedelta(days=1)}"
-    others = (name for name in parquet_files(output, table) if name < older or name >= later)
+    days_of_table = (name for name in parquet_files(output, table) if name.startswith(f"{table}/date="))
+    others = (name for name in days_of_table if name < older or name >= later)
     yield from sorted(others, reverse=True)  # those of the future, too, of a clock that was ahead by days
 
 

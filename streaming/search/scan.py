@@ -19,7 +19,7 @@ from streaming.output.decision import FEATURES_TABLE
 from streaming.output.known import manifests_with
 from streaming.output.manifests import table_file
 from streaming.search.table import SearchTable
-from streaming.storage.ahead import ahead, reads_at_once
+from streaming.storage.ahead import ahead
 from streaming.storage.locations import is_on_s3
 from streaming.storage.parquet import open_rows
 
@@ -53,11 +53,17 @@ def scan(table: SearchTable, columns: Sequence[str], look: Callable[[pa.RecordBa
     def look_into(places: range) -> list[Found]:
         return [look(batch) for batch in _together(chain.from_iterable(_numbered(table, at, columns) for at in places))]
 
-    at_once = (_AHEAD_ON_S3 if table.is_output else _LARGE_AHEAD_ON_S3) if is_on_s3(table.folder.root) else _AHEAD
+    at_once = _at_once(table)
     files = len(table.files)
     step = max(1, min(_FILES_TOGETHER, files // (4 * at_once)))
     for _, found in ahead(look_into, (range(at, min(at + step, files)) for at in range(0, files, step)), at_once):
         yield from found
+
+
+def _at_once(table: SearchTable) -> int:
+    if not is_on_s3(table.folder.root):
+        return _AHEAD
+    return _AHEAD_ON_S3 if table.is_output else _LARGE_AHEAD_ON_S3
 
 
 def _numbered(table: SearchTable, at: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
@@ -126,7 +132,7 @@ def rows_of(table: SearchTable, path: str, columns: Sequence[str]) -> list[dict[
         return _rows_in(table, name, path, columns)
 
     likely = map(find, _likely_files(table, path))
-    others = (rows for _, rows in ahead(find, table.files, reads_at_once(table.folder.root)))
+    others = (rows for _, rows in ahead(find, table.files, _at_once(table)))
     return next(filter(None, chain(likely, others)), [])
 
 

@@ -36,6 +36,7 @@ class LooseTenure(Tenure):
     def __init__(self, output: Folder, check: Callable[[], None] = lambda: None, denylist: Denylist = NOTHING) -> None:
         self.output = output
         self.stop = threading.Event()
+        self._drains = False
         self._check = check
         self._denylist = denylist
 

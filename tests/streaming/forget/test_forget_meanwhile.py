@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from datetime import UTC, datetime, timedelta
@@ -11,7 +12,7 @@ from typing import Any
 import pyarrow.dataset as pads
 import pytest
 
-from conf.errors import LeaseLostError, TransientError, UnhealthyError
+from conf.errors import ConflictError, LeaseLostError, TransientError, UnhealthyError
 from streaming.__main__ import main as stream
 from streaming.engine.opening import again_if_free
 from streaming.export.snapshots import drop_incomplete, snapshots
@@ -21,7 +22,7 @@ from streaming.forget.sweeper import erase
 from streaming.lease.lease import LEASE, Holder, Lease, read_holder
 from streaming.operate.health import check_health
 from streaming.output import lineage
-from streaming.output.lineage import Derivative
+from streaming.output.lineage import Derivative, Kind
 from streaming.registry import bundle
 from streaming.registry.registry import Registry
 from streaming.storage.folder import Folder
@@ -171,25 +172,59 @@ def test_a_place_that_is_not_here_is_not_taken_for_one_without_the_pictures(
     check_gone(full, gone, before)
 
 
+@pytest.mark.parametrize("kind", ["models", "export"])
 def test_a_place_that_cannot_be_looked_into_keeps_no_other_from_being_swept(
-    full: Place, capsys: pytest.CaptureFixture[str]
+    full: Place, capsys: pytest.CaptureFixture[str], kind: Kind
 ) -> None:
-    """A registry of former years, whose manifest was changed; the error names the record that may be deleted."""
+    """A registry or an export of former years that was changed; the error names the record that may be deleted."""
     before, gone = full.rows(), one_of_each(full)
-    old = Derivative("models", str(full.root / "old"))
+    old = Derivative(kind, str(full.root / "old"))
     version = Registry(open_folder(str(full.models))).current()
-    open_folder(old.uri).create(f"{version}/{bundle.MANIFEST}", b"{}")
+    changed = f"{version}/{bundle.MANIFEST}" if kind == "models" else "LATEST"
+    open_folder(old.uri).create(changed, b"{}")
     output = open_folder(str(full.output))
     lineage.record(output, old)
     assert stream(forget_words(full, *gone, "--log-format", "text")) == 5
     said = capsys.readouterr().err
-    assert f"{old.uri} cannot be looked into: {old.uri}/{version}" in said
+    assert f"{old.uri} cannot be looked into: {old.uri}/{changed.partition('/')[0]}" in said
     record = said.rstrip().rpartition("delete ")[2]
     assert record == lineage.path_of(output, old)
     check_gone(full, gone, before)
     Path(record).unlink()
     [receipt] = asked_of(forget_words(full), capsys)
     assert receipt["removed"] == REMOVED
+
+
+def test_saved_features_that_a_former_run_took_for_deleted_are_swept(
+    full: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was on another machine, where what they lay in is there, too; an export is missing, so there is no receipt."""
+    before, gone = full.rows(), one_of_each(full)
+    for name in ("saved", "csv"):
+        shutil.move(full.root / name, tmp_path)
+    assert stream(forget_words(full, *gone)) == 5
+    for name in ("saved", "csv"):
+        shutil.move(tmp_path / name, full.root)
+    [receipt] = asked_of(forget_words(full), capsys)
+    assert receipt["removed"] == REMOVED
+    check_gone(full, gone, before)
+
+
+def test_another_forget_that_works_on_the_same_model_is_given_way(full: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of another output which shares the registry."""
+    [gone] = some(full, "apple", 1)
+    conflicts = [ConflictError("somebody else has changed it"), ConflictError("and again")]
+
+    def meet(models: Folder, affected: AffectedModel) -> None:
+        if conflicts:
+            raise conflicts.pop()
+        erase_in_model(models, affected)
+
+    monkeypatch.setattr(forget, "erase_in_model", meet)
+    monkeypatch.setattr(forget, "pauses", lambda first: itertools.repeat(0.0))
+    assert stream(forget_words(full, gone)) == 0
+    assert not conflicts
+    assert mentions(full.root, gone, but=full.source) == []
 
 
 def test_what_lies_beside_the_files_is_no_hindrance_and_what_a_killed_fit_left_goes(full: Place) -> None:

@@ -164,12 +164,18 @@ def test_a_manifest_that_seemed_to_fail_is_tried_under_the_same_name(
     assert [_names(read_manifest(output, manifest)) for manifest in manifest_ids(output)] == ["ab"]
 
 
-def test_a_stop_ends_the_waiting_for_a_store_that_fails(output: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("by_signal", [False, True])
+def test_a_stop_ends_the_waiting_for_a_store_that_fails(
+    output: Folder, monkeypatch: pytest.MonkeyPatch, *, by_signal: bool
+) -> None:
     """Nothing was written, so the next start finds the pictures again."""
     tenure = LooseTenure(output)
 
     def fail(name: str, data: bytes) -> str:
-        tenure.stop.set()
+        if by_signal:
+            tenure.drain()
+        else:
+            tenure.stop.set()
         raise TransientError("the store does not answer")
 
     monkeypatch.setattr(output, "create", fail)
