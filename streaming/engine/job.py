@@ -22,7 +22,7 @@ from streaming.discovery.drain import Drain
 from streaming.discovery.messages import Sorter
 from streaming.engine.opening import Held, Opened, holding, open_held
 from streaming.features.workers import MODULES
-from streaming.lease.lease import Looked, read_holder
+from streaming.lease.holder import Looked, read_holder
 from streaming.lease.yarn import this_attempt
 from streaming.output import manifests
 from streaming.output.batch_report import Backlog, BatchReport

@@ -12,7 +12,7 @@ from conf.settings import Settings
 from conf.temporary import temporary_folder
 from conf.uris import resolve
 from streaming.engine.checkpoint import Epochs
-from streaming.lease.lease import read_holder
+from streaming.lease.holder import read_holder
 from streaming.lease.tenure import Tenure
 from streaming.output import lineage, manifests
 from streaming.output.format_number import begin_format, check_format

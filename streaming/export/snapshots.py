@@ -37,7 +37,8 @@ from streaming.export.record import (
     promote,
     record_file,
 )
-from streaming.lease.lease import Lease, read_holder
+from streaming.lease.holder import read_holder
+from streaming.lease.lease import Lease
 from streaming.storage.folder import Folder
 
 _UNFINISHED = ".unfinished"

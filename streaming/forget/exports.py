@@ -15,7 +15,8 @@ from conf.errors import LeaseHeldError
 from streaming.export.record import SnapshotDay, SnapshotFile, read_snapshot, read_tagged_snapshot, revise
 from streaming.export.snapshots import snapshots, working_on
 from streaming.forget.files import File, Found
-from streaming.lease.lease import Holder, Lease, read_holder
+from streaming.lease.holder import Holder, read_holder
+from streaming.lease.lease import Lease
 from streaming.output.rows import has_rows
 from streaming.storage.folder import Folder
 

@@ -32,7 +32,8 @@ from streaming.forget.wanted import Wanted
 from streaming.lease import denylist
 from streaming.lease.denylist import Denylist, Entry
 from streaming.lease.handshake import wait_until_noticed
-from streaming.lease.lease import Lease, erase_failure
+from streaming.lease.holder import erase_failure
+from streaming.lease.lease import Lease
 from streaming.output.decision import complete_manifests
 from streaming.output.embeddings import publish_staged
 from streaming.output.known import refuse_announced
@@ -204,7 +205,7 @@ class _Erasure:
         if next(to.names(""), None):  # otherwise it was deleted by hand
             told = partial(_logger.info, "%s: waiting until %s has finished", to.root)
             with working_alone(to, self._lease, told) as lease:
-                self._erase_in_export(to, lease)
+                self._erase_in_snapshots(to, lease)
         self._ledger.looked_into.add(to.root)
 
     def _erase_in_registry(self, models: Folder) -> None:
@@ -272,7 +273,7 @@ class _Erasure:
             if one.file.place in _IN_LOG:
                 _erase_in_log(self._output, one.file, self._denylist)
 
-    def _erase_in_export(self, to: Folder, lease: Lease) -> None:
+    def _erase_in_snapshots(self, to: Folder, lease: Lease) -> None:
         drop_incomplete(to, lease)
         found = self._find(export_files(to))
         self._ledger.save(self._output, self._entry)

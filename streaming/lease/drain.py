@@ -7,7 +7,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 
 from conf.errors import AlreadyExistsError, ConflictError
-from streaming.lease.lease import DRAIN, Holder, read_holder
+from streaming.lease.holder import Holder, read_holder
+from streaming.lease.lease import DRAIN
 from streaming.storage.documents import create_or_replace, read_if_there
 from streaming.storage.folder import Folder
 

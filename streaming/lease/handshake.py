@@ -19,7 +19,8 @@ from typing import Self
 
 from conf.errors import AlreadyExistsError, LeaseHeldError, NotFoundError
 from streaming.lease.denylist import DENYLIST_FOLDER, NOTHING, Denylist
-from streaming.lease.lease import Holder, Lease, read_holder
+from streaming.lease.holder import Holder, read_holder
+from streaming.lease.lease import Lease
 from streaming.storage.damaged import naming
 from streaming.storage.documents import create_or_replace, read_if_there
 from streaming.storage.folder import Folder

@@ -11,7 +11,8 @@ from typing import Self
 
 from streaming.lease.denylist import Denylist
 from streaming.lease.handshake import Notice
-from streaming.lease.lease import Lease, Looked
+from streaming.lease.holder import Looked
+from streaming.lease.lease import Lease
 from streaming.storage.folder import Folder
 
 _DRAIN_SLICE_SECONDS = 0.2

@@ -12,7 +12,7 @@ from typing import Literal
 
 from conf.answers import Answer, Row
 from conf.errors import UnhealthyError
-from streaming.lease.lease import Holder, read_holder
+from streaming.lease.holder import Holder, read_holder
 from streaming.output.manifests import written_at
 from streaming.output.tables import unfinished
 from streaming.storage.folder import Folder

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from conf.errors import LeaseLostError
 from streaming.discovery.by_listing import ListingDiscoverer
 from streaming.lease.denylist import NOTHING, Denylist
-from streaming.lease.lease import LEASE, Holder
+from streaming.lease.holder import LEASE, Holder
 from streaming.lease.tenure import Tenure
 from streaming.output.inbox import Inbox
 from streaming.output.known import KnownPictures

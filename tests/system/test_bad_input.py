@@ -15,7 +15,7 @@ import pytest
 from batch_fit.__main__ import main as fit
 from streaming.__main__ import main as stream
 from streaming.features.reasons import Reason
-from streaming.lease.lease import read_holder
+from streaming.lease.holder import read_holder
 from streaming.output.requests import create_request
 from streaming.storage.folder import StoredPicture
 from streaming.storage.locations import open_folder

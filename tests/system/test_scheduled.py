@@ -21,7 +21,8 @@ from conf.settings import Settings
 from streaming.__main__ import main
 from streaming.discovery.sqs import Queue
 from streaming.engine import job
-from streaming.lease.lease import LEASE, Holder, Lease
+from streaming.lease.holder import LEASE, Holder
+from streaming.lease.lease import Lease
 from streaming.lease.tenure import Tenure
 from streaming.output.manifest_log import ManifestLog
 from streaming.output.tables import Tables

@@ -18,7 +18,8 @@ from conf.errors import AppError, LeaseHeldError, PlatformError, TransientError
 from conf.spark import java_process
 from conf.spark.failures import explain_failure
 from streaming.lease import lease
-from streaming.lease.lease import Lease, read_holder
+from streaming.lease.holder import read_holder
+from streaming.lease.lease import Lease
 from streaming.storage.folder import Folder
 from streaming.storage.locations import open_folder
 from tests.support.processes import javas

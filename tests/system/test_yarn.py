@@ -15,7 +15,7 @@ from conf.emr.package import Package
 from conf.emr.spark_submit import CONFIG, LAUNCHER, LOG4J, Locations, spark_submit_arguments
 from conf.loading import load_settings
 from streaming.__main__ import main
-from streaming.lease.lease import read_holder
+from streaming.lease.holder import read_holder
 from streaming.storage.locations import open_folder
 from tests.support.buckets import new_bucket
 from tests.support.servers import CREDENTIALS

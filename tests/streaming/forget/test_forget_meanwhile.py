@@ -19,7 +19,8 @@ from streaming.export.snapshots import drop_incomplete, snapshots
 from streaming.forget import run as forget
 from streaming.forget.models import AffectedModel, erase_in_model
 from streaming.forget.sweeper import erase
-from streaming.lease.lease import LEASE, Holder, Lease, read_holder
+from streaming.lease.holder import LEASE, Holder, read_holder
+from streaming.lease.lease import Lease
 from streaming.operate.health import check_health
 from streaming.output import lineage
 from streaming.output.lineage import Derivative, Kind

@@ -27,7 +27,8 @@ from streaming.forget.receipts import Ledger
 from streaming.lease import handshake
 from streaming.lease.denylist import Denylist, Entry, add_entry, add_missing, hash_path, make_salt, read_entries
 from streaming.lease.handshake import Notice, wait_until_noticed
-from streaming.lease.lease import Holder, Lease
+from streaming.lease.holder import Holder
+from streaming.lease.lease import Lease
 from streaming.lease.tenure import Tenure
 from streaming.output import known, manifests, requests
 from streaming.output.decision import is_decided

@@ -12,7 +12,8 @@ import pytest
 from conf.errors import NotFoundError
 from streaming.__main__ import main
 from streaming.lease.drain import request_drain, wait_until_gone
-from streaming.lease.lease import DRAIN, LEASE, Lease
+from streaming.lease.holder import LEASE
+from streaming.lease.lease import DRAIN, Lease
 from streaming.storage.folder import Folder
 from streaming.storage.locations import open_folder
 from tests.support.tenures import write_lease

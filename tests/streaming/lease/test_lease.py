@@ -17,7 +17,8 @@ import pytest
 
 from conf.aws.connection import S3Connection
 from conf.errors import LeaseHeldError, LeaseLostError, StorageError, TransientError
-from streaming.lease.lease import LEASE, Lease, Looked, read_holder
+from streaming.lease.holder import LEASE, Looked, read_holder
+from streaming.lease.lease import Lease
 from streaming.storage.folder import Folder
 from streaming.storage.local_folder import LocalFolder
 from streaming.storage.locations import open_folder

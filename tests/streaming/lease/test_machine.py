@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from conf.errors import LeaseHeldError
-from streaming.lease.lease import Lease, read_holder
+from streaming.lease.holder import read_holder
+from streaming.lease.lease import Lease
 from streaming.lease.machine import started, this_machine
 from streaming.storage.folder import Folder
 from streaming.storage.locations import open_folder

@@ -17,7 +17,8 @@ from conf.aws.connection import forget_clients
 from conf.errors import UnhealthyError
 from streaming.__main__ import main
 from streaming.features.schema import FEATURES
-from streaming.lease.lease import LEASE, Holder, Lease, Looked
+from streaming.lease.holder import LEASE, Holder, Looked
+from streaming.lease.lease import Lease
 from streaming.operate.health import check_health
 from streaming.operate.status import Counted, count_table, read_status
 from streaming.output import manifests

@@ -15,7 +15,8 @@ import pytest
 
 from conf.errors import AppError, LeaseLostError, OutputError
 from streaming.lease.denylist import Denylist, Entry, new_salt
-from streaming.lease.lease import LEASE, Lease
+from streaming.lease.holder import LEASE
+from streaming.lease.lease import Lease
 from streaming.lease.tenure import Tenure
 from streaming.output import known
 from streaming.output.embeddings import publish_staged
