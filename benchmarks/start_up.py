@@ -53,7 +53,7 @@ def measure(*others: Path) -> Iterator[Figure]:
             name = f"replay of {_PICTURES}" + ("" if checkout == PROJECT else f", version {_version(checkout)}")
             for what, values in zip(("first committed row", "end"), zip(*seconds, strict=True), strict=True):
                 yield Figure(f"{name}: command to {what}, {ROUNDS} runs", spread(values, ".2f", " s"))
-        status = ["status", "--output", str(place.root / f"out-{PROJECT.name}-0"), "--log-folder", str(place.root)]
+        status = ["status", "--output", str(place.root / f"out-{numbers[PROJECT]}-0"), "--log-folder", str(place.root)]
         for what, words in (("--help", ["--help"]), ("status", status)):
             took = [ended - started for started, ended in (_run(PROJECT, "streaming", words) for _ in range(ROUNDS))]
             yield at_most(f"`{what}`, {spread(took, '.2f', ' s')}", median(took), 0.6, " s")
