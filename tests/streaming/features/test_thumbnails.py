@@ -72,6 +72,9 @@ def test_a_read_that_hangs_keeps_no_other_picture_and_not_the_page(
     assert made[str(file)].uri
     assert made[str(hung)].note == "it could not be read in time"
     back.set()
+    for thread in threading.enumerate():  # or it would go on with what the next test has put in place
+        if thread.name == "thumbnails":
+            thread.join(60)
 
 
 def test_few_pictures_are_decoded_at_once_though_many_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
