@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from batch_fit.held_back import Evidence, HeldBack
 from batch_fit.sample import read_identities
 from conf.errors import ModelError
+from conf.plural import plural
 from streaming.features.projection import Projection
 from streaming.registry.bundle import ENOUGH_HELD_BACK, BundleManifest, ModelComparison
 from streaming.registry.registry import Registry
@@ -95,8 +96,8 @@ def compare(new: Contender, current: Contender) -> ModelComparison:
         error=error,
         current_error=present_error,
         not_worse=kept >= present_kept - TOLERANCE and not loses,
-        reason=f"of {count:,} pictures that neither has seen it keeps {kept:.1%} of the variance (reconstruction error "
-        f"{error:.0f}), and {current.version} keeps {present_kept:.1%} ({present_error:.0f})"
+        reason=f"of {plural(count, 'picture')} that neither has seen it keeps {kept:.1%} of the variance "
+        f"(reconstruction error {error:.0f}), and {current.version} keeps {present_kept:.1%} ({present_error:.0f})"
         f"{'; but it has no classifier, as that one has' if loses else ''}",
     )
 

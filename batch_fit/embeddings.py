@@ -20,6 +20,7 @@ from batch_fit.featurize import task_count
 from batch_fit.folding import FOLDED, IN_SPARK, Featurized, Marks, collect, conclude, fold_with
 from conf.aws.connection import S3Connection
 from conf.errors import InputError, SettingsError
+from conf.plural import plural
 from conf.spark.progress import Progress
 from streaming.features.schema import OUTCOMES
 from streaming.lease.denylist import NOTHING, Denylist
@@ -241,7 +242,7 @@ def _only(rows: Counter[str], output: str) -> str | None:
 
 def _told(rows: Counter[str]) -> str:
     """The backbones, with their numbers of rows, the most frequent first."""
-    return ", ".join(f"{name} ({count:,} rows)" for name, count in rows.most_common())
+    return ", ".join(f"{name} ({plural(count, 'row')})" for name, count in rows.most_common())
 
 
 def _as_outcomes(tables: Iterable[pa.Table]) -> Iterator[pa.RecordBatch]:

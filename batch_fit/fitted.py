@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from batch_fit.classes import FEWEST
 from conf.answers import Answer, Row, command
 from conf.patterns import DEFAULT, IGNORED_BY_DEFAULT
+from conf.plural import plural
 from conf.settings import StreamSettings
 from streaming.registry.bundle import ENOUGH_HELD_BACK, BundleManifest, ClassifierFigures, HeldBackFigures
 
@@ -119,7 +120,7 @@ def _describe_side(side: int, compared: SidesCompared | None) -> str:
     ratio = compared.own.rate / compared.default.rate
     return (
         f"{side} pixels, {ratio:.2f} times as fast as {compared.default.side}, with {compared.overlap:.0%} of its "
-        f"nearest neighbours ({compared.pictures:,} held-out pictures; the report has more)"
+        f"nearest neighbours ({plural(compared.pictures, 'held-out picture')}; the report has more)"
     )
 
 
@@ -127,7 +128,7 @@ def _describe_classes(figures: ClassifierFigures) -> Iterator[Row]:
     if figures.accuracy is None:
         measured = "too few pictures were held out to tell their accuracy"
     else:
-        measured = f"accuracy {figures.accuracy:.1%} on {figures.pictures:,} held-out pictures"
+        measured = f"accuracy {figures.accuracy:.1%} on {plural(figures.pictures, 'held-out picture')}"
     yield "classes", f"{figures.classes:,}, {measured} (--holdout {figures.holdout})"
     if figures.left_out:
         named, more = figures.left_out[:_NAMED], len(figures.left_out) - _NAMED

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from conf.errors import BundleError, InputError
+from conf.plural import plural
 from streaming.lease.denylist import Denylist
 from streaming.registry.bundle import MANIFEST, Bundle, read_bundle_manifest
 from streaming.storage.folder import Folder, StoredPicture
@@ -23,17 +24,17 @@ def leave_out(pictures: Iterable[StoredPicture], denylist: Denylist) -> Iterator
         else:
             yield picture
     if forgotten:
-        _logger.info("left out: %d pictures that are to be forgotten", forgotten)
+        _logger.info("left out, to be forgotten: %s", plural(forgotten, "picture"))
 
 
 def warn_of(base: Bundle) -> None:
     """Warn if a model to be added to has statistics of pictures that were forgotten since."""
     if base.manifest.forgotten:
         _logger.warning(
-            "%s was fitted with %d pictures that had to be forgotten, and a fit that adds to it keeps them in its "
+            "%s was fitted with %s, forgotten since, and a fit that adds to it keeps what is of them in its "
             "statistics; fit without --from to remove them",
             base.version,
-            base.manifest.forgotten,
+            plural(base.manifest.forgotten, "picture"),
         )
 
 

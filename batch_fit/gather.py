@@ -18,6 +18,7 @@ from batch_fit.sample import choose, warn_of_share
 from batch_fit.sides import BothSides, look
 from batch_fit.stages import Stages
 from conf.errors import InputError, ModelError
+from conf.plural import plural
 from conf.settings import Settings
 from conf.spark.progress import Progress
 from conf.spark.ticks import ticking
@@ -76,7 +77,9 @@ def _from_pictures(settings: Settings, plan: FitPlan, stages: Stages) -> Gather:
         identities = [picture.identity for picture in pictures]
         seen = plan.seen.has(identities)
         new = [picture for picture, is_seen in zip(pictures, seen, strict=True) if not is_seen]
-        _logger.info("%d pictures in %s, %d of them new to the statistics", len(pictures), plan.source, len(new))
+        _logger.info(
+            "%s in %s, %d of them new to the statistics", plural(len(pictures), "picture"), plan.source, len(new)
+        )
         warn_of_share(plan.seen, max(identities), settings.fit.limit)
     if plan.holdout:
         _check_classes([picture.path for picture in pictures], plan.source, plan.holdout)
@@ -120,16 +123,18 @@ def _from_embeddings(settings: Settings, plan: FitPlan, stages: Stages) -> Gathe
         )
     if missing := files_without_embeddings(output, files, options.since, options.until):
         _logger.warning(
-            "%d files of the table features have no embeddings (they are older, were written with stream.embeddings: "
-            "drop, or lost them): their pictures are not in this fit",
-            missing,
+            "left out: the pictures of %s of the table features without embeddings (older, written with "
+            "stream.embeddings: drop, or lost)",
+            plural(missing, "file"),
         )
     table = Embeddings(output.root, plan.connection, files, RowFilter(denylist, backbone, seen=plan.seen))
 
     def gather(spark: SparkSession, progress: Progress) -> Gathered:
         with stages("surveying the embeddings"):
             chosen, identities = table.choose(spark, options.limit, progress)
-            _logger.info("%d pictures in %s are new to the statistics", len(identities), output.path(EMBEDDINGS_TABLE))
+            _logger.info(
+                "new to the statistics: %s in %s", plural(len(identities), "picture"), output.path(EMBEDDINGS_TABLE)
+            )
             assert chosen.wanted.last is not None
             warn_of_share(plan.seen, chosen.wanted.last, options.limit)
             owner = plan.base or _owner(Registry(plan.models), chosen.wanted.backbone)

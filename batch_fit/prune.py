@@ -12,6 +12,7 @@ from batch_fit.versions import check_place
 from conf.answers import Answer, Row, command
 from conf.aws.connection import S3Connection
 from conf.errors import NotFoundError, StorageError
+from conf.plural import plural
 from conf.settings import Settings
 from streaming.export.record import latest
 from streaming.output.lineage import Derivative, derivatives, path_of
@@ -81,9 +82,9 @@ class Pruned(Answer):
             done = "would repair" if self.dry_run else "repaired"
             yield done, f"{CURRENT}: {self.lost} is not there; {self.current or 'no model'} is current in its place"
         done = "would prune" if self.dry_run else "pruned"
-        yield done, f"{len(self.pruned):,} of {len(self.pruned) + len(self.kept):,} models in {self.models}"
+        yield done, f"{len(self.pruned):,} of {plural(len(self.pruned) + len(self.kept), 'model')} in {self.models}"
         for gone in self.pruned:
-            yield "", f"{gone.version}  {gone.pictures:,} pictures"
+            yield "", f"{gone.version}  {plural(gone.pictures, 'picture')}"
         for place, one in enumerate(self.kept):
             yield "" if place else "kept", f"{one.version}  {', '.join(one.why)}"
 
@@ -162,7 +163,7 @@ def _in_use(
     versions = [one.version for one in manifests]
     for version, rows in (counts or {}).items():
         if version in versions:
-            yield version, f"{rows:,} rows in the output"
+            yield version, f"{plural(rows, 'row')} in the output"
     if output:
         for derivative in derivatives(output):
             if derivative.kind == "export":

@@ -12,6 +12,7 @@ import pyarrow as pa
 from batch_fit import forgotten
 from conf.aws.connection import S3Connection
 from conf.errors import InputError
+from conf.plural import plural
 from streaming.lease.denylist import NOTHING, Denylist
 from streaming.registry import bundle
 from streaming.storage.folder import StoredPicture
@@ -56,7 +57,8 @@ def choose(
         told = explain_ignored(ignored.total())
         raise InputError(f"{source}: there are no pictures in this folder; check --input{told}")
     if ignored:
-        _logger.info("ignored by name: %d files or folders (stream.ignore, stream.include)", ignored.total())
+        found = plural(ignored.total(), "file or folder", "files or folders")
+        _logger.info("ignored by name: %s (stream.ignore, stream.include)", found)
     return pictures
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from conf.aws.connection import S3Connection
 from conf.errors import AppError, InputError, ModelError, OutputError, SettingsError, StorageError
 from conf.loading import load_settings
+from conf.plural import plural
 from streaming.registry.model import Featurized, Model
 from streaming.registry.registry import Registry
 from streaming.search.matrix import Matrix, Near, read_matrix
@@ -87,6 +88,6 @@ def read_table(table: Location, model: str | None = None, *, config: Location | 
     settings = load_settings({}, Path(config) if config else None)
     rows = read_matrix(open_table(settings, os.fspath(table), S3Connection.of(settings.s3)), model)
     if rows.left_out and model is None:
-        said = f"{rows.left_out:,} rows of other models are left out, as features of two models cannot be compared"
+        said = f"left out: {plural(rows.left_out, 'row')} of other models, as features of two models cannot be compared"
         warnings.warn(f"{said}; an export has all rows in one, and model=VERSION reads those of another", stacklevel=2)
     return rows

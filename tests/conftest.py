@@ -13,6 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
 
+import hypothesis
 import pytest
 from pyspark.sql import SparkSession
 
@@ -41,6 +42,12 @@ _NEEDS = {
 }
 """Marks, and the fixtures that say of a test that it needs what a mark stands for."""
 
+
+hypothesis.settings.register_profile(
+    "same", derandomize=True, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("same")
+"""Each run draws the same examples, however slow the machine; --hypothesis-profile default draws others."""
 
 _SLOWEST_FIRST = ("programs", "spark", "store")
 

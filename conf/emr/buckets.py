@@ -15,6 +15,7 @@ from conf.emr.permissions import PERMISSIONS
 from conf.emr.stack import Stack
 from conf.errors import RefusedError
 from conf.failures import code_of
+from conf.plural import plural
 
 _DELETERS = 8  # each with up to 1,000 objects under way
 _AHEAD = 4 * _DELETERS  # pages, so that a listing of millions does not pile up
@@ -75,7 +76,7 @@ def _check_all_deleted(bucket: str, answer: Mapping[str, Any]) -> None:
 def _tell(deleted: int, end: str = "") -> None:
     """A line that overwrites itself, for a person."""
     if sys.stderr.isatty():
-        sys.stderr.write(f"\rdeleted {deleted:,} objects{end}")
+        sys.stderr.write(f"\rdeleted {plural(deleted, 'object')}{end}")
         sys.stderr.flush()
 
 

@@ -47,6 +47,7 @@ from conf.emr.stack import (
     yes_or_no,
 )
 from conf.errors import PlatformError, SettingsError
+from conf.plural import plural
 from conf.settings import Settings
 
 _logger = logging.getLogger(__name__)
@@ -262,7 +263,7 @@ def _check(compute: Stack, parameters: Mapping[str, str]) -> None:
         for one in missing:
             _logger.error("%s", one)
         raise PlatformError(
-            f"deploy: {len(missing)} checks failed; fix what they name, or deploy all the same with --no-check"
+            f"deploy: {plural(len(missing), 'check')} failed; fix what is named, or deploy all the same with --no-check"
         )
 
 

@@ -26,6 +26,7 @@ from conf.emr.stack import (
 )
 from conf.errors import AppError, SettingsError
 from conf.failures import code_of
+from conf.plural import plural
 from conf.settings import Settings
 
 _logger = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ def destroy(settings: Settings, options: DestroyOptions) -> str | None:
     deleted = buckets.empty(data)
     if data.describe() is not None:
         data.delete()
-    return f"{data.name} is gone, with {deleted:,} objects. Its key can be restored for 30 days, at no cost"
+    return f"{data.name} is gone, with {plural(deleted, 'object')}. Its key can be restored for 30 days, at no cost"
 
 
 def _tell_who_takes(data: Stack) -> None:

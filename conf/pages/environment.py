@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
+from conf.plural import plural
+
 _THOUSAND = 1000
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 
@@ -22,16 +24,12 @@ def page_environment(package: str) -> Environment:
     environment.filters |= {
         "number": "{:,}".format,
         "percent": "{:.1%}".format,
-        "plural": _plural,
+        "plural": plural,
         "duration": _duration,
         "time": _time,
         "size": _size,
     }
     return environment
-
-
-def _plural(count: int, noun: str, nouns: str = "") -> str:
-    return f"{count:,} {noun if count == 1 else nouns or f'{noun}s'}"
 
 
 def _duration(seconds: float) -> str:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from conf.plural import plural
 from streaming.discovery.messages import Batch, Sorter
 
 if TYPE_CHECKING:  # botocore is beneath it
@@ -74,15 +75,15 @@ class Drain:
                 wait = self.queue.visibility().total_seconds() + _LAG_SECONDS
                 give_up = time.monotonic() + wait
                 _logger.info(
-                    "about %d messages of %s are with another reader, or late; waiting %.0fs for them at most",
-                    hidden,
+                    "about %s of %s are with another reader, or late; waiting %.0fs at most",
+                    plural(hidden, "message"),
                     self.queue.url,
                     wait,
                 )
             elif time.monotonic() > give_up:
                 _logger.warning(
-                    "about %d messages of %s are still with another reader: left for the next run",
-                    hidden,
+                    "about %s of %s are still with another reader: left for the next run",
+                    plural(hidden, "message"),
                     self.queue.url,
                 )
                 return

@@ -17,6 +17,7 @@ from contextlib import suppress
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from conf.errors import StorageError
+from conf.plural import plural
 from streaming.storage.documents import create_or_replace, read_if_there
 from streaming.storage.folder import Folder
 from streaming.storage.names import IGNORED
@@ -133,7 +134,7 @@ class LeftOut:
         self._saved, self._next_count = record, time.monotonic() + _SECONDS_BETWEEN_COUNTS
         if first:
             _logger.info(
-                "ignored by name: %d files or folders, like %s (stream.ignore, stream.include); status counts them",
-                self.ignored,
+                "ignored by name: %s, like %s (stream.ignore, stream.include); status counts them",
+                plural(self.ignored, "file or folder", "files or folders"),
                 ", ".join(map(repr, self._examples)),
             )

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
 
 from conf.errors import AlreadyExistsError, NotFoundError, OutputError
+from conf.plural import plural
 from streaming.lease.tenure import Tenure
 from streaming.output import known
 from streaming.output.decision import is_decided
@@ -110,7 +111,7 @@ class Epochs:
         former = self._name
         with self._tenure.writing():
             self._begin_next()
-        _logger.info("folded %d manifests; checkpoint epoch %s follows %s", len(folded), self._name, former)
+        _logger.info("folded %s; checkpoint epoch %s follows %s", plural(len(folded), "manifest"), self._name, former)
 
     def _begin_next(self) -> None:
         """Begin the next epoch, and delete the present one; the right to write is held."""

@@ -18,6 +18,7 @@ from pyspark.sql import SparkSession
 
 from conf.backoff import pauses
 from conf.errors import AppError, TransientError
+from conf.plural import plural
 from conf.spark.failures import explain_failure
 from streaming.discovery.by_listing import DiscoveryThread
 from streaming.engine.checkpoint import Epochs
@@ -78,7 +79,9 @@ class EpochLoop:
         """
         full = False
         if lost := self._epochs.lost():
-            _logger.warning("features of %d manifests are missing (e.g. %s); recomputing", len(lost), lost[0])
+            _logger.warning(
+                "features of %s are missing (e.g. of %s); recomputing", plural(len(lost), "manifest"), lost[0]
+            )
             full = True
         rests = pauses()
         while True:

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from conf.answers import Answer, Row, reading
+from conf.plural import plural
 from conf.spark.progress import bar
 from conf.spark.ticks import Ticks
 from streaming.output.batch_report import Backlog, BatchReport
@@ -21,8 +22,8 @@ def log_batch(report: BatchReport, more: Mapping[str, object]) -> None:
     """Log a micro-batch, with the fields `more` for machines."""
     quarantined = report.quarantined.total()
     _logger.info(
-        "%d pictures, %d quarantined%s, %.0f/s, %.1fs behind, model %s%s",
-        report.pictures,
+        "%s, %d quarantined%s, %.0f/s, %.1fs behind, model %s%s",
+        plural(report.pictures, "picture"),
         quarantined,
         f" ({_counted(report.quarantined)})" if quarantined else "",
         report.pictures / report.seconds,
@@ -93,13 +94,13 @@ class Replayed(Answer):
         """The pictures that were featurized, quarantined and left."""
         yield "pictures", f"{self.pictures:,} in {self.seconds:.1f}s ({self.pictures / self.seconds:,.0f} pictures/s)"
         quarantined = sum(self.quarantined.values())
-        yield "features", f"{self.pictures - quarantined:,} rows in {self.output}/features"
+        yield "features", f"{plural(self.pictures - quarantined, 'row')} in {self.output}/features"
         reasons = _counted(Counter(self.quarantined))
         where = f" ({reasons}), rows in {self.output}/quarantine" if reasons else ""
         yield "quarantined", f"{quarantined:,}{where}"
         yield "model", ", ".join(self.models)
         if self.left:
-            yield "stopped", f"with {self.left:,} pictures left; replay again to go on"
+            yield "stopped", f"with {plural(self.left, 'picture')} left; replay again to go on"
         if self.unsettled:
             yield "left out", f"{self.unsettled:,} still being written; replay again to add them"
 
@@ -140,8 +141,8 @@ class ReplayProgress:
         """Warn if no picture could be used: then the input as a whole is probably wrong."""
         if self._pictures and self._quarantined.total() == self._pictures:
             _logger.warning(
-                "none of %s pictures could be used (%s): check --input, and the details in quarantine",
-                f"{self._pictures:,}",
+                "none of %s could be used (%s): check --input, and the details in quarantine",
+                plural(self._pictures, "picture"),
                 _counted(self._quarantined),
             )
 

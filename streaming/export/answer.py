@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pyarrow.compute as pc
 
 from conf.answers import Answer, Row, reading
+from conf.plural import plural
 from streaming.export.models import AS_INGESTED
 from streaming.export.plan import ExportPlan
 from streaming.export.record import Snapshot
@@ -50,7 +51,7 @@ class Exported(Answer):
             return
         over = f", {kept:,} of them taken over from {self.plan.base.snapshot}" if self.plan.base and kept else ""
         yield "model", snapshot.model or AS_INGESTED
-        yield "rows", f"{snapshot.rows:,} of {snapshot.manifests:,} manifests"
+        yield "rows", f"{snapshot.rows:,} of {plural(snapshot.manifests, 'manifest')}"
         yield from self._left_out()
         yield "up to", f"manifest {snapshot.latest_manifest}"
         yield "files", f"{len(snapshot.files):,}{over}"
@@ -61,7 +62,7 @@ class Exported(Answer):
         snapshot, places = self.snapshot, self.plan.places
         return (
             f"nothing new: {self.path} holds {'' if snapshot.left_out else 'all '}"
-            f"{snapshot.rows:,} rows of {places.output.path(FEATURES_TABLE)}"
+            f"{plural(snapshot.rows, 'row')} of {places.output.path(FEATURES_TABLE)}"
             f"{f' since {snapshot.since}' if snapshot.since else ''}"
             f"{f' in model {snapshot.model}' if snapshot.model else ''} already"
         )
@@ -70,9 +71,9 @@ class Exported(Answer):
         """How many rows the snapshot lacks, and how to have them; nothing if it lacks none."""
         if self.snapshot.left_out:
             line = (
-                f"{self.snapshot.left_out:,} rows of other models without an embedding of this model's backbone; "
-                f"replay their pictures into a new output to have them in this model, or export with --model "
-                f"{AS_INGESTED}"
+                f"{plural(self.snapshot.left_out, 'row')} of other models without an embedding of this model's "
+                f"backbone; replay their pictures into a new output to have them in this model, or export with "
+                f"--model {AS_INGESTED}"
             )
             yield "left out", line
 
@@ -151,19 +152,13 @@ class Planned(Answer):
     def rows(self) -> Iterator[Row]:
         """What would be written, and kept."""
         beside = f", and at most {self.embeddings_bytes:,} bytes of embeddings" if self.embeddings_bytes else ""
-        files = f"{self.write_files:,} files of the table, {self.write_bytes:,} bytes{beside}"
-        yield "would write", f"{_days(self.write_days)}: {files}"
-        yield (
-            "would keep",
-            f"{_days(self.keep_days)}: {self.keep_files:,} files{f' of {self.base}' if self.base else ''}",
-        )
+        files = f"{plural(self.write_files, 'file')} of the table, {self.write_bytes:,} bytes{beside}"
+        yield "would write", f"{plural(self.write_days, 'day')}: {files}"
+        kept = f"{plural(self.keep_files, 'file')}{f' of {self.base}' if self.base else ''}"
+        yield "would keep", f"{plural(self.keep_days, 'day')}: {kept}"
         yield "model", self.model or AS_INGESTED
         yield "into", f"a new folder in {self.to}"
 
     def next_step(self) -> str:
         """To do it."""
         return "the same command without --dry-run"
-
-
-def _days(count: int) -> str:
-    return "1 day" if count == 1 else f"{count:,} days"

@@ -16,6 +16,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 
 from conf.errors import AppError, LeaseLostError, NotFoundError, OutputError, StorageError
+from conf.plural import plural
 from conf.settings import Settings
 from conf.spark.progress import Progress
 from streaming.export.answer import Exported, Planned
@@ -92,11 +93,11 @@ def _lacks(newest: Snapshot, former: Snapshot) -> bool:
 
 def _warn_of_rows(places: ExportPlaces, newest: Snapshot) -> None:
     _logger.warning(
-        "%s leaves out %d rows of other models, as they have no embedding of the backbone of %s; earlier snapshots "
+        "%s leaves out %s of other models, without an embedding of the backbone of %s; earlier snapshots "
         "have some of these rows, and are deleted by the next exports with --keep, not by this one: to have all rows, "
         "export with --model %s",
         places.to.path(newest.snapshot),
-        newest.left_out,
+        plural(newest.left_out, "row"),
         newest.model,
         AS_INGESTED,
     )

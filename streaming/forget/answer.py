@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
 from conf.answers import Answer, Row
+from conf.plural import plural
 from streaming.forget.receipts import Receipt, Unmatched, receipt_name
 from streaming.forget.wanted import Asked, Wanted
 from streaming.lease.denylist import Denylist, Entry, hash_path, hash_prefix
@@ -60,7 +61,7 @@ class ExplainedReceipt:
     def rows(self, *, dry_run: bool) -> Iterator[Row]:
         """The receipt for people, with a row for each path or prefix that matches nothing."""
         receipt = self.receipt
-        yield "would remove" if dry_run else "removed", f"{sum(receipt.removed.values()):,} rows"
+        yield "would remove" if dry_run else "removed", plural(sum(receipt.removed.values()), "row")
         for place, count in receipt.removed.items():
             yield "", f"{count:,} from {place}"
         for model in receipt.refit:

@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Self
 
 from conf.errors import AlreadyExistsError, LeaseHeldError, NotFoundError
+from conf.plural import plural
 from streaming.lease.denylist import DENYLIST_FOLDER, NOTHING, Denylist
 from streaming.lease.holder import Holder, read_holder
 from streaming.lease.lease import Lease
@@ -77,7 +78,7 @@ class Notice:
             self._denylist = Denylist.load(self._output)
             self._acknowledge()
         self._due = False
-        _logger.info("denylist reloaded: %d entries", len(self._denylist.ids))
+        _logger.info("denylist reloaded: %s", plural(len(self._denylist.ids), "entry", "entries"))
 
     def _acknowledge(self) -> None:
         data = json.dumps({"holder": self._lease.holder.id, "entries": sorted(self._denylist.ids)}).encode()

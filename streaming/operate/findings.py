@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from conf.answers import Answer, Row
+from conf.plural import plural
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Findings(Answer):
 
     def rows(self) -> Iterator[Row]:
         """A row per count, with its examples."""
-        yield "listed", f"{self.listed:,} pictures in {self.input}"
+        yield "listed", f"{plural(self.listed, 'picture')} in {self.input}"
         yield from _counted("missed", self.missed, "in no manifest", self.missed_examples)
         yield from _counted("changed", self.changed, "overwritten since they were seen", self.changed_examples)
         yield from _counted("gone", self.gone, "seen, and no longer in the input")
@@ -81,7 +82,7 @@ class Findings(Answer):
             if count:
                 yield from _counted(word, count, meaning)
         if self.requests:
-            requests = "1 request" if len(self.requests) == 1 else f"{len(self.requests):,} requests"
+            requests = plural(len(self.requests), "request")
             taken = f"{self.missed:,} in {requests}; the running stream takes them in, or the next run or replay"
             yield "enqueued", taken
         elif self.missed:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from conf.answers import Answer, Row, command
 from conf.aws.connection import S3Connection
 from conf.errors import NotFoundError, StorageError
+from conf.plural import plural
 from conf.settings import Settings
 from streaming.features.reasons import Reason
 from streaming.features.schema import QUARANTINE
@@ -71,13 +72,14 @@ class Listed(Answer):
 
     def rows(self) -> Iterator[Row]:
         """A row per reason, and the newest rows."""
-        yield "quarantined", f"{sum(self.reasons.values()):,} pictures in {self.output}"
+        yield "quarantined", f"{plural(sum(self.reasons.values()), 'picture')} in {self.output}"
         for reason, count in self.reasons.items():
             yield "", f"{count:,} {reason}"
         for word, row in zip(["newest", *[""] * _EXAMPLES], self.newest, strict=False):
             yield word, f"{row.when:%Y-%m-%d %H:%M:%S} {row.reason} {row.path}: {row.detail}"
         if self.retries:
-            yield "waiting", f"{_requests(self.retries)}; a running stream, or the next run or replay, sees to it"
+            taken = "a running stream, or the next run or replay, sees to it"
+            yield "waiting", f"{plural(self.retries, 'request')}; {taken}"
 
     def next_step(self) -> str | None:
         """To retry those of a reason whose cause is fixed."""
@@ -101,21 +103,17 @@ class RetryRequested(Answer):
     def rows(self) -> Iterator[Row]:
         """One row."""
         if self.requests is None:
-            yield "would retry", f"{self.pictures:,} pictures"
+            yield "would retry", plural(self.pictures, "picture")
         elif not self.requests:
             yield "nothing to retry"
         else:
-            requests = _requests(len(self.requests))
+            requests = plural(len(self.requests), "request")
             taken = "the running stream takes them in, or the next run or replay"
-            yield "requested", f"{self.pictures:,} pictures in {requests}; {taken}"
+            yield "requested", f"{plural(self.pictures, 'picture')} in {requests}; {taken}"
 
     def next_step(self) -> str | None:
         """To do what was only tried."""
         return "the same command without --dry-run" if self.requests is None and self.pictures else None
-
-
-def _requests(count: int) -> str:
-    return "1 request" if count == 1 else f"{count:,} requests"
 
 
 def list_quarantine(settings: Settings, reason: Reason | None) -> Listed:

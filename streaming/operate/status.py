@@ -15,6 +15,7 @@ from itertools import islice
 
 from conf.answers import Answer, Row, command
 from conf.errors import NotFoundError
+from conf.plural import plural
 from streaming.discovery.left_out import read_left_out
 from streaming.operate.health import State, ago, has_looked, read_state
 from streaming.output.batch_report import BatchReport, read_batch_report
@@ -55,7 +56,7 @@ class Counted:
     def __str__(self) -> str:
         if self.complete:
             return f"{self.rows:,}"
-        return f"at least {self.rows:,} (the latest {self.files:,} files, from {self.since} on)"
+        return f"at least {self.rows:,} (the latest {plural(self.files, 'file')}, from {self.since} on)"
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class Status(Answer):
             yield "embeddings", f"{self.embeddings}; stored in {self.embeddings.bytes / 2**20:,.1f} MiB"
         if self.recent:
             reasons = ", ".join(f"{reason} {count}" for reason, count in self.quarantined.items())
-            yield "recently", f"{self.pictures:,} pictures in {self._recently()}"
+            yield "recently", f"{plural(self.pictures, 'picture')} in {self._recently()}"
             yield "rate", f"{_rate(self.arrived_per_second)} arrived, {_rate(self.featurized_per_second)} at work"
             yield "quarantined", f"{sum(self.quarantined.values()):,} of them{f' ({reasons})' if reasons else ''}"
             yield "model", f"{self.model_version}{self._refusal()}"
@@ -168,7 +169,7 @@ class Status(Answer):
         return f"unknown: last look {ago(self.asked_at, self.looked_at)}" if self.looked_at else "unknown: no look yet"
 
     def _outstanding(self) -> str:
-        found = f"{self.unfinished_pictures:,} pictures, {self.unfinished_bytes / 2**20:,.1f} MiB"
+        found = f"{plural(self.unfinished_pictures, 'picture')}, {self.unfinished_bytes / 2**20:,.1f} MiB"
         if self.outstanding_pictures is None:
             return f"{self._unknown()}; {found} were found before and are not done"
         return f"{found}; {self.unsettled:,} more are still being written" if self.unsettled else found

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from conf.errors import NotFoundError
+from conf.plural import plural
 from streaming.output.decision import QUARANTINE_TABLE, is_decided, read_decision
 from streaming.output.manifest_log import ManifestLog
 from streaming.output.manifests import RETRY, table_file
@@ -70,7 +71,7 @@ class Inbox:
             return 0
         new = self._log.append_unknown(list(requested.values()), max_pictures)
         delete_request(output, request)
-        _logger.info("request %s: %d pictures, %d of them new", request, len(requested), new)
+        _logger.info("request %s: %s, %d of them new", request, plural(len(requested), "picture"), new)
         return new
 
 
@@ -138,7 +139,7 @@ class _Retries:
             if rows and len(rows) == len(asked):
                 pictures = [row.picture for row in rows]
                 self._await(retry, self._log.append_retry(retry, pictures), pictures)
-                _logger.info("retry %s: %d pictures", retry, len(pictures))
+                _logger.info("retry %s: %s", retry, plural(len(pictures), "picture"))
                 return len(pictures)
             # The other pictures belong to another retry, have left quarantine, or are forgotten.
             rest = create_retry(self._output, rows) if rows else None

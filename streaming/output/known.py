@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from conf.errors import ConflictError, NotFoundError, OutputError
+from conf.plural import plural
 from streaming.features.schema import PICTURES, as_table
 from streaming.lease.tenure import Tenure
 from streaming.output.decision import FEATURES_TABLE, read_decision
@@ -250,7 +251,7 @@ def check_log(output: Folder) -> None:
         more = ["and more, which the next start names"] if len(missing) > _NAMED else []
         names = ", ".join((*sorted(missing)[:_NAMED], *more))
         raise OutputError(
-            f"{len(missing)} manifests are gone from {output.path(LOG_FOLDER)} though their rows are in the tables: "
+            f"{output.path(LOG_FOLDER)} lacks {plural(len(missing), 'manifest')} whose rows are in the tables: "
             f"{names}; put them back, or delete the files of these names in features, quarantine and embeddings, too: "
             f"then {FOUND_AGAIN}"
         )

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from conf.aws.connection import S3Connection
 from conf.errors import InputError
+from conf.plural import plural
 from conf.settings import Settings
 from streaming.features.featurizer import Featurizer
 from streaming.features.schema import PICTURES, as_table
@@ -74,7 +75,7 @@ class Model:
         )
 
     def __repr__(self) -> str:
-        return f"<Model {self.version}: {self.k} components, {len(self.labels)} labels>"
+        return f"<Model {self.version}: {plural(self.k, 'component')}, {plural(len(self.labels), 'label')}>"
 
     def featurize(self, picture: str | os.PathLike[str] | bytes) -> Featurized:
         """The features of a picture, the same bits as in the table of a stream with this model.

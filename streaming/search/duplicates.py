@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from conf.answers import Answer, Row
 from conf.aws.connection import S3Connection
+from conf.plural import plural
 from conf.settings import Settings
 from streaming.lease.denylist import Denylist
 from streaming.search.choices import WITHIN
@@ -148,7 +149,7 @@ class Duplicates(Answer):
         burst = "" if self.burst is None else f", of one camera within {self.burst:g} s"
         yield "table", self.table
         yield "model", self.model
-        yield "compared", f"{self.compared:,} pictures; one scene: cosine distance up to {self.within:g}{burst}"
+        yield "compared", f"{plural(self.compared, 'picture')}; one scene: cosine distance up to {self.within:g}{burst}"
         if self.left_out:
             yield "by bytes", f"{self.left_out:,} of them only, as they are of other models; {explain_models()}"
         if self.untimed:
@@ -156,7 +157,7 @@ class Duplicates(Answer):
         of_bytes = sum(group.kind is Kind.SAME_BYTES for group in self.groups)
         of_scenes = len(self.groups) - of_bytes
         yield "groups", f"{len(self.groups):,}: {of_bytes:,} of the same bytes, {of_scenes:,} of the same scene"
-        yield "to spare", f"{self.spare:,} pictures, {self.spare_bytes:,} bytes"
+        yield "to spare", f"{plural(self.spare, 'picture')}, {self.spare_bytes:,} bytes"
         if self.page:
             yield "page", self.page
         for group in self.groups[:_SHOWN]:
@@ -165,7 +166,7 @@ class Duplicates(Answer):
             yield from _lines(group)
         if len(self.groups) > _SHOWN:
             yield ""
-            yield f"and {len(self.groups) - _SHOWN:,} smaller groups; --json has all"
+            yield f"and {plural(len(self.groups) - _SHOWN, 'smaller group')}; --json has all"
 
     def next_step(self) -> str | None:
         """To look at them, if there is no page yet."""

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from conf.plural import plural
 from streaming.registry.model import Featurized
 from streaming.search.choices import Metric
 from streaming.search.nearest import DISTANCES
@@ -54,8 +55,8 @@ class Matrix:
         return len(self.paths)
 
     def __repr__(self) -> str:
-        others = f", {self.left_out:,} rows of other models left out" if self.left_out else ""
-        return f"<Matrix of {self.table}: {len(self):,} rows of model {self.model}{others}>"
+        others = f", {plural(self.left_out, 'row')} of other models left out" if self.left_out else ""
+        return f"<Matrix of {self.table}: {plural(len(self), 'row')} of model {self.model}{others}>"
 
     def nearest(
         self, picture: Featurized | NDArray[np.float32], count: int = 10, metric: Metric = "cosine"

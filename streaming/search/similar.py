@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from conf.answers import Answer, Row
 from conf.aws.connection import S3Connection
+from conf.plural import plural
 from conf.settings import Settings
 from streaming.features.schema import label_of
 from streaming.search.choices import Metric
@@ -91,9 +92,9 @@ class Similar(Answer):
         yield "picture", f"{self.picture} ({row})"
         yield "table", self.table
         yield "model", self.model
-        yield "compared", f"{self.compared:,} rows, {self.metric} distance"
+        yield "compared", f"{plural(self.compared, 'row')}, {self.metric} distance"
         if self.left_out:
-            yield "left out", f"{self.left_out:,} rows of other models; {explain_models()}"
+            yield "left out", f"{plural(self.left_out, 'row')} of other models; {explain_models()}"
         if self.page:
             yield "page", self.page
         cells = [_cells(match) for match in self.matches]

@@ -27,7 +27,7 @@ from streaming.registry.registry import Registry
 from streaming.storage.folder import identity_of
 from streaming.storage.locations import open_folder
 from tests.support.pages import block
-from tests.support.samples import write_samples
+from tests.support.samples import held_back_names, write_samples
 from tests.support.streams import PROJECT, Place
 
 
@@ -53,7 +53,9 @@ def test_stream_and_spark_predict_the_same_label(
     place: Place, new_session: Callable[[], SparkSession], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The pipeline, loaded by itself, says what the stream writes; labels with few pictures are left out and named."""
-    write_samples(place.source, pictures=80, classes=4, broken=2)
+    pictures = write_samples(place.source, pictures=80, classes=4, broken=2).pictures
+    for picture, name in zip(pictures[:8:4], held_back_names(pictures[0]), strict=False):  # of one label
+        picture.rename(name)  # or there may be none, or a single one, to tell the accuracy
     rare = place.source / "Rare"
     rare.mkdir()
     for file in sorted((place.source / "Banana").glob("0*.jpg"))[: FEWEST - 1]:
@@ -143,7 +145,7 @@ def test_it_is_the_same_on_embeddings(place: Place) -> None:
     assert _fit(place, "--classify", "--embeddings", str(place.output)) == 0
     on_embeddings = _current(place)
     assert on_pictures.version != on_embeddings.version
-    assert on_pictures.manifest.classifier == on_embeddings.manifest.classifier
+    _assert_alike(on_pictures.manifest.classifier, on_embeddings.manifest.classifier)
     one, other = on_pictures.classifier(), on_embeddings.classifier()
     assert one
     assert other
@@ -159,6 +161,14 @@ def test_it_is_the_same_on_embeddings(place: Place) -> None:
     assert _fit(place) == 0
     assert _current(place).classifier() is None
     assert _current(place).manifest.classifier is None
+
+
+def _assert_alike(one: bundle.ClassifierFigures | None, other: bundle.ClassifierFigures | None) -> None:
+    """Of two fits to the same features; rounding may put a picture on the other side of a border."""
+    assert one
+    assert other
+    assert one.model_dump(exclude={"accuracy"}) == other.model_dump(exclude={"accuracy"})
+    assert one.accuracy == pytest.approx(other.accuracy, abs=1.5 / max(one.pictures, 1))
 
 
 def test_what_cannot_be_classified_is_one_line_and_costs_nothing(
@@ -215,7 +225,7 @@ def test_a_refit_keeps_the_classifier(place: Place, capsys: pytest.CaptureFixtur
     assert (whole.manifest.classifier.classes, whole.manifest.classifier.holdout) == (3, "folder")
     assert _fit(place, *embeddings, "--from", first.version, "--promote", "never") == 0
     added = _registry(place).open(_registry(place).versions()[-1].version)
-    assert added.manifest.classifier == whole.manifest.classifier
+    _assert_alike(added.manifest.classifier, whole.manifest.classifier)
     one, other = added.classifier(), whole.classifier()
     assert one
     assert other

@@ -108,7 +108,7 @@ def test_components_are_orthonormal_and_ordered_and_shares_sum_to_one() -> None:
 
 
 @given(st.permutations(range(12)))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_signs_do_not_depend_on_the_order_of_the_pictures(order: list[int]) -> None:
     features = sample()
     pieces = np.array_split(features, 12)

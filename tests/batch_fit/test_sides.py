@@ -14,7 +14,6 @@ import pytest
 
 from batch_fit import sides
 from batch_fit.__main__ import main
-from batch_fit.held_back import is_held_back
 from batch_fit.sides import NEIGHBOURS, BothSides, OneSide, as_sights, compare_sides, look_with
 from conf.loading import load_settings
 from streaming.features.backbone import BackboneRunner
@@ -27,7 +26,7 @@ from streaming.storage.folder import StoredPicture, identity_of
 from streaming.storage.locations import look_up, open_folder
 from tests.support.backbones import at_side
 from tests.support.pictures import LIMITS
-from tests.support.samples import write_samples
+from tests.support.samples import held_back_names, write_samples
 from tests.support.streams import Place
 
 
@@ -112,9 +111,7 @@ def test_a_fit_of_another_side_says_what_it_costs_and_brings(
 ) -> None:
     """From a converted backbone of this side, to answer, manifest, list and report; a refit keeps the side."""
     [picture, *_] = write_samples(place.source, pictures=40, broken=0).pictures
-    names = (picture.with_name(f"again-{number}.jpg") for number in itertools.count())
-    held_out = itertools.islice((name for name in names if is_held_back(identity_of(str(name)))), 12)
-    for number, path in enumerate(held_out):
+    for number, path in enumerate(itertools.islice(held_back_names(picture), 12)):
         shutil.copy(place.source / "Kiwi" / f"{2 + 6 * (number % 6):06}.jpg", path)
     converted = place.root / "small.tflite"
     converted.write_bytes(at_side(backbone, 160))

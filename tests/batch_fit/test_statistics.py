@@ -55,7 +55,6 @@ def exactly(features: Features) -> Statistics:
 
 
 @given(features_in_pieces)
-@settings(deadline=None)
 def test_pieces_give_what_the_definition_gives(drawn: tuple[list[Features], float]) -> None:
     pieces, mean = drawn
     expected = exactly(np.concatenate(pieces))
@@ -64,7 +63,6 @@ def test_pieces_give_what_the_definition_gives(drawn: tuple[list[Features], floa
 
 
 @given(features_in_pieces, st.randoms(use_true_random=False))
-@settings(deadline=None)
 def test_neither_order_nor_grouping_matters(drawn: tuple[list[Features], float], chance: random.Random) -> None:
     pieces, mean = drawn
     parts = [Statistics.of(piece) for piece in pieces]
@@ -84,7 +82,7 @@ def test_many_rows_are_folded_in_blocks_without_a_seam() -> None:
     value=st.floats(width=32, allow_nan=False, allow_infinity=False),
     sizes=st.lists(st.integers(1, 700), min_size=1, max_size=4),
 )
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_a_constant_feature_does_not_vary_by_a_rounding_error(value: float, sizes: Sequence[int]) -> None:
     pieces = [sample(size, size, 2) for size in sizes]
     for piece in pieces:

@@ -422,7 +422,7 @@ def test_a_check_that_fails_is_a_line_and_nothing_is_made(
     one, two, last = capsys.readouterr().err.splitlines()
     assert '"one: do this"' in one
     assert '"two: do that"' in two
-    assert "deploy: 2 checks failed; fix what they name, or deploy all the same with --no-check" in last
+    assert "deploy: 2 checks failed; fix what is named, or deploy all the same with --no-check" in last
     assert aws.describe() is None
     assert run("deploy", "--dry-run", "--no-check") == 0
 

@@ -107,11 +107,11 @@ def test_a_picture_that_cannot_be_used_says_why(
 
 
 def test_rows_of_several_models_are_read_one_model_at_a_time(table: Folder) -> None:
-    with pytest.warns(UserWarning, match="1 rows of other models are left out.*an export has all rows in one"):
+    with pytest.warns(UserWarning, match="left out: 1 row of other models.*an export has all rows in one"):
         latest = read_table(table.root)
     assert (latest.model, latest.paths, latest.left_out) == ("two", ["/p/a.jpg", "/p/b.jpg", "/q/c.jpg"], 1)
     assert latest.features.tolist() == [[1, 0, 0], [9, 1, 0], [-1, 0, 0]]
-    assert repr(latest) == f"<Matrix of {table.root}: 3 rows of model two, 1 rows of other models left out>"
+    assert repr(latest) == f"<Matrix of {table.root}: 3 rows of model two, 1 row of other models left out>"
     former = read_table(table.root, "one")
     assert (former.paths, former.features.tolist(), former.left_out) == (["/p/old.jpg"], [[1, 2]], 3)
     with pytest.raises(SettingsError, match="no rows of model three, and 4 of others"):

@@ -11,8 +11,10 @@ from __future__ import annotations
 import argparse
 import io
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,10 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
+from batch_fit.held_back import is_held_back
+from conf.plural import plural
 from streaming.features.reasons import Reason
+from streaming.storage.folder import identity_of
 
 Plane = NDArray[np.floating]
 Colour = tuple[float, float, float]
@@ -79,6 +84,12 @@ class Samples:
 
     pictures: list[Path]
     broken: dict[Path, Reason]
+
+
+def held_back_names(picture: Path) -> Iterator[Path]:
+    """Names beside a picture's, for pictures that a fit holds out."""
+    names = (picture.with_name(f"again-{number}.jpg") for number in count())
+    return (name for name in names if is_held_back(identity_of(str(name))))
 
 
 def write_samples(
@@ -215,7 +226,8 @@ def main() -> None:
     options = parser.parse_args()
     samples = write_samples(**vars(options))
     print(  # noqa: T201 - this is what the program says
-        f"{len(samples.pictures)} pictures and {len(samples.broken)} broken files in {options.folder}"
+        f"{plural(len(samples.pictures), 'picture')} and {plural(len(samples.broken), 'broken file')} "
+        f"in {options.folder}"
     )
 
 

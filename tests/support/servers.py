@@ -34,15 +34,17 @@ from cryptography.x509.oid import NameOID
 
 from tests.support.waiting import locked, wait_until
 
-_dice = random.SystemRandom()  # or workers that begin with the same seed would draw the same
+_WORKER, _WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER", "gw15").removeprefix("gw")), 16
+_ports = list(range(10_000 + _WORKER, 32_768, _WORKERS))  # none is another worker's
+random.SystemRandom().shuffle(_ports)  # which the seed of a test does not repeat
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "testtest", "AWS_REGION": "eu-west-3"}
 
 
 def free_port() -> int:
-    """A port on loopback that nothing listens to, and that no kernel gives to those who ask for any."""
+    """A port on loopback that nothing listens to, that is given once, and that no kernel gives to whoever asks."""
     while True:
-        port = _dice.randrange(10_000, 32_768)
+        port = _ports.pop()
         with suppress(OSError), socket.socket() as probe:
             probe.bind(("127.0.0.1", port))
             return port

@@ -94,7 +94,7 @@ class Output(Protocol):
         """The paths in the table of embeddings."""
 
 
-_GLIMPSES = 5
+_GLIMPSES = 20
 """How many runs a point may take that is there for a millisecond, in which a busy machine may have no time to look."""
 
 

@@ -55,5 +55,5 @@ def test_the_command_line_writes_what_it_is_asked_for(tmp_path: Path) -> None:
     options = ["--pictures", "7", "--size", "32", "--broken", "1"]
     command = [sys.executable, "-m", "tests.support.samples", str(tmp_path), *options]
     ended = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
-    assert ended.stdout == f"7 pictures and 1 broken files in {tmp_path}\n"
+    assert ended.stdout == f"7 pictures and 1 broken file in {tmp_path}\n"
     assert len(contents(tmp_path)) == 8

@@ -187,7 +187,7 @@ def test_only_length_and_times_count_not_how_often_one_looks(source: Path, outpu
     discoverer = _discoverer(source, output, settle=2)
     for stamp in range(1, 5):
         (source / "a.jpg").write_bytes(b"same")
-        os.utime(source / "a.jpg", ns=(stamp, stamp))
+        os.utime(source / "a.jpg", (stamp, stamp))
         for _ in range(3):
             assert discoverer.look(10).found == 0
             clocks.wait(0.6)

@@ -54,7 +54,7 @@ def server(source: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[_FileServe
         (source / str(number)).write_text(str(number))
     monkeypatch.setattr(reading, "read_picture", server.read)
     monkeypatch.setattr(fetching, "_LONGEST_READ", 0.2)
-    monkeypatch.setattr(fetching, "_LATE_SECONDS", 0.2)
+    monkeypatch.setattr(fetching, "_LATE_SECONDS", 2)
     yield server
     server.back.set()
 

@@ -92,14 +92,14 @@ def assert_is_a_picture_or_rejected(data: bytes) -> None:
 SIGNATURES = [data[:length] for data in FORMATS.values() for length in (3, 8, 16, 32)]
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.sampled_from([b"", *SIGNATURES]), st.binary(max_size=400))
 def test_arbitrary_bytes_are_a_picture_or_rejected(start: bytes, rest: bytes) -> None:
     """Nothing that Pillow raises or warns of escapes as anything else, whatever the bytes."""
     assert_is_a_picture_or_rejected(start + rest)
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(
     st.sampled_from(list(FORMATS)),
     st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size=4)), max_size=8),

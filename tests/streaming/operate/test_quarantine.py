@@ -203,7 +203,7 @@ def test_a_running_stream_retries_what_was_restored_on_s3(
     assert bucket.rows("quarantine")["reason"].to_pylist() == ["vanished"]
     bucket.put(pictures[3:4])
     assert stream(["quarantine", "retry", "--output", bucket.uri("output"), "--master", "local[2,4]"]) == 0
-    assert "1 pictures in 1 request" in capsys.readouterr().out
+    assert "1 picture in 1 request" in capsys.readouterr().out
     wait_for(lambda: len(bucket.rows("quarantine")) == 0, 180)
     running.terminate()
     said, _ = running.communicate(timeout=180)

@@ -190,6 +190,7 @@ def test_spark_finds_what_this_process_finds(
     for request in here["requests"]:
         requests.delete_request(output, request)
     _on_spark(monkeypatch)
+    (source / "new/young.jpg").touch()  # Java's start may take its time
     assert ask("--settle", "1s", "--enqueue") == here
 
 
