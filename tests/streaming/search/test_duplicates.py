@@ -150,7 +150,7 @@ def test_the_text_names_what_to_keep(table: Folder, capsys: pytest.CaptureFixtur
     assert stream(["duplicates", "--table", table.root]) == 0
     assert capsys.readouterr().out.splitlines()[3:-1] == [
         "groups       1: 0 of the same bytes, 1 of the same scene",
-        "to spare     1 pictures, 5 bytes",
+        "to spare     1 picture, 5 bytes",
         "",
         "same-scene, 2 pictures",
         "  keep   /p/1.jpg  1 x 2, 5 bytes: all are alike; first by path",
