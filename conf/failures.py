@@ -57,11 +57,13 @@ BY_CODE: dict[str, Meaning] = {
             "KMS.KMSInvalidStateException",  # the key is pending deletion
             "KMS.NotFoundException",
             "MethodNotAllowed",
+            "NotImplemented",  # by other stores than AWS, of what the project needs
             "400",
             "405",
             "411",
             "412",
             "416",
+            "501",
         ),
     ),
     **_rows(
@@ -125,6 +127,7 @@ BY_STATUS: dict[int, Meaning] = {
     **_rows(Meaning.PLACE, (301, 307, 308, 401)),
     **_rows(Meaning.OUTAGE, (429,)),
     **_rows(Meaning.PASSING, range(500, 600)),
+    **_rows(Meaning.DOUBTFUL, (501,)),
 }
 """HTTP statuses, where the code is none of `BY_CODE`."""
 

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Literal, get_args
 
+from packaging.markers import Marker
+
 from conf.errors import PlatformError, SettingsError
 
 Platform = Literal["x86_64", "aarch64"]
@@ -88,10 +90,22 @@ def build(platform: Platform, to: Path) -> Package:
     return package
 
 
-def locked(lock: str) -> str:
-    """The lock file without what Spark brings."""
-    entries = re.split(r"^(?=[A-Za-z0-9])", lock, flags=re.MULTILINE)
-    return "".join(entry for entry in entries if entry.partition("==")[0] not in _FROM_SPARK)
+def locked(lock: str, platform: Platform) -> str:
+    """The lock file as it is on a platform, without what Spark brings.
+
+    pip would ask the markers of the requirements for the Python that it runs on, whatever it takes wheels for.
+    """
+    entries = re.findall(r"^(\w\S*==\S+)(?: ; (.+?))?( \\\n(?:[ \t].*\n?)+)", lock, flags=re.MULTILINE)
+    target = {
+        **{"python_version": _PYTHON, "python_full_version": f"{_PYTHON}.0", "implementation_name": "cpython"},
+        **{"platform_python_implementation": "CPython", "platform_machine": platform, "platform_system": "Linux"},
+        **{"sys_platform": "linux", "os_name": "posix"},
+    }
+    return "".join(
+        f"{pinned}{hashes}"
+        for pinned, marker, hashes in entries
+        if pinned.partition("==")[0] not in _FROM_SPARK and (not marker or Marker(marker).evaluate(target))
+    )
 
 
 def is_needed(file: PurePath) -> bool:
@@ -110,7 +124,7 @@ def is_needed(file: PurePath) -> bool:
 def _install(platform: Platform, target: Path, lock: Path) -> None:
     """Unpack the locked wheels for a platform, from wherever pip is configured to find them."""
     try:
-        lock.write_text(locked(_LOCK.read_text(encoding="utf-8")), encoding="utf-8")
+        lock.write_text(locked(_LOCK.read_text(encoding="utf-8"), platform), encoding="utf-8")
     except FileNotFoundError as error:
         raise PlatformError(f"{_LOCK} is missing; package from a checkout of the project") from error
     tags = [f"manylinux_2_{minor}_{platform}" for minor in _GLIBC_MINORS] + [f"manylinux2014_{platform}"]

@@ -101,7 +101,7 @@ class Exported(Answer):
             "manifests": snapshot.manifests,
             "latest_manifest": snapshot.latest_manifest,
             "files": len(snapshot.files),
-            "taken_over": len(plan.kept),
+            "taken_over": 0 if plan.up_to_date else len(plan.kept),
             "bytes": snapshot.bytes,
             "seconds": self.seconds,
             "table": self.table,

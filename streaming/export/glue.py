@@ -51,6 +51,24 @@ def check_table(options: ExportSettings, to: Folder) -> None:
         raise SettingsError(f"export.glue_table: a table shows a folder on S3, and --to is {to.root}")
 
 
+def check_shown(to: Folder, snapshot: Snapshot) -> None:
+    """Refuse a snapshot that cannot be one table, before it is complete.
+
+    Raises:
+        OutputError: it is of CSV, and has several models, whose columns differ, or no rows.
+    """
+    if snapshot.format == "csv" and len(models := _models(snapshot)) != 1:
+        raise OutputError(
+            f"export.glue_table: {to.path(snapshot.snapshot)} would have rows of {len(models)} models, and a table of "
+            "CSV has the columns of one; nothing was published; export as parquet, or with --model current"
+        )
+
+
+def _models(snapshot: Snapshot) -> set[str]:
+    """The models of a snapshot of CSV, which has a folder for each."""
+    return {file.name.partition("/")[0] for file in snapshot.files}
+
+
 def point_table(name: str, to: Folder, connection: S3Connection) -> None:
     """Make the table DATABASE.TABLE show the snapshot that LATEST names. Idempotent; its database must exist.
 
@@ -200,17 +218,8 @@ def columns(schema: pa.Schema) -> list[dict[str, str]]:
 
 
 def _csv(to: Folder, snapshot: Snapshot) -> dict[str, Any]:
-    """The parts of a snapshot of CSV: the folder of its one model.
-
-    Raises:
-        OutputError: it has several models, whose columns differ, or no rows.
-    """
-    models = {file.name.partition("/")[0] for file in snapshot.files}
-    if len(models) != 1:
-        raise OutputError(
-            f"export.glue_table: {to.path(snapshot.snapshot)} has rows of {len(models)} models, and a table of CSV has "
-            "the columns of one; export as parquet, or with --model current"
-        )
+    """The parts of a snapshot of CSV: the folder of its one model, see `check_shown`."""
+    [model] = _models(snapshot)
     first = to.read(f"{snapshot.snapshot}/{snapshot.files[0].name}")
     with gzip.open(io.BytesIO(first), "rt", encoding="utf-8", newline="") as lines:
         names = next(csv.reader(lines))
@@ -218,7 +227,7 @@ def _csv(to: Folder, snapshot: Snapshot) -> dict[str, Any]:
         "Parameters": {"skip.header.line.count": "1"},
         "PartitionKeys": [],
         "StorageDescriptor": {
-            "Location": f"{to.path(snapshot.snapshot)}/{models.pop()}/",
+            "Location": f"{to.path(snapshot.snapshot)}/{model}/",
             "Columns": [{"Name": name, "Type": _csv_type(name)} for name in names],
             "InputFormat": "org.apache.hadoop.mapred.TextInputFormat",
             "OutputFormat": f"{_HIVE}.HiveIgnoreKeyTextOutputFormat",

@@ -6,17 +6,19 @@ It compares one listing of the table with one of that snapshot, and needs no Spa
 from __future__ import annotations
 
 import hashlib
-import logging
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from itertools import groupby
+from typing import NoReturn
 
 import pyarrow as pa
 
 from conf.aws.connection import S3Connection
-from conf.errors import OutputError, SettingsError
+from conf.errors import OutputError, SettingsError, StorageError, TransientError
+from conf.failures import Meaning, meaning_of
 from conf.settings import ExportSettings, Settings
 from streaming.export.record import Snapshot, SnapshotDay, read_snapshot
 from streaming.export.reprojection import SnapshotModel
@@ -29,8 +31,6 @@ from streaming.storage.folder import Folder, StoredPicture
 from streaming.storage.locations import is_inside, list_folder, open_folder
 
 _FILE = re.compile(r"date=(\d{4}-\d\d-\d\d)/(?!empty\.parquet|\.)([^/]+)\.parquet")
-
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class ExportPlaces:
     def sizes(self, snapshot: str) -> dict[str, int]:
         """The bytes of each file of a snapshot, by its name in it."""
         folder = self.to.path(snapshot)
-        found = list_folder(folder, _warn, self.connection, deep=True)
+        found = list_folder(folder, _refuse, self.connection, deep=True)
         return {file.path.removeprefix(f"{folder}/"): file.length for file in found}
 
 
@@ -175,7 +175,7 @@ def _list_days(places: ExportPlaces, since: date | None, model: SnapshotModel | 
 def _list_table(places: ExportPlaces, table: str) -> Iterator[tuple[str, dict[str, StoredPicture]]]:
     """The days of a table in order, each with its files by their manifests."""
     folder = places.output.path(table)
-    files = list_folder(folder, _warn, places.connection, deep=True)
+    files = list_folder(folder, _refuse, places.connection, deep=True)
     named = ((_FILE.fullmatch(file.path.removeprefix(f"{folder}/")), file) for file in files)
     found = ((match[1], match[2], file) for match, file in named if match)
     for day, of_day in groupby(found, key=lambda one: one[0]):
@@ -211,5 +211,12 @@ def _line(manifest: str, file: StoredPicture) -> bytes:
     return f"{manifest} {file.length} {file.etag or file.modification_time}\n".encode()
 
 
-def _warn(path: str, why: str) -> None:
-    _logger.warning("left out: %r %s", path, why)
+def _refuse(path: str, why: str) -> NoReturn:
+    """Of what a listing would leave out: a day that is left out would be missing in the snapshot, and nobody told.
+
+    Raises:
+        StorageError, TransientError: always.
+    """
+    error = sys.exception()  # of the file system, if it failed
+    passes = error is not None and meaning_of(error) in (Meaning.PASSING, Meaning.OUTAGE)
+    raise (TransientError if passes else StorageError)(f"{path} {why}; nothing was exported") from error

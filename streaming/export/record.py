@@ -11,6 +11,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from conf import __version__
 from conf.errors import AlreadyExistsError, ConflictError, NotFoundError, OutputError
 from streaming.storage.documents import create_or_replace, read_document
 from streaming.storage.folder import Folder
@@ -220,7 +221,14 @@ def _decode(to: Folder, snapshot: str, data: bytes) -> Snapshot:
     try:
         return Snapshot.model_validate_json(data)
     except ValidationError as error:
-        raise _unreadable(to, snapshot, error.errors()[0]["msg"]) from error
+        first = error.errors()[0]
+        if first["type"] == "extra_forbidden":
+            key = ".".join(map(str, first["loc"]))
+            raise OutputError(
+                f"{to.path(record_file(snapshot))} has {key!r}, which picture-features {__version__} does not know; "
+                "use the version that wrote it or a later one, or export to a new folder"
+            ) from error
+        raise _unreadable(to, snapshot, first["msg"]) from error
 
 
 def _unreadable(to: Folder, snapshot: str, why: str) -> OutputError:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from conf.aws.connection import S3Connection
-from conf.errors import AlreadyExistsError
+from conf.errors import AlreadyExistsError, NotFoundError, OutputError
 from streaming.export.formats import LAYOUTS, ROWS, Layout, OpenFile
 from streaming.export.record import SnapshotFormat
 from streaming.export.reprojection import COLUMNS, SnapshotModel
@@ -99,12 +99,10 @@ def read_sources(
     Rows that cannot be put into the model are among them, and keep their own.
 
     Raises:
-        OutputError: a file is damaged; the message names it.
+        OutputError: a file is damaged, or gone; the message names it.
     """
     for file, source in ahead(lambda file: _Source.read(output, file, model), files, reads_at_once(output.root)):
-        rows = source.rows
-        if model and source.needs_embeddings:
-            rows = model.apply(rows, source.embeddings(output))
+        rows = source.in_model(output, model)
         dates = pa.array([file["date"]] * len(rows), pa.string())
         yield file["date"], rows.append_column(ROWS.field("date"), dates)
 
@@ -120,14 +118,29 @@ class _Source:
 
     @classmethod
     def read(cls, output: Folder, file: Mapping[str, Any], model: SnapshotModel | None) -> _Source:
-        rows, name = _rows_of(output.path(file["name"]), output.read(file["name"])), file["embeddings"]
+        try:
+            rows, name = _rows_of(output.path(file["name"]), output.read(file["name"])), file["embeddings"]
+        except NotFoundError as error:
+            raise OutputError(
+                f"{error}: it was deleted while the table was read, as by a lifecycle rule; nothing was published; "
+                "export again"
+            ) from error
         needed = model is not None and name is not None and not model.is_of_all(rows)
-        small = needed and file["embeddings_length"] <= _EMBEDDINGS_AHEAD
-        return cls(rows, needed, name, output.read(name) if small else None)
+        data = None
+        if needed and file["embeddings_length"] <= _EMBEDDINGS_AHEAD:
+            with suppress(NotFoundError):
+                data = output.read(name)
+        return cls(rows, needed, name, data)
 
-    def embeddings(self, output: Folder) -> pa.Table:
-        data = self.data or output.read(self.name)
-        return read_embeddings(output.path(self.name), data, COLUMNS)
+    def in_model(self, output: Folder, model: SnapshotModel | None) -> pa.Table:
+        """The rows, in the model if that is possible; embeddings that were deleted meanwhile are none."""
+        if model is None or not self.needs_embeddings:
+            return self.rows
+        try:
+            data = self.data or output.read(self.name)
+        except NotFoundError:
+            return self.rows
+        return model.apply(self.rows, read_embeddings(output.path(self.name), data, COLUMNS))
 
 
 def _rows_of(path: str, data: bytes) -> pa.Table:

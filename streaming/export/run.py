@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
-from conf.errors import AppError, LeaseLostError, NotFoundError, OutputError, StorageError
+from conf.errors import AppError, LeaseLostError, NotFoundError, OutputError, StorageError, TransientError
 from conf.plural import plural
-from conf.settings import Settings
+from conf.settings import ExportSettings, Settings
 from conf.spark.progress import Progress
 from streaming.export.answer import Exported, Planned
 from streaming.export.compaction import Compacted, compact
-from streaming.export.glue import check_table, point_table
+from streaming.export.glue import check_shown, check_table, point_table
 from streaming.export.models import AS_INGESTED, choose_model
 from streaming.export.plan import ExportPlaces, ExportPlan, latest_snapshot, plan_export
 from streaming.export.record import Snapshot, SnapshotDay, find_given_up_snapshot, latest, promote, read_snapshot
@@ -66,7 +67,8 @@ def export(settings: Settings, progress: Progress) -> Exported:
     # its rows in the table.
     record(places.output, Derivative("export", places.to.root))
     with working_on(places.to, settings.stream.lease) as lease:
-        drop_incomplete(places.to, lease)
+        with _left_to_the_next():
+            drop_incomplete(places.to, lease)
         former = latest(places.to)
         plan = plan_export(places, options, model)
         if plan.up_to_date:
@@ -76,12 +78,39 @@ def export(settings: Settings, progress: Progress) -> Exported:
             newest = _make(settings, plan, lease, progress)
         if options.glue_table:  # before the snapshot that it may show is deleted
             point_table(options.glue_table, places.to, places.connection)
-        if former and newest.left_out and _lacks(newest, read_snapshot(places.to, former.snapshot)):
-            _warn_of_rows(places, newest)
+        if former and _is_less(places, newest, read_snapshot(places.to, former.snapshot), options):
+            pass  # the older ones may be needed
         elif options.keep:
             lease.check()
-            drop_older(places.to, options.keep)
+            with _left_to_the_next():
+                drop_older(places.to, options.keep)
     return Exported(newest, plan, time.monotonic() - started, options.glue_table)
+
+
+@contextmanager
+def _left_to_the_next() -> Iterator[None]:
+    """Files that cannot be deleted now do not hold up an export: on NFS, those that somebody reads on this machine."""
+    try:
+        yield
+    except TransientError as error:
+        _logger.warning("%s; the next export deletes what is left", error)
+
+
+def _is_less(places: ExportPlaces, newest: Snapshot, former: Snapshot, options: ExportSettings) -> bool:
+    """Whether a former snapshot has what the newest one lacks, though nobody asked for that; warns if so."""
+    if newest.left_out and _lacks(newest, former):
+        _warn_of_rows(places, newest)
+        return True
+    if options.model is None and former.model and not newest.model:
+        _logger.warning(
+            "%s has each row in its own model, as %s has no embeddings any more, and earlier snapshots have all in one "
+            "(%s); those are deleted by the next exports with --keep, not by this one",
+            places.to.path(newest.snapshot),
+            places.output.root,
+            former.model,
+        )
+        return True
+    return False
 
 
 def _lacks(newest: Snapshot, former: Snapshot) -> bool:
@@ -121,6 +150,8 @@ def _make(settings: Settings, plan: ExportPlan, lease: Lease, progress: Progress
             model=plan.model.version if plan.model else None,
         )
         check_written(places, made, compacted)
+        if settings.export.glue_table:
+            check_shown(places.to, made)
         lease.check()
     except AppError as error:
         if isinstance(error, LeaseLostError) or find_given_up_snapshot(places.to, snapshot):
@@ -145,6 +176,7 @@ def dry_run(settings: Settings) -> Planned | Exported:
     """The plan of `export`, or its answer if there is nothing new; changes nothing, and needs no Spark."""
     started = time.monotonic()
     places = ExportPlaces.of(settings)
+    check_table(settings.export, places.to)
     plan = plan_export(places, settings.export, choose_model(settings, places.output, places.connection))
     return Exported(plan.up_to_date, plan, time.monotonic() - started) if plan.up_to_date else Planned.of(plan)
 

@@ -12,10 +12,14 @@ from datetime import datetime
 
 from PIL import ExifTags, Image
 
+from streaming.features import tiff
+
 UPRIGHT = 1
 
-_MOST_BYTES = 128 * 1024
-"""More than a JPEG can hold. A file of n bytes can name n / 12 values of n bytes each, and all would be read."""
+_MOST_BYTES = 64 * 1024
+"""As much as a segment of a JPEG holds. n bytes can name n / 12 values of n bytes each, and Pillow copies all."""
+_OF_JPEG = b"Exif\0\0"
+_PNG_TEXT = "Raw profile type exif"
 _LONGEST_CAMERA = 100
 _TIME = re.compile(r"(\d{4}):(\d\d):(\d\d) (\d\d:\d\d:\d\d)")
 _OFFSET = re.compile(r"[+-]\d\d:\d\d")
@@ -44,6 +48,10 @@ def read_exif(image: Image.Image) -> Exif:
     Raises:
         MemoryError: its values take more than there is.
     """
+    if len(data := image.info.get("exif") or b"") > _MOST_BYTES:  # pillow-heif has None
+        return Exif(_orientation(tiff.first_value(data.removeprefix(_OF_JPEG), ExifTags.Base.Orientation, UPRIGHT)))
+    if len(image.info.get(_PNG_TEXT, "")) > 2 * _MOST_BYTES:  # in hexadecimal digits
+        return Exif()
     try:
         exif = image.getexif()
         orientation = exif.get(ExifTags.Base.Orientation, UPRIGHT)
@@ -51,9 +59,8 @@ def read_exif(image: Image.Image) -> Exif:
         raise
     except Exception:  # noqa: BLE001 - odd metadata make Pillow's parser raise almost anything
         return Exif()
-    if orientation not in range(1, 9):
-        orientation = UPRIGHT
-    if not exif or len(image.info.get("exif", b"")) > _MOST_BYTES:
+    orientation = _orientation(orientation)
+    if not exif:
         return Exif(orientation)
     try:
         camera = _camera(exif.get(ExifTags.Base.Make), exif.get(ExifTags.Base.Model))
@@ -63,6 +70,10 @@ def read_exif(image: Image.Image) -> Exif:
     except Exception:  # noqa: BLE001 - as above
         return Exif(orientation)
     return Exif(orientation, captured_at, camera)
+
+
+def _orientation(value: object) -> int:
+    return value if isinstance(value, int) and value in range(1, 9) else UPRIGHT
 
 
 def _camera(make: object, model: object) -> str | None:

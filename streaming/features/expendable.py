@@ -26,6 +26,8 @@ NO_MEMORY_FOR_A_THREAD = 127
 its variables. No exception comes of it. (A library that lacks a symbol ends with this code, too.)"""
 
 _ATTEMPTS = 2
+_LONGEST_END = 10.0
+"""Seconds; no reply is awaited at the end."""
 _READY = "ready"
 
 
@@ -114,7 +116,11 @@ class _Child:
     def close(self) -> int:
         """Let the process end; returns its exit code, or the negative number of the signal that killed it."""
         self._connection.close()
-        return self._process.wait()
+        try:
+            return self._process.wait(_LONGEST_END)
+        except subprocess.TimeoutExpired:  # it is stopped, or waits for a file server in the kernel
+            self._process.kill()
+            return -signal.SIGKILL
 
 
 def _serve(connection: Connection) -> None:
@@ -127,7 +133,7 @@ def _serve(connection: Connection) -> None:
         try:
             picture = connection.recv()
         except EOFError:
-            return
+            os._exit(0)  # an orderly end would wait for threads whose reads do not end
         try:
             answer = featurizer(picture)
         except MemoryError:

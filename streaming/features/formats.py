@@ -61,8 +61,15 @@ class Format:
     plugin: type[ImageFile]
 
 
+class _Jpeg(JpegImageFile):
+    """Opened without the density, for which Pillow would read all EXIF: see `exif.read_exif` on its size."""
+
+    def _read_dpi_from_exif(self) -> None:
+        pass
+
+
 _ACCEPTED: tuple[tuple[re.Pattern[bytes], Format], ...] = (
-    (re.compile(rb"\xff\xd8\xff"), Format("JPEG", JpegImageFile)),
+    (re.compile(rb"\xff\xd8\xff"), Format("JPEG", _Jpeg)),
     (re.compile(rb"\x89PNG"), Format("PNG", PngImageFile)),
     (re.compile(rb"RIFF.{4}WEBP", re.DOTALL), Format("WebP", WebPImageFile)),
     # "BM" begins many a text, so the length of the second header has to be one that exists.

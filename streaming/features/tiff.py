@@ -137,6 +137,11 @@ class _Reader:
             return ()
 
 
+def first_value(data: bytes, tag: int, default: int) -> int:
+    """The first value of a tag in the first directory, if it is a whole number; no more than that is read."""
+    return _Reader(data).first().first(tag, default)
+
+
 def camera_raw(data: bytes) -> str | None:
     """The kind of camera raw that `data` is, or None. Its first picture is a thumbnail or sensor data."""
     reader = _Reader(data)

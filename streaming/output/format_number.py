@@ -7,17 +7,23 @@ numbers: its format is 1. docs/formats.md says what belongs to a format.
 
 from __future__ import annotations
 
+from contextlib import suppress
+from functools import partial
+
 from pydantic import BaseModel, ConfigDict, PositiveInt
 
 from conf import __version__
-from conf.errors import AlreadyExistsError, ConflictError, OutputError
+from conf.errors import AlreadyExistsError, ConflictError, OutputError, StorageError
 from streaming.storage.documents import create_or_replace, read_document
 from streaming.storage.folder import Folder
+from streaming.storage.locations import is_on_s3
 
 FORMAT = 2
 """The format that this version writes. It reads all up to this one."""
 
 NAME = "_format.json"
+
+_NO_TAG = f'"{"0" * 32}"'  # of no content
 
 
 class _Number(BaseModel):
@@ -45,6 +51,7 @@ def begin_format(output: Folder) -> bool:
 
     Raises:
         OutputError: as `check_format`.
+        StorageError: the store does not keep the conditions of a write.
     """
     while True:
         number, tag = _read(output)
@@ -55,7 +62,25 @@ def begin_format(output: Folder) -> bool:
             create_or_replace(output, NAME, data, tag)
         except (AlreadyExistsError, ConflictError):
             continue
+        if tag is None and is_on_s3(output.root):
+            _check_conditions(output, data)
         return tag is None
+
+
+def _check_conditions(output: Folder, data: bytes) -> None:
+    """Refuse a store that takes every write: two programs at once would overwrite each other there.
+
+    Raises:
+        StorageError: it does. Some that speak the protocol of S3 ignore the conditions of a request.
+    """
+    other = data + b"\n"  # or a request that is repeated would meet its own result
+    for write in (partial(output.create, NAME, other), partial(output.replace, NAME, other, _NO_TAG)):
+        with suppress(AlreadyExistsError, ConflictError):
+            write()
+            raise StorageError(
+                f"{output.root}: this store ignores the conditions If-None-Match and If-Match of a write, so that two "
+                "programs would overwrite each other's files; choose a store that keeps them, as Amazon S3 does"
+            )
 
 
 def _read(output: Folder) -> tuple[int, str | None]:

@@ -83,10 +83,15 @@ class LocalFolder:
                 if os.stat(temporary).st_nlink == 1:
                     raise AlreadyExistsError(f"{target}: it exists already") from None
             except OSError as error:
-                if error.errno in (errno.EPERM, errno.ENOTSUP):
+                if error.errno in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
                     raise StorageError(
                         f"{target}: this file system has no hard links, by which a file appears whole or not at all; "
                         "choose a place on another"
+                    ) from error
+                if error.errno == errno.EXDEV:
+                    raise StorageError(
+                        f"{target.parent}: this folder is on another file system than {self._root}, to which files "
+                        "cannot be moved whole; mount the folder above both"
                     ) from error
                 raise
             _sync_folder(target.parent)
@@ -109,7 +114,15 @@ class LocalFolder:
         target = self._root / to
         with self._explained(name, "link"):
             target.parent.mkdir(parents=True, exist_ok=True)
-            os.link(self._root / name, target)  # `replace` gives a name to another file and changes none
+            try:
+                os.link(self._root / name, target)  # `replace` gives a name to another file and changes none
+            except FileExistsError:
+                if not os.path.samefile(self._root / name, target):  # else as in `create`
+                    raise
+            except OSError as error:
+                if error.errno != errno.EMLINK:  # so many snapshots have it that it can have no other name
+                    raise
+                self.create(to, self.read(name))
             _sync_folder(target.parent)
 
     def delete(self, name: str) -> None:

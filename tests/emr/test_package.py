@@ -96,13 +96,20 @@ def test_each_platform_gets_shared_objects_of_its_own(packages: dict[str, Future
     assert machines == {183 if HERE == "x86_64" else 62}
 
 
-def test_what_spark_brings_is_not_taken_from_the_lock_file() -> None:
-    """An entry is its hashes, too."""
+def test_the_lock_file_is_asked_for_the_nodes_python_and_for_what_spark_does_not_bring() -> None:
+    """An entry is its hashes, too; a marker may be another's on the Python that runs this."""
     numpy, spark = (
         "numpy==2 \\\n    --hash=a\n    # via pandas\n",
         "py4j==1 \\\n    --hash=b\npyspark==4 \\\n    --hash=c\n",
     )
-    assert locked(numpy + spark) == numpy
+    pinned = "contourpy==1 ; python_full_version < '3.12' \\\n    --hash=d\n"
+    others = (
+        "contourpy==2 ; python_full_version >= '3.12' \\\n    --hash=e\n",
+        "colorama==1 ; sys_platform == 'win32' \\\n    --hash=f\n",
+        "grpc==1 ; platform_machine == 'x86_64' \\\n    --hash=g\n",
+    )
+    lock = locked(f"# a comment\n{numpy}{spark}{pinned}{''.join(others)}", "aarch64")
+    assert lock == numpy + "contourpy==1 \\\n    --hash=d\n"
 
 
 @pytest.mark.parametrize(
@@ -134,7 +141,7 @@ def test_what_cannot_be_packaged_is_one_line(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(SettingsError, match=r"package: cannot write .*file.*: "):
         build(HERE, tmp_path / "file" / "folder")
     lock = tmp_path / "lock.txt"
-    lock.write_text(f"tqdm==4.67.1 --hash=sha256:{'0' * 64}\n")
+    lock.write_text(f"tqdm==4.67.1 \\\n    --hash=sha256:{'0' * 64}\n")
     monkeypatch.setattr("conf.emr.package._LOCK", lock)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     with pytest.raises(PlatformError, match=f"pip cannot take the wheels for {HERE}: .*tqdm"):

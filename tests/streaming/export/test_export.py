@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import gzip
 import hashlib
@@ -13,6 +14,7 @@ import shutil
 import signal
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from conf.errors import LeaseHeldError, OutputError
+from conf.errors import LeaseHeldError, OutputError, TransientError
 from conf.loading import load_settings
 from conf.settings import ExportSettings
 from streaming.__main__ import main as stream
@@ -34,7 +36,9 @@ from streaming.export.run import check_written
 from streaming.export.snapshots import drop, drop_older, snapshots, working_on
 from streaming.features.schema import FEATURES
 from streaming.output.lineage import Derivative, derivatives
+from streaming.storage import local
 from streaming.storage.folder import Folder
+from streaming.storage.local_folder import LocalFolder
 from streaming.storage.locations import open_folder
 from streaming.storage.parquet import as_parquet
 from tests.support.buckets import Bucket
@@ -248,6 +252,51 @@ def test_the_snapshots_of_another_output_are_left_alone(
     said = json.loads(Asked(other, to, capsys)(code=2))["message"]
     assert said == f"export.to: {to.root} holds snapshots of {output.root}; choose another place"
     assert derivatives(other) == []
+
+
+def test_a_day_that_cannot_be_listed_is_not_left_out(
+    output: Folder, to: Folder, ask: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The snapshot would lack it, and the one that has it be deleted; a file server that has lost it may find it."""
+    ask("--keep", "1")
+    commit(output, 5, ["/new.jpg"])
+    day, scan = output.path("features/date=2026-01-31"), local._scan
+
+    def refuse(folder: str) -> Any:
+        if folder == day:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return scan(folder)
+
+    monkeypatch.setattr(local, "_scan", refuse)
+    told = ask("--keep", "1", "--no-wait", "--log-format", "text", code=6)
+    assert f"{day} cannot be read: Stale file handle; nothing was exported" in told
+    monkeypatch.undo()
+    Path(day).rename(to.path("elsewhere"))
+    Path(day).symlink_to(to.path("elsewhere"))
+    told = ask("--keep", "1", "--log-format", "text", code=6)
+    assert f"{day} is a link to a folder, and these are not followed; nothing was exported" in told
+    assert len(snapshots(to)) == 1
+
+
+def test_old_snapshots_that_cannot_be_deleted_hold_nothing_up(
+    output: Folder, to: Folder, ask: Asked, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On NFS, a file that somebody reads on this machine stays under another name, which is busy."""
+    ask()
+    delete = LocalFolder.delete_tree
+
+    def refuse(folder: LocalFolder, name: str) -> None:
+        raise TransientError(f"{folder.path(name)}: cannot delete it: Device or resource busy")
+
+    monkeypatch.setattr(LocalFolder, "delete_tree", refuse)
+    for day in (5, 6):
+        commit(output, day, ["/new.jpg"])
+        assert stream(export_arguments(output, to, "--keep", "1")) == 0
+        assert "Device or resource busy; the next export deletes what is left" in capsys.readouterr().err
+    assert len(table(named(to))) == 10
+    monkeypatch.setattr(LocalFolder, "delete_tree", delete)
+    ask("--keep", "1")
+    assert [one.id for one in snapshots(to)] == [named(to).name]
 
 
 @pytest.mark.usefixtures("programs")

@@ -21,6 +21,7 @@ from streaming.output.manifests import table_file
 from streaming.output.tables import Tables
 from streaming.registry.registry import Registry
 from streaming.storage.folder import Folder
+from streaming.storage.local_folder import LocalFolder
 from streaming.storage.locations import open_folder
 from streaming.storage.parquet import as_parquet
 from tests.support.buckets import Bucket
@@ -194,6 +195,46 @@ def test_snapshots_with_rows_that_the_next_one_lacks_are_not_deleted_by_it(
     commit(output, 1, ["/q/new.jpg"], backbone="0123456789abcdef")  # which no snapshot can have
     assert warned("--keep", "1") == []
     assert len(snapshots(to)) == 1
+
+
+def test_snapshots_in_one_model_are_not_deleted_because_the_embeddings_are_gone(
+    output: Folder, models: Path, to: Folder, ask: Asked, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where a lifecycle rule ends them: nobody has asked for rows of several models."""
+    ask()
+    shutil.rmtree(output.path("embeddings"))
+    assert stream(export_arguments(output, to, "--keep", "1")) == 0
+    said = capsys.readouterr()
+    assert "model        as-ingested" in said.out
+    assert f"no embeddings any more, and earlier snapshots have all in one ({_current(models)})" in said.err
+    assert len(snapshots(to)) == 2
+    commit(output, 1, ["/q/new.jpg"])
+    ask("--keep", "1", "--model", "as-ingested")
+    assert len(snapshots(to)) == 1
+
+
+@pytest.mark.parametrize("ahead", [0, 2**20])
+def test_what_is_deleted_while_it_is_exported_is_named_or_left_out(
+    output: Folder, to: Folder, ask: Asked, ahead: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a lifecycle rule, after the listing: of the features, and of the embeddings."""
+    monkeypatch.setattr(rows_of_files, "_EMBEDDINGS_AHEAD", ahead)
+    read, manifest = LocalFolder.read, _manifest_with(output, "/p/a.jpg")
+    gone = table_file("features", manifest)
+
+    def delete_first(folder: LocalFolder, name: str) -> bytes:
+        if name == gone:
+            folder.delete(name)
+        return read(folder, name)
+
+    monkeypatch.setattr(LocalFolder, "read", delete_first)
+    content = read(open_folder(output.root), gone)  # type: ignore[arg-type] # it is local
+    told = ask(*_TEXT, code=5)
+    assert f"{gone}: there is no such file: it was deleted while the table was read" in told
+    assert latest(to) is None
+    output.create(gone, content)
+    gone = table_file("embeddings", manifest)
+    assert "rows         6 of 7 manifests\nleft out     6 rows" in ask()
 
 
 def _manifest_with(output: Folder, path: str) -> str:

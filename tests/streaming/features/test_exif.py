@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import tracemalloc
 from datetime import datetime
 
 import pytest
@@ -100,6 +101,30 @@ def test_hostile_metadata_are_null_and_reject_nothing() -> None:
         assert found.orientation == 6
         assert found.captured_at is None
     assert _read(_picture({ExifTags.Base.Orientation: 99}, {_TIME: "2026:01:31 23:59:58"})).orientation == 1
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_exif_that_names_its_bytes_again_and_again_takes_no_memory(kind: str) -> None:
+    """10,000 entries that have 100 kB each as their value; Pillow would copy them for each."""
+    entries = [struct.pack("<HHIHH", ExifTags.Base.Orientation, 3, 1, 6, 0)]
+    entries += [struct.pack("<HHII", 1000 + number, 7, 100_000, 0) for number in range(10_000)]
+    exif = b"II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(entries)
+    file = io.BytesIO()
+    if kind == "JPEG":  # in several segments
+        Image.new("RGB", (8, 8)).save(file, kind)
+        parts = [b"Exif\0\0" + exif[place : place + 60_000] for place in range(0, len(exif), 60_000)]
+        segments = b"".join(b"\xff\xe1" + struct.pack(">H", len(part) + 2) + part for part in parts)
+        data = file.getvalue()[:2] + segments + file.getvalue()[2:]
+    else:
+        Image.new("RGB", (8, 8)).save(file, kind, exif=exif)
+        data = file.getvalue()
+    _read(data)  # which imports a plugin
+    tracemalloc.start()
+    try:
+        assert _read(data) == Exif(orientation=6)
+        assert tracemalloc.get_traced_memory()[1] < 10 * len(data)
+    finally:
+        tracemalloc.stop()
 
 
 def test_exif_of_megabytes_is_not_searched() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from conf import __version__
 from conf.aws.connection import AWS_DEFAULTS
-from conf.errors import OutputError
+from conf.errors import OutputError, StorageError
 from conf.loading import load_settings
 from streaming.__main__ import main
 from streaming.engine.job import open_job
@@ -20,6 +20,8 @@ from streaming.registry.registry import CURRENT, Current
 from streaming.storage.folder import Folder
 from streaming.storage.local_folder import LocalFolder
 from streaming.storage.locations import open_folder
+from streaming.storage.s3 import S3Folder
+from tests.support.buckets import Bucket
 from tests.support.streams import begin
 from tests.support.trap import WHENS, Killed, TrapFolder, When
 
@@ -113,6 +115,25 @@ def test_a_start_writes_the_number_once_and_before_anything_but_the_lease(
             output.create(NAME, earlier)
         with open_job(settings, lambda report: None):
             assert output.read(NAME) == b'{"format":2}\n'
+
+
+@pytest.mark.parametrize("ignored", ["IfNoneMatch", "IfMatch"])
+@pytest.mark.parametrize("store", ["moto"], indirect=True)
+def test_a_store_that_takes_each_write_is_refused_by_the_first_start(
+    bucket: Bucket, ignored: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some that speak the protocol of S3 ignore the conditions of a write."""
+    put = S3Folder._put
+
+    def overwrite(folder: S3Folder, name: str, data: bytes, **condition: str) -> str:
+        return put(folder, name, data, **{key: value for key, value in condition.items() if key != ignored})
+
+    output = open_folder(bucket.uri("sound"))
+    begin_format(output)
+    assert output.read(NAME) == b'{"format":2}\n'
+    monkeypatch.setattr(S3Folder, "_put", overwrite)
+    with pytest.raises(StorageError, match="ignores the conditions If-None-Match and If-Match of a write"):
+        begin_format(open_folder(bucket.uri("output")))
 
 
 def test_an_output_of_an_earlier_format_is_read_as_it_is(output: Folder) -> None:

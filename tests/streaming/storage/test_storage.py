@@ -189,6 +189,32 @@ def test_a_link_whose_answer_was_lost_is_made(tmp_path: Path, monkeypatch: pytes
     assert folder.read_tagged("a") == (b"ours", tag)
     with pytest.raises(AlreadyExistsError):
         folder.create("a", b"ours")
+    folder.copy("a", "b")
+    assert folder.read("b") == b"ours"
+    monkeypatch.undo()
+    folder.create("c", b"ours")
+    with pytest.raises(StorageError, match="cannot link it: File exists"):
+        folder.copy("a", "c")
+
+
+def test_a_file_system_that_makes_no_link_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file with as many names as it can have is copied."""
+    folder, link = open_folder(str(tmp_path)), os.link
+    folder.create("a", b"ours")
+    failure = OSError(errno.EMLINK, os.strerror(errno.EMLINK))
+
+    def refuse(source: Path, target: Path) -> None:
+        if source.name == "a" or failure.errno != errno.EMLINK:
+            raise failure
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", refuse)
+    folder.copy("a", "b")
+    assert folder.read("b") == b"ours"
+    for number, told in ((errno.ENOSYS, "has no hard links"), (errno.EXDEV, "is on another file system than")):
+        failure = OSError(number, os.strerror(number))
+        with pytest.raises(StorageError, match=told):
+            folder.create("c/d", b"")
 
 
 def test_a_copy_stays_what_it_is(tmp_path: Path) -> None:
