@@ -78,9 +78,8 @@ def export(settings: Settings, progress: Progress) -> Exported:
             newest = _make(settings, plan, lease, progress)
         if options.glue_table:  # before the snapshot that it may show is deleted
             point_table(options.glue_table, places.to, places.connection)
-        if former and _is_less(places, newest, read_snapshot(places.to, former.snapshot), options):
-            pass  # the older ones may be needed
-        elif options.keep:
+        is_less = former is not None and _is_less(places, newest, read_snapshot(places.to, former.snapshot), options)
+        if options.keep and not is_less:
             lease.check()
             with _left_to_the_next():
                 drop_older(places.to, options.keep)

@@ -49,6 +49,7 @@ CODES: dict[tuple[int, str], tuple[Outcome, Outcome]] = {
             (411, "MissingContentLength"),
             (412, "PreconditionFailed"),
             (416, "InvalidRange"),
+            (501, "NotImplemented"),
             (418, "NobodyHasHeardOfThis"),
             (400, ""),
         ],
