@@ -71,7 +71,7 @@ def load_backbone(weights: str, side: int | None = None) -> Backbone:
         ModelError: the weights cannot be loaded or do not fit.
         PlatformError: TensorFlow is needed, and is not installed or does not run.
     """
-    described = _describe(weights)
+    described = describe_weights(weights)
     if weights.endswith(converted.CONVERTED):
         return _as_it_is(weights, described, side)
     side = side or DEFAULT_SIDE
@@ -125,8 +125,13 @@ def _convert_in_child(weights: str, side: int) -> bytes:
         ) from error
 
 
-def _describe(weights: str) -> str:
-    """The name by which `weights` is recorded, after all checks that need no TensorFlow."""
+def describe_weights(weights: str) -> str:
+    """The name by which `weights` is recorded, after all checks that need no TensorFlow.
+
+    Raises:
+        SettingsError: `weights` is none of those that `load_backbone` takes.
+        ModelError: the file cannot be read.
+    """
     if weights == "imagenet":
         return weights
     if weights.startswith("random:"):

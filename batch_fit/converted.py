@@ -17,6 +17,8 @@ from pathlib import Path
 CONVERTED = ".tflite"
 """The ending of the name of a converted backbone."""
 
+_CANNOT = (OSError, RuntimeError)  # the latter where a user has no home, as in a container
+
 _logger = logging.getLogger(__name__)
 
 
@@ -35,20 +37,20 @@ def name_of(model: str) -> str | None:
 
 def read(name: str) -> bytes | None:
     """A kept backbone; None if there is none of this name."""
-    with suppress(OSError):
+    with suppress(*_CANNOT):
         return (_folder() / name).read_bytes()
     return None
 
 
 def keep(name: str, flatbuffer: bytes) -> None:
     """Keep a backbone, atomically; if it cannot be written, the next fit converts again."""
-    folder = _folder()
     try:
+        folder = _folder()
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, delete=False) as part:
             part.write(flatbuffer)
         os.replace(part.name, folder / name)
-    except OSError as error:
+    except _CANNOT as error:
         _logger.debug("cannot keep the converted backbone: %s", error)
 
 

@@ -6,6 +6,7 @@ the sample, and which are held out; the second folds the embeddings, as `featuri
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,6 +30,8 @@ from streaming.storage.ahead import ahead, reads_at_once
 from streaming.storage.folder import identity_of
 from streaming.storage.identities import NO_IDENTITIES, Identities
 from streaming.storage.locations import is_on_s3, open_folder
+
+_logger = logging.getLogger(__name__)
 
 _TASKS_PER_SLOT = 4
 _FILES_HERE, _ROWS_HERE = 1000, 50_000
@@ -89,21 +92,29 @@ class Embeddings:
     files: Sequence[str] = field(repr=False)
     wanted: RowFilter
 
-    def choose(self, spark: SparkSession, limit: int | None, progress: Progress) -> tuple[Embeddings, Identities]:
+    def choose(
+        self, spark: SparkSession, limit: int | None, progress: Progress, preferred: str | None = None
+    ) -> tuple[Embeddings, Identities]:
         """These files with the rows of one backbone, of all pictures or a sample of `limit`; and their identities.
 
         The same pictures are chosen as by `sample.choose`. The rows may be none, if the base has seen them all.
 
+        Args:
+            spark: the session.
+            limit: the size of a sample; None for all.
+            progress: shows how far it is.
+            preferred: the backbone that is taken where the rows are of several, and none is chosen.
+
         Raises:
             InputError: there are no rows.
-            SettingsError: the rows are of several backbones, and none is chosen.
+            SettingsError: the rows are of several backbones, none of them the preferred one, and none is chosen.
             OutputError: a file cannot be read.
         """
         present = self._present(spark, limit, progress).to_pylist()
         rows = Counter[str]()
         for one in present:
             rows[one["backbone"]] += one["rows"]
-        backbone = self.wanted.backbone or _only(rows, self.output)
+        backbone = self.wanted.backbone or _choose_backbone(rows, preferred, self.output)
         identities = Identities.of_packed(one["identities"] for one in present if one["backbone"] == backbone)
         identities = identities.smallest(limit)
         if not identities:
@@ -231,8 +242,17 @@ def _most_tasks(spark: SparkSession) -> int:
     return spark.sparkContext.defaultParallelism * _TASKS_PER_SLOT
 
 
-def _only(rows: Counter[str], output: str) -> str | None:
-    """The only backbone that rows have; None if there are no rows."""
+def _choose_backbone(rows: Counter[str], preferred: str | None, output: str) -> str | None:
+    """The only backbone that rows have, or the preferred one of several; None if there are no rows."""
+    if len(rows) > 1 and preferred in rows:
+        _logger.info(
+            "%s has embeddings of several backbones: %s; taking %s, that of the current model (--backbone takes "
+            "another)",
+            output,
+            _told(rows),
+            preferred,
+        )
+        return preferred
     if len(rows) > 1:
         raise SettingsError(
             f"fit.backbone: {output} has embeddings of several backbones: {_told(rows)}; give --backbone ID"

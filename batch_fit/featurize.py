@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pyarrow as pa
 from pyspark import StorageLevel
 from pyspark.accumulators import Accumulator
 from pyspark.errors import AnalysisException
@@ -26,6 +27,7 @@ from streaming.storage.locations import spark_uri
 
 _PICTURES_PER_TASK = (250, 4000)
 _TASKS = 64
+_ROWS_OF_A_BATCH = "spark.sql.execution.arrow.maxRecordsPerBatch"
 
 unfinished: set[str] = set()
 """Canonical paths of features that this process has begun to save, and has no model of yet."""
@@ -70,7 +72,7 @@ def featurize(
     """
     dealt = deal(as_table(pictures), task_count(len(pictures)))
     tasks, marks = dealt.column(0).num_chunks, Marks.of(Identities.of(picture.identity for picture in pictures))
-    frame, broadcast = spark.createDataFrame(dealt), spark.sparkContext.broadcast(recipe)
+    frame, broadcast = divide(spark, dealt), spark.sparkContext.broadcast(recipe)
     to_outcomes, fold = featurize_with(broadcast, is_retry, done.ticks.tick), fold_with(marks, done.finished)
     outcomes = None
     if kept.save_to is None and not kept.for_more:
@@ -84,6 +86,19 @@ def featurize(
             outcomes.unpersist()
     broadcast.unpersist()
     return featurized, outcomes if kept.for_more else None
+
+
+def divide(spark: SparkSession, dealt: pa.Table) -> DataFrame:
+    """A partition for each chunk, which its task reads in batches of `maxRecordsPerBatch` rows.
+
+    Spark would make a partition of each batch, too, and so a task, which ends with statistics of 13 MB.
+    """
+    rows_of_a_batch = str(spark.conf.get(_ROWS_OF_A_BATCH))
+    spark.conf.set(_ROWS_OF_A_BATCH, len(dealt))
+    try:
+        return spark.createDataFrame(dealt)
+    finally:
+        spark.conf.set(_ROWS_OF_A_BATCH, rows_of_a_batch)
 
 
 def task_count(pictures: int) -> int:

@@ -14,6 +14,8 @@ from pyspark.sql.pandas.types import from_arrow_schema
 
 from batch_fit.held_back import Evidence, HeldBack, is_held_back, last_held_back
 from batch_fit.statistics import Statistics, fold_batch, merge_all
+from conf.errors import AppError
+from conf.plural import plural
 from streaming.features.schema import OUTCOMES
 from streaming.storage.folder import identity_of
 from streaming.storage.identities import Identities
@@ -96,7 +98,11 @@ def collect(folded: DataFrame, tasks: int, marks: Marks) -> Featurized:
 
 
 def conclude(result: pa.Table, marks: Marks) -> Featurized:
-    """The result from all rows, `FOLDED`, that `fold_with` gave."""
+    """The result from all rows, `FOLDED`, that `fold_with` gave.
+
+    Raises:
+        AppError: the statistics are of more pictures than have features, or of fewer.
+    """
     partial = (Statistics.from_bytes(data.as_py()) for data in result.column("statistics") if data.is_valid)
     statistics = merge_all(partial)
     rows = result.drop(["statistics"]).filter(pc.is_valid(result.column("path"))).cast(_OUTCOMES)
@@ -113,12 +119,23 @@ def _sort_out(statistics: Statistics, rows: pa.Table, marks: Marks) -> Featurize
         for identity, row in zip(identities, few.column("features"), strict=True)
         if _is_held_back(identity, marks)
     }
+    held_back_rows = sum(_is_held_back(identity, marks) for identity in identities)
+    _check_complete(statistics.count, rows.column("reason").null_count - held_back_rows)
     mask = has_features.combine_chunks()
     in_sample = pc.replace_with_mask(mask, mask, pa.array((one <= marks.sample for one in identities), pa.bool_()))
     features = rows.column("features")
     sampled = pc.if_else(in_sample, features, pa.scalar(None, features.type))
     outcomes = rows.set_column(rows.schema.get_field_index("features"), rows.schema.field("features"), sampled)
     return Featurized(Evidence(statistics, HeldBack.of(held_back)), outcomes)
+
+
+def _check_complete(counted: int, accepted: int) -> None:
+    """Refuse statistics that Spark has lost or doubled: where an executor is lost, it computes rows again."""
+    if counted != accepted:
+        raise AppError(
+            f"the statistics are of {plural(counted, 'picture')}, and {accepted:,} should be in them: Spark has lost "
+            "or repeated results, perhaps with an executor; fit again"
+        )
 
 
 def paths_of(rows: pa.Table) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -12,19 +13,21 @@ from streaming.lease.denylist import Denylist
 from streaming.registry.bundle import MANIFEST, Bundle, read_bundle_manifest
 from streaming.storage.folder import Folder, StoredPicture
 
+FORGOTTEN = "forgotten"
+"""Why a picture is left out that is on the denylist."""
+
 _logger = logging.getLogger(__name__)
 
 
-def leave_out(pictures: Iterable[StoredPicture], denylist: Denylist) -> Iterator[StoredPicture]:
-    """The pictures that are not on the denylist; logs how many are."""
-    forgotten = 0
+def leave_out(pictures: Iterable[StoredPicture], denylist: Denylist, left_out: Counter[str]) -> Iterator[StoredPicture]:
+    """The pictures that are not on the denylist; logs how many are, and counts them as `FORGOTTEN`."""
     for picture in pictures:
         if denylist.is_forgotten(picture.path):
-            forgotten += 1
+            left_out[FORGOTTEN] += 1
         else:
             yield picture
-    if forgotten:
-        _logger.info("left out, to be forgotten: %s", plural(forgotten, "picture"))
+    if left_out[FORGOTTEN]:
+        _logger.info("left out, to be forgotten: %s", plural(left_out[FORGOTTEN], "picture"))
 
 
 def warn_of(base: Bundle) -> None:

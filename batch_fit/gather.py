@@ -13,11 +13,12 @@ from batch_fit.classes import Classes, Holdout
 from batch_fit.embeddings import Embeddings, RowFilter
 from batch_fit.featurize import Done, Kept, featurize
 from batch_fit.folding import Featurized, paths_of
-from batch_fit.plan import FitPlan, check_side
+from batch_fit.pca import check_k
+from batch_fit.plan import FitPlan, check_side, current_manifest, warn_of_weights
 from batch_fit.sample import choose, warn_of_share
 from batch_fit.sides import BothSides, look
 from batch_fit.stages import Stages
-from conf.errors import InputError, ModelError
+from conf.errors import BundleError, InputError, ModelError
 from conf.plural import plural
 from conf.settings import Settings
 from conf.spark.progress import Progress
@@ -46,6 +47,7 @@ class Gathered:
         sights: of a sample, for a comparison with 224 pixels; None if that is their side, or they are too few.
         rows: path and features of all pictures of a classifier, for a second pass; None if there is none.
         paths: of those of them that have features.
+        saved_to: canonical path of the saved features; None if none are saved.
     """
 
     featurized: Featurized
@@ -53,6 +55,7 @@ class Gathered:
     sights: BothSides | None = None
     rows: DataFrame | None = None
     paths: Sequence[str] = field(default=(), repr=False)
+    saved_to: str | None = None
 
 
 Gather = Callable[[SparkSession, Progress], Gathered]
@@ -81,14 +84,19 @@ def _from_pictures(settings: Settings, plan: FitPlan, stages: Stages) -> Gather:
             "%s in %s, %d of them new to the statistics", plural(len(pictures), "picture"), plan.source, len(new)
         )
         warn_of_share(plan.seen, max(identities), settings.fit.limit)
+    check_k(settings.fit.k, _count_together(plan, len(new)))
     if plan.holdout:
         _check_classes([picture.path for picture in pictures], plan.source, plan.holdout)
     with stages("loading the backbone"):
         options = settings.fit
+        if plan.base:
+            warn_of_weights(options, plan.base)
         backbone = Backbone.of(plan.base) if plan.base else load_backbone(options.weights, options.side)
 
     def gather(spark: SparkSession, progress: Progress) -> Gathered:
         if not new:
+            if plan.save_to:
+                _logger.info("no features are saved in %s, as no picture is new", plan.save_to)
             return Gathered(Featurized.nothing(), backbone)
         recipe, sights = Recipe.of(backbone.flatbuffer, None, settings), None
         kept = Kept(plan.save_to, plan.classifies)
@@ -99,9 +107,15 @@ def _from_pictures(settings: Settings, plan: FitPlan, stages: Stages) -> Gather:
         if backbone.side != DEFAULT_SIDE:
             with stages(f"looking at a sample at {DEFAULT_SIDE} pixels, too"):
                 sights = look(spark, new, featurized, recipe)
-        return Gathered(featurized, backbone, sights, rows, featurized.accepted.column("path").to_pylist())
+        paths = [*paths_of(featurized.accepted)] if rows is not None else ()
+        return Gathered(featurized, backbone, sights, rows, paths, plan.save_to)
 
     return gather
+
+
+def _count_together(plan: FitPlan, new: int) -> int:
+    """The number of pictures in the statistics, if all new ones can be used."""
+    return new + (plan.base.manifest.pictures if plan.base else 0)
 
 
 def _check_classes(paths: list[str], source: str, holdout: str) -> None:
@@ -128,10 +142,12 @@ def _from_embeddings(settings: Settings, plan: FitPlan, stages: Stages) -> Gathe
             plural(missing, "file"),
         )
     table = Embeddings(output.root, plan.connection, files, RowFilter(denylist, backbone, seen=plan.seen))
+    current = None if backbone else current_manifest(options, plan.models)
 
     def gather(spark: SparkSession, progress: Progress) -> Gathered:
         with stages("surveying the embeddings"):
-            chosen, identities = table.choose(spark, options.limit, progress)
+            preferred = current.backbone if current else None
+            chosen, identities = table.choose(spark, options.limit, progress, preferred)
             _logger.info(
                 "new to the statistics: %s in %s", plural(len(identities), "picture"), output.path(EMBEDDINGS_TABLE)
             )
@@ -139,6 +155,8 @@ def _from_embeddings(settings: Settings, plan: FitPlan, stages: Stages) -> Gathe
             warn_of_share(plan.seen, chosen.wanted.last, options.limit)
             owner = plan.base or _owner(Registry(plan.models), chosen.wanted.backbone)
             check_side(options.side, owner)
+            warn_of_weights(options, owner)
+            check_k(options.k, _count_together(plan, len(identities)))
         with stages("reading and folding the embeddings"):
             featurized = chosen.fold(spark, identities, progress)
         if not plan.classifies:
@@ -153,15 +171,18 @@ def _from_embeddings(settings: Settings, plan: FitPlan, stages: Stages) -> Gathe
 
 
 def _owner(registry: Registry, backbone: str | None) -> Bundle:
-    """The newest model of a backbone.
+    """The newest model of a backbone that can be used; a warning names damaged ones.
 
     Raises:
         ModelError: there is none.
     """
     for manifest in reversed(registry.versions()):
         if manifest.backbone == backbone:
-            return registry.open(manifest.version)
+            try:
+                return registry.open(manifest.version)
+            except BundleError as error:
+                _logger.warning("%s (prune or delete it); its backbone is taken from another model", error)
     raise ModelError(
-        f"no model of the registry has the backbone {backbone} of these embeddings; give --models the registry whose "
-        "models the stream has used, or copy one of them here"
+        f"no usable model of the registry has the backbone {backbone} of these embeddings; give --models the registry "
+        "whose models the stream has used, or copy one of them here"
     )

@@ -27,8 +27,9 @@ from batch_fit.report.report import render, with_thumbnails
 from batch_fit.sample import write_identities
 from batch_fit.sides import SidesCompared, compare_sides
 from batch_fit.stages import Stages
+from conf.answers import command
 from conf.aws.connection import S3Connection
-from conf.errors import StorageError
+from conf.errors import InputError, ModelError, StorageError
 from conf.settings import Settings
 from conf.spark.progress import Progress
 from conf.spark.session import spark_session
@@ -126,7 +127,10 @@ def _learn(settings: Settings, plan: FitPlan, gathered: Gathered, stages: Stages
         evidence = gathered.featurized.evidence
         if plan.base:
             evidence = Evidence.of_bundle(plan.base).merge(evidence)
-        projection = fit_pca(evidence.statistics, settings.fit.k, settings.fit.variance_target)
+        try:
+            projection = fit_pca(evidence.statistics, settings.fit.k, settings.fit.variance_target)
+        except InputError as error:
+            raise InputError(f"{error}{_explain_rejected(gathered.featurized)}") from error
     classification = sides = None
     if gathered.rows is not None and plan.holdout:
         with stages("fitting the classifier"):
@@ -159,7 +163,8 @@ def _save(spark: SparkSession, plan: FitPlan, learned: _Learned, stages: Stages)
             **({bundle.CLASSIFIER: classifier.to_bytes()} if classifier else {}),
         }.items():
             models.create(f"{version}/{name}", data)
-    features = open_folder(plan.save_to, plan.connection) if plan.save_to else None
+    saved_to = learned.gathered.saved_to
+    features = open_folder(saved_to, plan.connection) if saved_to else None
     return _Saved(Draft(models, version, features), created_at, identities)
 
 
@@ -200,7 +205,7 @@ def _complete(
         comparison=comparison,
         classifier=learned.classification.figures if learned.classification else None,
         files={},
-        saved_features=plan.save_to,
+        saved_features=learned.gathered.saved_to,
         forgotten=plan.base.manifest.forgotten if plan.base else 0,
     )
     report = describe_fit(plan, manifest, projection, learned.gathered.featurized, learned.classification, settings.fit)
@@ -217,10 +222,19 @@ def _complete(
 def _publish(
     settings: Settings, plan: FitPlan, learned: _Learned, saved: _Saved, sealed: bundle.BundleManifest
 ) -> Fitted:
-    """Make the model the current one if that is asked for."""
+    """Make the model the current one if that is asked for.
+
+    Raises:
+        InputError: pictures of it had to be forgotten meanwhile.
+        ModelError: it is saved, and cannot be made the current one.
+    """
     featurized = learned.gathered.featurized
     delete_if_forgotten(saved.draft, paths_of(featurized.outcomes), plan.base)
-    promoted = promote_if_asked(Registry(plan.models), sealed, settings.fit.promote)
+    try:
+        promoted = promote_if_asked(Registry(plan.models), sealed, settings.fit.promote)
+    except StorageError as error:  # a TransientError would have the whole fit repeated
+        promote = command("batch_fit", "models", "promote", sealed.version, "--models", plan.models.root)
+        raise ModelError(f"model {sealed.version} is saved, and may not be current: {error}; {promote}") from error
     return Fitted(
         models=plan.models.root,
         manifest=sealed,
@@ -236,6 +250,16 @@ def _publish(
 def _rejected(featurized: Featurized) -> dict[str, int]:
     """The number of pictures that could not be used, by reason, the most frequent first."""
     return dict(Counter(featurized.rejected.column("reason").to_pylist()).most_common())
+
+
+def _explain_rejected(featurized: Featurized) -> str:
+    """The addition to a message that there are too few pictures: why others were not used; empty if all were."""
+    reasons = _rejected(featurized)
+    if not reasons:
+        return ""
+    counts = ", ".join(f"{reason} {count:,}" for reason, count in reasons.items())
+    [first] = featurized.rejected.slice(0, 1).to_pylist()
+    return f"; not used: {counts}, such as {first['path']} ({first['reason']}: {first['detail']})"
 
 
 def _seal(models: Folder, manifest: bundle.BundleManifest) -> bundle.BundleManifest:

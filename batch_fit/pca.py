@@ -7,7 +7,9 @@ from numpy.typing import NDArray
 
 from batch_fit.statistics import Statistics
 from conf.errors import InputError, SettingsError
+from conf.plural import plural
 from streaming.features.projection import Projection
+from streaming.features.schema import FEATURE_COUNT
 
 
 def fit_pca(statistics: Statistics, k: int | None, variance: float | None) -> Projection:
@@ -53,6 +55,21 @@ def fit_pca(statistics: Statistics, k: int | None, variance: float | None) -> Pr
             f"give --k {rank} or less, or more pictures"
         )
     return Projection(statistics.mean, std, _with_sign(eigenvectors[:, :k]), explained)
+
+
+def check_k(k: int | None, pictures: int) -> None:
+    """Refuse more components than so many pictures can have, before their features are computed.
+
+    Raises:
+        SettingsError: `k` is at least the number of pictures, or larger than that of features.
+    """
+    most = min(pictures - 1, FEATURE_COUNT)
+    if k is not None and 0 < most < k:
+        raise SettingsError(
+            f"fit.k: {k} components, but {plural(pictures, 'picture')} of {FEATURE_COUNT} features vary in "
+            f"{plural(most, 'direction')} at most; give --k {most} or less"
+            f"{', or more pictures' if most < FEATURE_COUNT else ''}"
+        )
 
 
 def _correlation(scatter: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from batch_fit.backbone import describe_weights
 from batch_fit.classes import PICTURE
 from batch_fit.fitted import options_of_names
 from batch_fit.forgotten import warn_of
 from batch_fit.sample import read_identities
+from conf.answers import command
 from conf.aws.connection import S3Connection
-from conf.errors import BundleError, SettingsError
+from conf.errors import AppError, BundleError, SettingsError
 from conf.settings import FitSettings, Settings, StreamSettings
 from conf.uris import resolve
 from streaming.registry import bundle
@@ -66,6 +69,8 @@ def plan_fit(settings: Settings) -> FitPlan:
     source = options.embeddings or settings.input
     if source is None:
         raise SettingsError("fit: give --input PICTURES, or --embeddings OUTPUT")
+    if options.embeddings and settings.input:  # which a file of settings may name for the stream
+        _logger.info("the pictures are those of the embeddings %s, and not those of the input", options.embeddings)
     source, models = resolve(source), open_folder(settings.models, connection)
     save_to = resolve(options.save_features) if options.save_features else None
     _check_places(source, models, save_to, connection)
@@ -80,7 +85,7 @@ def plan_fit(settings: Settings) -> FitPlan:
     models.remove_leftovers()
     registry = Registry(models)
     registry.remove_incomplete(datetime.now(UTC))
-    base = _open_base(registry, options.from_version)
+    base = _open_base(registry, models, options.from_version)
     if base:
         check_side(options.side, base)
     holdout = _choose_holdout(options, models, base)
@@ -101,10 +106,16 @@ def _check_effect(options: FitSettings, stream: StreamSettings) -> None:
         )
 
 
-def _open_base(registry: Registry, version: str | None) -> bundle.Bundle | None:
+def _open_base(registry: Registry, models: Folder, version: str | None) -> bundle.Bundle | None:
     if version is None:
         return None
     base = registry.open(registry.current() if version == _CURRENT else version)
+    if bundle.IDENTITIES not in base.manifest.files and models.exists(f"{base.version}/{bundle.IDENTITIES}"):
+        forget = command("streaming", "forget", "--output", "OUTPUT")
+        raise BundleError(
+            f"model {base.version} cannot be added to now: forget is changing its {bundle.IDENTITIES}, or was killed "
+            f"while it did; if none is running, {forget} finishes it"
+        )
     warn_of(base)
     return base
 
@@ -123,6 +134,26 @@ def check_side(side: int | None, model: bundle.Bundle) -> None:
         )
 
 
+def warn_of_weights(options: FitSettings, model: bundle.Bundle) -> None:
+    """Warn if the setting `fit.weights` is given, and other than those of the model whose backbone a fit takes over.
+
+    It is not refused: a file of settings, or conf.emr, may give the weights to each fit.
+    """
+    if "weights" not in options.model_fields_set:
+        return
+    weights = options.weights
+    with suppress(AppError):  # of a file that cannot be read, and need not be
+        weights = describe_weights(options.weights)
+    if weights != model.manifest.weights:
+        _logger.warning(
+            "fit.weights: %s is ignored, as this fit has the backbone of %s, with the weights %s; other weights take "
+            "a fit on pictures without --from",
+            weights,
+            model.version,
+            model.manifest.weights,
+        )
+
+
 def _choose_holdout(options: FitSettings, models: Folder, base: bundle.Bundle | None) -> str | None:
     """The setting `fit.holdout` by which a classifier is measured; None if none is fitted.
 
@@ -132,7 +163,7 @@ def _choose_holdout(options: FitSettings, models: Folder, base: bundle.Bundle | 
     Raises:
         SettingsError: there is nothing to measure.
     """
-    former = base.manifest if base else _current(options, models)
+    former = base.manifest if base else current_manifest(options, models)
     figures = former.classifier if former else None
     classifies = options.classify
     if classifies is None:
@@ -153,7 +184,7 @@ def _choose_holdout(options: FitSettings, models: Folder, base: bundle.Bundle | 
     return None
 
 
-def _current(options: FitSettings, models: Folder) -> bundle.BundleManifest | None:
+def current_manifest(options: FitSettings, models: Folder) -> bundle.BundleManifest | None:
     """The manifest of the current model, whose files need not be sound; None if there is no current model.
 
     A fit on pictures goes on without one that cannot be read: it takes nothing from it, and may replace it.

@@ -9,7 +9,7 @@ from collections.abc import Collection
 
 import pyarrow as pa
 
-from batch_fit import forgotten
+from batch_fit.forgotten import FORGOTTEN, leave_out
 from conf.aws.connection import S3Connection
 from conf.errors import InputError
 from conf.plural import plural
@@ -41,23 +41,25 @@ def choose(
     Raises:
         InputError: there are no pictures.
     """
-    ignored = Counter[str]()
+    left_out = Counter[str]()
 
     def skip(path: str, why: str) -> None:
         if why == IGNORED:
-            ignored[why] += 1
+            left_out[why] += 1
         else:
             _logger.warning("left out: %r %s", path, why)
 
     there = list_pictures(source, skip, connection, names)
-    listed = forgotten.leave_out(there, denylist)
+    listed = leave_out(there, denylist, left_out)
     # The hash of a path has nothing to do with its place in the input.
     pictures = list(listed) if limit is None else heapq.nsmallest(limit, listed, key=lambda one: one.identity)
     if not pictures:
-        told = explain_ignored(ignored.total())
+        told = explain_ignored(left_out[IGNORED])
+        if left_out[FORGOTTEN]:
+            told += f"; left out, to be forgotten: {left_out[FORGOTTEN]:,}"
         raise InputError(f"{source}: there are no pictures in this folder; check --input{told}")
-    if ignored:
-        found = plural(ignored.total(), "file or folder", "files or folders")
+    if left_out[IGNORED]:
+        found = plural(left_out[IGNORED], "file or folder", "files or folders")
         _logger.info("ignored by name: %s (stream.ignore, stream.include)", found)
     return pictures
 

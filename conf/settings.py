@@ -180,7 +180,7 @@ class ImagingSettings(Section):
 class S3Settings(Section):
     """The connection to S3. Missing values come from the AWS environment variables and profile; keys always do."""
 
-    endpoint: str | None = Field(None, description="The address of a store other than AWS.")
+    endpoint: str | None = Field(None, description="The address of a store other than AWS, or of PrivateLink.")
     region: str | None = Field(None, description="The region of the buckets.")
     path_style: bool | None = Field(
         None,
@@ -214,7 +214,9 @@ class FitSettings(Section):
     since: date | None = Field(None, description="Of the embeddings, leave out days before this one (UTC).")
     until: date | None = Field(None, description="Of the embeddings, leave out days after this one (UTC).")
     backbone: str | None = Field(
-        None, description="Take the embeddings of this backbone, by its id, where an output has those of several."
+        None,
+        description="Take the embeddings of this backbone, by its id, where an output has those of several. Default: "
+        "that of the current model, if it is among them.",
     )
     weights: str = Field(
         "imagenet",
@@ -229,7 +231,9 @@ class FitSettings(Section):
         "the embeddings that the fit begins with, or of a converted backbone, else 224.",
     )
     save_features: str | None = Field(
-        None, description="Also write path, label and the 1280 features of every picture as Parquet here."
+        None,
+        description="Also write path, label and the 1280 features of every picture as Parquet here; with --from, those "
+        "of new pictures only, and nothing if there are none.",
     )
     limit: int | None = Field(
         None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import pwd
 import shutil
 import sys
 from collections.abc import Iterator
@@ -130,7 +131,7 @@ def test_a_conversion_is_kept_for_the_next_fit(
     empty_cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """By the content of the weights; where it cannot be kept, nothing fails."""
-    converted = iter((b"0", b"1", b"2", b"3", b"4"))
+    converted = iter((b"0", b"1", b"2", b"3", b"4", b"5"))
     monkeypatch.setattr(converting, "_convert_in_child", lambda weights, side: next(converted))
     caplog.set_level(logging.INFO)
     assert [load_backbone(f"random:{seed}").flatbuffer for seed in (0, 1, 0, 1)] == [b"0", b"1", b"0", b"1"]
@@ -141,6 +142,10 @@ def test_a_conversion_is_kept_for_the_next_fit(
     assert load_backbone(str(shared_data() / "keras_home" / WEIGHTS_FILE)).flatbuffer == by_name.flatbuffer == b"3"
     monkeypatch.setenv("XDG_CACHE_HOME", os.devnull)
     assert load_backbone("random:0").flatbuffer == b"4"
+    for name in ("XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)  # as in a container, whose user has no home
+    assert load_backbone("random:0").flatbuffer == b"5"
 
 
 @pytest.mark.usefixtures("_in_one_process")

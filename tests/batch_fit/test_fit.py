@@ -304,9 +304,25 @@ def test_a_sample_is_spread_over_the_input_and_the_same_each_time(empty: Place) 
 
 
 def test_an_empty_input_is_an_error(empty: Place) -> None:
-    """One line that names the option."""
-    with pytest.raises(InputError, match="there are no pictures in this folder; check --input"):
+    """One line that names the option, and says if pictures were left out because they are to be forgotten."""
+    with pytest.raises(InputError, match=r"there are no pictures in this folder; check --input$"):
         choose(str(empty.source), None, AWS_DEFAULTS)
+    pictures = write_samples(empty.source, pictures=3, broken=0).pictures
+    entry = Entry.of(map(str, pictures), [], make_salt(open_folder(str(empty.models))), datetime.now(UTC))
+    with pytest.raises(InputError, match=r"check --input; left out, to be forgotten: 3$"):
+        choose(str(empty.source), None, AWS_DEFAULTS, Denylist([entry]))
+
+
+def test_pictures_that_cannot_be_used_are_told_with_the_reasons(
+    empty: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Counted, with one of them as an example."""
+    for number in range(3):
+        (empty.source / f"{number}.jpg").write_bytes(b"no picture" if number else b"")
+    assert _fit(empty) == 3
+    said = capsys.readouterr().err
+    assert "no picture could be used, and a fit needs at least two; add some; not used: not_an_image 2, empty 1" in said
+    assert re.search(rf"such as {empty.source}/\d\.jpg \((not_an_image|empty): .+\)", said)
 
 
 @pytest.mark.parametrize(
@@ -314,7 +330,7 @@ def test_an_empty_input_is_an_error(empty: Place) -> None:
     [
         (0, (), 3, "there are no pictures"),
         (1, (), 3, "a fit needs at least two"),
-        (4, ("--k", "9"), 2, "vary in 3 directions only; give --k 3 or less"),
+        (4, ("--k", "9"), 2, "vary in 3 directions at most; give --k 3 or less"),
     ],
 )
 def test_too_few_pictures_are_answered_in_one_line_and_leave_no_model(
@@ -339,6 +355,40 @@ def test_saved_features_never_overwrite(empty: Place, capsys: pytest.CaptureFixt
     assert _fit(empty, "--save-features", str(empty.root / "empty")) == 2
     assert f"fit.save_features: {empty.root}/empty is there already" in capsys.readouterr().err
     assert (empty.root / "empty").exists()
+
+
+def test_a_fit_that_saves_no_features_records_none(empty: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    """As no picture is new: forget must not look for them."""
+    write_samples(empty.source, pictures=8, broken=0)
+    saved = empty.root / "saved"
+    assert _fit(empty, "--k", "2") == 0
+    capsys.readouterr()
+    assert _fit(empty, "--k", "2", "--from", "current", "--save-features", str(saved), weights="") == 0
+    assert f"no features are saved in {saved}, as no picture is new" in capsys.readouterr().err
+    assert not saved.exists()
+    assert _current(empty).manifest.from_version
+    assert _current(empty).manifest.saved_features is None
+
+
+def test_a_model_that_cannot_be_promoted_is_not_fitted_again(
+    empty: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A store that fails once the model is saved: the error names the command that is left to do."""
+    write_samples(empty.source, pictures=8, broken=0)
+    promote, outage = Registry.promote, [TransientError("the store fails")]
+
+    def promote_after_outage(registry: Registry, version: str) -> None:
+        if outage:
+            raise outage.pop()
+        promote(registry, version)
+
+    monkeypatch.setattr(Registry, "promote", promote_after_outage)
+    assert _fit(empty, "--k", "2") == ModelError.exit_code
+    [made] = _registry(empty).versions()
+    said = capsys.readouterr().err
+    assert f"model {made.version} is saved, and may not be current: the store fails; python -m batch_fit" in said
+    assert main(["models", "promote", made.version, "--models", str(empty.models)]) == 0
+    assert _registry(empty).current() == made.version
 
 
 @pytest.mark.parametrize("more", [(), ("--no-wait",)])

@@ -12,6 +12,8 @@ import pytest
 
 from batch_fit import embeddings
 from batch_fit.__main__ import main
+from batch_fit.gather import _owner
+from conf.errors import ModelError
 from streaming.__main__ import main as stream
 from streaming.features.backbone import backbone_id
 from streaming.features.projection import Projection
@@ -163,6 +165,38 @@ def test_a_refit_keeps_the_side_of_its_embeddings(
     assert "None of the pictures could be read from here" in report
 
 
+def test_a_refit_stays_with_the_backbone_of_the_current_model(
+    place: Place, output: Folder, jvm: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of several in the table: nobody can tell a scheduled one which to take. What it does not take is told."""
+    mine = _registry(place).versions()[0].backbone
+    _add(output, "2026-01-30", mine, 8)
+    _add(output, "2026-01-31", "0123456789abcdef", 12)
+    made = _fitted(place, "--embeddings", str(place.output), "--weights", "random:1", "--input", str(place.source))
+    assert (made.manifest.backbone, made.manifest.pictures) == (mine, 8)
+    told = capsys.readouterr().err
+    assert f"(12 rows), {mine} (8 rows); taking {mine}, that of the current model" in told
+    assert f"fit.weights: random:1 is ignored, as this fit has the backbone of {made.manifest.version[:4]}" in told
+    assert f"those of the embeddings {place.output}, and not those of the input" in told
+
+
+def test_a_damaged_model_does_not_stand_in_the_way_of_an_older_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whose backbone is the same."""
+    older, newer = (promote_model(tmp_path, b"a backbone", k=4, seed=seed) for seed in range(2))
+    registry = Registry(open_folder(str(tmp_path)))
+    wanted = registry.versions()[0].backbone
+    [older, newer] = sorted([older, newer])
+    assert _owner(registry, wanted).version == newer
+    (tmp_path / newer / bundle.PROJECTION).write_bytes(b"damaged")
+    assert _owner(registry, wanted).version == older
+    assert f"{newer} is not usable: projection.npz was changed" in caplog.text
+    (tmp_path / older / bundle.PROJECTION).unlink()
+    with pytest.raises(ModelError, match=f"no usable model of the registry has the backbone {wanted}"):
+        _owner(registry, wanted)
+
+
 def test_what_cannot_be_fitted_is_one_line(
     place: Place,
     output: Folder,
@@ -181,11 +215,16 @@ def test_what_cannot_be_fitted_is_one_line(
     assert "has no embeddings in these days; run and replay keep them" in said(3)
     current = _registry(place).open(_registry(place).current())
     mine = current.manifest.files[bundle.BACKBONE][:16]
-    _add(output, "2026-01-30", mine)
+    _add(output, "2026-01-30", "fedcba9876543210")
     _add(output, "2026-01-31", "0123456789abcdef", 2)
-    assert f"several backbones: {mine} (3 rows), 0123456789abcdef (2 rows); give --backbone ID" in said(2)
-    assert "no model of the registry has the backbone 0123456789abcdef" in said(4, "--backbone", "0123456789abcdef")
-    assert f"in these days, but of {mine} (3 rows), 0123456789abcdef (2 rows); nothing" in said(3, "--backbone", "none")
+    others = "fedcba9876543210 (3 rows), 0123456789abcdef (2 rows)"
+    assert f"several backbones: {others}; give --backbone ID" in said(2)
+    _add(output, "2026-01-29", mine, 4)
+    assert "4 pictures of 1280 features vary in 3 directions at most; give --k 3 or less" in said(2)
+    assert "no usable model of the registry has the backbone 0123456789abcdef" in said(
+        4, "--backbone", "0123456789abcdef"
+    )
+    assert f"in these days, but of {mine} (4 rows), {others}; nothing" in said(3, "--backbone", "none")
     assert "has no embeddings in these days" in said(3, "--since", "2027-01-01")
     name = _add(output, "2026-02-01", mine, length=7)
     assert f"{name} has embeddings of [7] numbers, not 1280" in said(5, "--backbone", mine)

@@ -16,7 +16,7 @@ from pyspark.ml.functions import array_to_vector, vector_to_array
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.functions import col
 
-from batch_fit.pca import fit_pca
+from batch_fit.pca import check_k, fit_pca
 from batch_fit.pipeline import INPUT_COLUMN, OUTPUT_COLUMN, build_pipeline
 from batch_fit.statistics import Statistics, merge_all
 from conf.errors import InputError, SettingsError
@@ -135,6 +135,21 @@ def test_few_pictures_give_as_many_components_as_they_can() -> None:
         SettingsError, match=r"10 components, but these 10 pictures vary in 9 directions .* --k 9 or less"
     ):
         fit(sample(10), k=10)
+
+
+@pytest.mark.parametrize(
+    ("k", "pictures", "told"),
+    [
+        (4, 4, "4 components, but 4 pictures of 1280 features vary in 3 .* --k 3 or less, or more pictures"),
+        (1281, 5000, "vary in 1,280 directions at most; give --k 1280 or less$"),
+    ],
+)
+def test_more_components_than_there_can_be_are_refused_before_the_pass(k: int, pictures: int, told: str) -> None:
+    with pytest.raises(SettingsError, match=told):
+        check_k(k, pictures)
+    for less in (k - 1, None):
+        check_k(less, pictures)
+    check_k(k, 1)  # of which something else is said
 
 
 def test_copies_of_pictures_add_no_components() -> None:

@@ -165,7 +165,7 @@ def test_the_side_of_a_converted_backbone_is_not_contradicted(
     place: Place, backbone: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """And what is no backbone at all is named before Spark starts."""
-    write_samples(place.source, pictures=2, broken=0)
+    write_samples(place.source, pictures=4, broken=0)
     file = tmp_path / "192.tflite"
     file.write_bytes(at_side(backbone, 192))
     assert _fit(place, "--weights", str(file), "--side", "160") == 2
