@@ -63,6 +63,23 @@ def reading(path: str, how: str = "read_parquet") -> str:
     return f"python -c {shlex.quote(f'import pandas; print(pandas.{how}({json.dumps(path, ensure_ascii=False)}))')}"
 
 
+def write_out(text: str) -> None:
+    """Write an answer, or a part of it, to stdout at once.
+
+    Raises:
+        SystemExit: with 0, as the reader of stdout, like head, has seen enough.
+        OSError: stdout cannot take it.
+    """
+    if sys.stdout is None:  # it was closed before the start
+        return
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        sys.stdout = None  # or Python complains when it flushes it at exit
+        raise SystemExit(0) from None
+
+
 def _plain(value: object) -> object:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from conf import __version__, interrupts
-from conf.answers import Answer
+from conf.answers import Answer, write_out
 from conf.backoff import pauses
 from conf.errors import AppError, SettingsError, StorageError, TransientError
 from conf.loading import load_settings, variable_of
@@ -270,6 +270,9 @@ def run_program(
         parser: from `make_parser`.
         argv: the command line; None for the process's own.
         explain: turns a failure of a library into an error for people, or None if it cannot.
+
+    Raises:
+        SystemExit: the parser has shown help, or the reader of stdout has seen enough.
     """
     words = sys.argv[1:] if argv is None else argv
     verb = arguments = None
@@ -286,9 +289,6 @@ def run_program(
             return _report(error, None, None, debug=bool(arguments and arguments.debug), as_json=_wants_json(words))
         except KeyboardInterrupt:  # before there was a log, or after it
             return _report_end(verb, None, as_json=_wants_json(words))
-        except BrokenPipeError:  # the reader of our output, like head, has seen enough
-            sys.stdout = None  # or Python complains when it flushes it at exit
-            return 0
 
 
 def _run(
@@ -302,23 +302,23 @@ def _run(
         except KeyboardInterrupt:
             return _report_end(verb, log)
         except Exception as error:
+            explained = explain(error)
+            failure = explained or error
             if interrupts.interrupted_by():
                 _logger.debug("failed while it was interrupted", exc_info=error)
                 return _report_end(verb, log)
-            return _report(error, explain(error), log, debug=arguments.debug)
+            if interrupts.received() and isinstance(failure, TransientError):
+                _logger.debug("failed after it was told to stop", exc_info=error)
+                return _report_end(verb, log, failure)
+            return _report(error, explained, log, debug=arguments.debug)
     if answer:
         _print(answer, as_json=verb.json and arguments.json)
     return 0
 
 
 def _print(answer: Answer | str, *, as_json: bool) -> None:
-    if sys.stdout is None:  # it was closed before the start
-        return
     try:
-        sys.stdout.write(f"{_printed(answer, as_json=as_json)}\n")
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
+        write_out(f"{_printed(answer, as_json=as_json)}\n")
     except OSError as error:
         sys.stdout = None  # or Python complains when it flushes it at exit
         raise StorageError(f"it is done, but stdout cannot take the answer: {error.strerror}") from error
@@ -347,7 +347,7 @@ def _try(
             return verb.run(settings, options)
         except Exception as error:
             failure = explain(error) or error
-            hopeless = not isinstance(failure, TransientError) or interrupts.interrupted_by()
+            hopeless = not isinstance(failure, TransientError) or interrupts.received()
             if hopeless or not verb.waits or arguments.no_wait:
                 raise
             rest = next(rests)
@@ -371,20 +371,27 @@ def _report(
     """Tell people what went wrong in one line, and the log all of it; returns the exit code."""
     known = error if isinstance(error, AppError) else explained
     message = str(known) if known else f"unexpected failure: {type(error).__name__}: {_first_line(error)}"
-    _logger.debug("failed: %s", message, exc_info=error)
+    if known:  # else the last line has the traceback
+        _logger.debug("failed: %s", message, exc_info=error)
     if debug and (log.as_text if log else not as_json):
         traceback.print_exception(error)
     hint = f" (details: {log.file})" if log and (known is None or known.__cause__) else ""
     code = known.exit_code if known else AppError.exit_code
-    write_last(f"{message}{hint}", {"exit_code": code, "error": type(known or error).__name__}, log, as_json=as_json)
+    data = {"exit_code": code, "error": type(known or error).__name__}
+    write_last(f"{message}{hint}", data, log, as_json=as_json, unexpected=None if known else error)
     return code
 
 
-def _report_end(verb: Verb | None, log: Log | None, *, as_json: bool = False) -> int:
-    """Tell people that a signal ended the program; returns the exit code."""
-    name = interrupts.interrupted_by() or "SIGINT"
+def _report_end(
+    verb: Verb | None, log: Log | None, failure: TransientError | None = None, *, as_json: bool = False
+) -> int:
+    """Tell people that a signal ended the program, and the failure of the store by then; returns the exit code."""
+    name = interrupts.received() or "SIGINT"
     if verb and verb.drains:
-        _logger.info("%s: stopped; no micro-batch was running", name)
+        if failure:
+            _logger.warning("%s: stopped while the store fails; nothing is lost: %s", name, failure)
+        else:
+            _logger.info("%s: stopped; no micro-batch was running", name)
         return 0
     data = {"exit_code": interrupts.EXIT_CODE, "error": "Interrupted"}
     write_last(f"interrupted by {name}", data, log, as_json=as_json)

@@ -114,6 +114,11 @@ def interrupted_by() -> str | None:
     return _handler.interrupted
 
 
+def received() -> str | None:
+    """The signal that was sent to the program, if any: one that interrupted it, or that it drains for."""
+    return _handler.received
+
+
 @contextmanager
 def shielded() -> Iterator[None]:
     """Delay interruption to the end of the context, which must be short.

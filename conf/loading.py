@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +21,25 @@ from conf.yaml_file import list_of_settings, read_yaml
 _OF_SPARK = f"{ENV_PREFIX}SPARK__CONF__"
 
 
-def load_settings(flags: Mapping[str, Any], config: Path | None = None) -> Settings:
+_EITHER = frozenset(("k", "variance"))
+"""The settings of a fit that exclude each other."""
+
+
+def load_settings(flags: Mapping[str, Any], config: Path | None = None, *, environment: bool = True) -> Settings:
     """Build and validate the tree of settings.
 
     Args:
         flags: values given on the command line, by dotted key (`stream.interval`).
         config: the YAML file of `--config`.
+        environment: whether variables of this process count: not for settings of programs on other machines.
 
     Raises:
         SettingsError: a value is wrong; the message names the key, the value, its source and the allowed values, in
             a line for each value that is wrong.
     """
     in_file = read_yaml(config) if config else {}
-    _check_variables()
+    variables = [*os.environ] if environment else []
+    _check_variables(variables)
     nested: dict[str, Any] = {}
     for key, value in flags.items():
         *sections, name = key.split(".")
@@ -46,27 +53,45 @@ def load_settings(flags: Mapping[str, Any], config: Path | None = None) -> Setti
         def settings_customise_sources(
             cls,
             settings_cls: type[BaseSettings],
-            *sources: PydanticBaseSettingsSource,
-            **more: PydanticBaseSettingsSource,
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            *_sources: PydanticBaseSettingsSource,
+            **_more: PydanticBaseSettingsSource,
         ) -> tuple[PydanticBaseSettingsSource, ...]:
-            given = super().settings_customise_sources(settings_cls, *sources, **more)
-            return *given, InitSettingsSource(settings_cls, in_file)
+            values = [init_settings(), env_settings() if environment else {}, in_file]
+            return tuple(InitSettingsSource(settings_cls, one) for one in _with_one_that_decides(values))
 
     try:
         return Configured(**nested)
     except ValidationError as error:
-        raise SettingsError(_explain_all(error.errors(), flags, in_file)) from error
+        origin = partial(_origin, flags=flags, variables=variables, in_file=in_file)
+        raise SettingsError(_explain_all(error.errors(), origin)) from error
     except ValueError as error:  # pydantic-settings: an environment variable that is not JSON where JSON is needed
         raise SettingsError(f"the environment holds a value that cannot be read: {error}") from error
 
 
-def _check_variables() -> None:
+def _with_one_that_decides(values: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The values of each source, the strongest first, of which only the first with `k` or `variance` keeps these.
+
+    A stronger source wins over a weaker one, also where it gives the other one of the two.
+    """
+    decided = False
+    for one in values:
+        fit = one.get("fit")
+        if not isinstance(fit, dict):
+            yield one
+            continue
+        yield {**one, "fit": {key: value for key, value in fit.items() if key not in _EITHER}} if decided else one
+        decided = decided or any(fit.get(key) is not None for key in _EITHER)
+
+
+def _check_variables(names: Iterable[str]) -> None:
     """Refuse environment variables that look like settings and are not: pydantic-settings would ignore them.
 
     Raises:
         SettingsError: there is such a variable; the message names it and the nearest setting.
     """
-    for name in os.environ:
+    for name in names:
         if name.upper().startswith(_OF_SPARK) and (spelt := name[len(_OF_SPARK) :]) not in (
             spelt.lower(),
             spelt.upper(),
@@ -99,36 +124,33 @@ def variable_of(key: str) -> str:
     return ENV_PREFIX + key.replace(".", "__").upper()
 
 
-def _explain_all(problems: Sequence[ErrorDetails], flags: Mapping[str, Any], in_file: Mapping[str, Any]) -> str:
+def _explain_all(problems: Sequence[ErrorDetails], origin: Callable[[str], str]) -> str:
     lines = {}
     for problem in problems:
         key = ".".join(str(part) for part in problem["loc"])
-        lines[key] = _explain(key, problem["type"], problem["input"], problem["msg"], flags, in_file)
+        lines[key] = _explain(key, problem["type"], problem["input"], problem["msg"], origin(key))
     return one_line_each("settings are wrong", [*lines.values()])
 
 
-def _explain(
-    key: str, kind: str, value: object, message: str, flags: Mapping[str, Any], in_file: Mapping[str, Any]
-) -> str:
+def _explain(key: str, kind: str, value: object, message: str, origin: str) -> str:
     if kind == "extra_forbidden":
         near = get_close_matches(key, keys(), n=1)
         hint = f"is {near[0]} meant?" if near else f"{list_of_settings()} lists all settings"
-        return f"{key}: there is no such setting ({_origin(key, flags, in_file)}); {hint}"
+        return f"{key}: there is no such setting ({origin}); {hint}"
     problem = message.removeprefix("Value error, ")
     problem = f"{problem[:1].lower()}{problem[1:]}"
     if kind == "string_type" and isinstance(value, bool | int | float | date):
         problem = "it is not a text; write it in quotes"
-    origin = _origin(key, flags, in_file)
     if isinstance(value, dict):  # its settings are not allowed together
         return f"{key} ({origin}): {problem}"
     return f"{key}: {value!r} ({origin}) is not allowed: {problem}"
 
 
-def _origin(key: str, flags: Mapping[str, Any], in_file: Mapping[str, Any]) -> str:
+def _origin(key: str, flags: Mapping[str, Any], variables: Iterable[str], in_file: Mapping[str, Any]) -> str:
     if any(flag == key or flag.startswith(f"{key}.") for flag in flags):
         return "from the command line"
     variable = variable_of(key)
-    for name in map(str.upper, os.environ):
+    for name in map(str.upper, variables):
         if name == variable or name.startswith(f"{variable}__") or variable.startswith(f"{name}__"):
             return f"from the environment variable {name}"
     return "from the file of --config" if in_file else "by default"

@@ -35,7 +35,8 @@ _NAME = "picture-features"
 _FILE_BYTES = 10 * 1024**2
 _FILES_KEPT = 3
 _FORGOTTEN_SECONDS = 90 * 86400.0
-_OURS = re.compile(r"[\w.-]+-[0-9a-f]{8}\.log(\.\d)?")  # of an output
+_OURS = re.compile(r"(streaming|batch_fit|emr|spark)-[\w.-]*-[0-9a-f]{8}\.log(\.\d)?")
+"""The log files of outputs: those of the programs, and Spark's, as `log_name` names them."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,14 @@ def is_text(log_format: str) -> bool:
     return log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
 
 
-def write_last(message: str, data: Mapping[str, object], log: Log | None, *, as_json: bool) -> None:
+def write_last(
+    message: str,
+    data: Mapping[str, object],
+    log: Log | None,
+    *,
+    as_json: bool,
+    unexpected: BaseException | None = None,
+) -> None:
     """Write the line that ends a program.
 
     Args:
@@ -64,10 +72,11 @@ def write_last(message: str, data: Mapping[str, object], log: Log | None, *, as_
         data: more fields for machines.
         log: None if logging was not set up yet.
         as_json: decides about stderr in that case.
+        unexpected: a failure whose traceback machines get as well: the log file may end with the container.
     """
     logger, extra = logging.getLogger(__name__), {"last": True, "data": data}
     if log is not None:
-        logger.error(message, extra=extra)
+        logger.error(message, exc_info=unexpected, extra=extra)
         return
     record = logger.makeRecord(logger.name, logging.ERROR, "", 0, message, (), None, extra=extra)
     formatter = _JsonFormatter() if as_json else _TextFormatter()
@@ -118,6 +127,8 @@ def log_folder(settings: LogSettings) -> Path:
         return _made_at_home() or _made_in_tmp()
     folder = settings.folder or Path(state or "") / _NAME
     try:
+        with suppress(RuntimeError):  # nobody of this name has a home: then ~ is part of the name, as for a shell
+            folder = folder.expanduser()
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _cannot_make(folder, error) from error
@@ -164,7 +175,24 @@ def log_name(program: str, output: str | None) -> str:
 
 
 class _SharedFile(logging.handlers.RotatingFileHandler):
-    """A rotating file that is locked while it is being written, so that other programs do not delete it."""
+    """A rotating file that is locked while it is being written, so that other programs do not delete it.
+
+    A file that cannot be written, on a full disk, is told once, and the program goes on without it.
+    """
+
+    _has_failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - of logging
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._has_failed:
+            self._has_failed = True  # before the line about it, which comes here again
+            _logger.warning("the log file %s cannot be written: %s", self.baseFilename, error.strerror)
+
+    def close(self) -> None:
+        with suppress(OSError):  # for lines that it still holds there is no room; the answer of the verb stands
+            super().close()
 
     def _open(self) -> TextIOWrapper:
         stream = super()._open()
@@ -209,7 +237,7 @@ def logging_to(settings: LogSettings, program: str, output: str | None = None) -
 
     root = logging.getLogger()
     former = root.handlers[:], root.level
-    root.handlers[:] = [to_stderr, to_file]
+    root.handlers[:] = [to_file, to_stderr]  # what becomes of the former is told before the line that ends a program
     root.setLevel(logging.INFO)
     for ours in ("conf", "streaming", "batch_fit"):
         logging.getLogger(ours).setLevel(logging.DEBUG)

@@ -40,7 +40,7 @@ class S3Connection:
     """A connection to S3. Small, without secrets, and the same on driver and workers.
 
     Attributes:
-        endpoint: of a store other than AWS; None leaves it to the AWS environment variables.
+        endpoint: of a store other than AWS, or of PrivateLink; None leaves it to the AWS environment variables.
         region: None leaves it to the AWS environment variables and profile.
         path_style: bucket in the path instead of the host name; None decides by the endpoint.
         attempts: the number of attempts at a request, including the first.
@@ -106,7 +106,17 @@ class S3Connection:
         return {f"spark.hadoop.{key}": value for key, value in properties.items()}
 
     def _endpoint_is_custom(self) -> bool:
-        return not urlsplit(self.client().meta.endpoint_url).netloc.endswith((".amazonaws.com", ".amazonaws.com.cn"))
+        """Whether somebody has named it; it may be one of AWS, like that of PrivateLink in a network of one's own."""
+        return self.endpoint is not None or _named_endpoint() is not None
+
+
+def _named_endpoint() -> str | None:
+    """The endpoint of S3 in the AWS environment variables and profile; None leaves it to boto3."""
+    from botocore.configprovider import ConfiguredEndpointProvider  # noqa: PLC0415 - as in _session
+
+    with _making:
+        core = _session()._session  # noqa: SLF001 # boto3 has no name for it
+    return cast("str | None", ConfiguredEndpointProvider(core.full_config, core.get_scoped_config(), "s3").provide())
 
 
 def _proxy_properties(endpoint: str) -> dict[str, str]:

@@ -122,12 +122,12 @@ def upload(stack: Stack, folder: Path, settings: EmrSettings, uri: str) -> None:
 
 
 def on_cluster(file: Path) -> Settings:
-    """The settings that the programs on the cluster get.
+    """The settings that the programs on the cluster get: those of the file, whatever the environment here says.
 
     Raises:
         SettingsError: they are not for a cluster.
     """
-    settings = load_settings({}, file)
+    settings = load_settings({}, file, environment=False)
     if settings.spark.master is not None:
         raise SettingsError(
             f"--settings {file}: spark.master is {settings.spark.master!r}, and would keep Spark on one node; set it "
@@ -151,7 +151,7 @@ def check_backbone(stack: Stack, locations: Locations) -> None:
         built = build_folder(locations.application.rpartition("/")[2])
         raise NotFoundError(
             f"{locations.application}/{CONVERTED_BACKBONE} is not there: EMR has no TensorFlow to convert the weights; "
-            f"python -m batch_fit convert --to {built / CONVERTED_BACKBONE}, and python -m conf.emr deploy"
+            f"python -m batch_fit convert --to {built / CONVERTED_BACKBONE}, and {stack.deploy_command} uploads them"
         ) from None
 
 

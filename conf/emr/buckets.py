@@ -21,6 +21,21 @@ _DELETERS = 8  # each with up to 1,000 objects under way
 _AHEAD = 4 * _DELETERS  # pages, so that a listing of millions does not pile up
 
 
+def are_there(stack: Stack) -> bool:
+    """Whether there is one of them, which a stack that is gone may have left."""
+    return any(_is_there(stack, bucket) for bucket in stack.buckets().values())
+
+
+def _is_there(stack: Stack, bucket: str) -> bool:
+    try:
+        stack.client("s3").head_bucket(Bucket=bucket)
+    except ClientError as error:
+        if code_of(error) in ("404", "NoSuchBucket"):
+            return False
+        raise
+    return True
+
+
 def empty(stack: Stack) -> int:
     """Delete every object of every bucket, with all former versions, and show how far it is; returns how many.
 

@@ -52,7 +52,7 @@ class Cluster:
         """
         if self.has_ended():
             raise NotFoundError(
-                f"cluster {self.id} has ended; python -m conf.emr deploy --compute cluster makes another"
+                f"cluster {self.id} has ended; {self.stack.sibling('cluster').deploy_command} makes another"
             )
         step = step_of(name, arguments)
         added = self.stack.client("emr").add_job_flow_steps(JobFlowId=self.id, Steps=[step])
@@ -95,7 +95,8 @@ class Cluster:
             if status["State"] == "COMPLETED":
                 return
             if status["State"] in ("FAILED", "CANCELLED", "INTERRUPTED"):
-                why = status.get("FailureDetails", {}).get("Reason") or "python -m conf.emr logs --step shows why"
+                shows = f"{self.stack.command('logs', '--step', step)} shows why"
+                why = status.get("FailureDetails", {}).get("Reason") or shows
                 raise AppError(f"step {step} is {status['State']}: {why}")
             time.sleep(_POLL_SECONDS)
 
@@ -128,8 +129,8 @@ class Cluster:
         except ClientError as error:
             if code_of(error) == "NoSuchKey":
                 raise InputError(
-                    f"s3://{bucket}/{key} is not there; EMR writes it up to five minutes later, python -m conf.emr "
-                    "status lists the steps"
+                    f"s3://{bucket}/{key} is not there; EMR writes it up to five minutes later, "
+                    f"{self.stack.command('status')} lists the steps"
                 ) from None
             raise
         parts = [said]

@@ -159,6 +159,7 @@ def deploy(settings: Settings, options: DeployOptions) -> str | None:
         **_instance_types(compute.part, platform, former),
         **given[compute.part],
     }
+    _check_network(compute, former[compute.part], of_compute)
     reaches_queue = compute.part == "cluster" or serverless.reaches_queue({**former[compute.part], **of_compute})
     queue_is_taken = reaches_queue or (not unreached and cluster_is_there(data))
     of_data = {**common, "QueueIsTaken": yes_or_no(given=queue_is_taken), **given["data"]}
@@ -186,7 +187,7 @@ def deploy(settings: Settings, options: DeployOptions) -> str | None:
     compute.apply({"KeyArn": outputs["KeyArn"], **of_compute, **jobs, **_generation(compute)})
     everything = {**outputs, **compute.outputs()}
     lines = [f"{key:<14}{value}" for key, value in sorted(everything.items())]
-    return "\n".join([*lines, *_next(data, everything)])
+    return "\n".join([*lines, *_next(data, compute, everything)])
 
 
 def _former(data: Stack, compute: Stack, options: DeployOptions) -> tuple[dict[Part, dict[str, str]], list[str]]:
@@ -250,11 +251,13 @@ def _cost(compute: Compute) -> str:
     )
 
 
-def _next(data: Stack, outputs: Mapping[str, str]) -> Iterator[str]:
+def _next(data: Stack, compute: Stack, outputs: Mapping[str, str]) -> Iterator[str]:
     if parameters_of(data.describe() or {}).get("AlarmEmail"):
         yield "confirm the mail of AWS Notifications, or no alarm reaches you"
-    if outputs["Schedules"] == "no":
-        yield "nothing runs by itself yet; once submit fit has made a model, deploy --set Schedules=yes"
+    ends = parameters_of(compute.describe() or {}).get("Purpose") == "batch"  # and takes no schedules
+    if outputs["Schedules"] == "no" and not ends:
+        yield f"nothing runs by itself yet; once {data.command('submit', 'fit')} has made a model,"
+        yield f"{compute.command('deploy', '--compute', compute.part, '--set', 'Schedules=yes')} turns the schedules on"
 
 
 def _check(compute: Stack, parameters: Mapping[str, str]) -> None:
@@ -264,6 +267,26 @@ def _check(compute: Stack, parameters: Mapping[str, str]) -> None:
             _logger.error("%s", one)
         raise PlatformError(
             f"deploy: {plural(len(missing), 'check')} failed; fix what is named, or deploy all the same with --no-check"
+        )
+
+
+def _check_network(compute: Stack, former: Mapping[str, str], parameters: Mapping[str, str]) -> None:
+    """Refuse what an application cannot be changed to, and what would be ignored.
+
+    Raises:
+        SettingsError: it loses its network, or has two.
+    """
+    wanted = {**former, **parameters}
+    if former.get("Network") == "yes" and wanted["Network"] != "yes":
+        destroy = compute.command("destroy", "--compute", compute.part)
+        raise SettingsError(
+            f"--set: Network=no is not allowed for an application that is in a network; {destroy} takes it down, and "
+            "deploy makes one without"
+        )
+    if wanted.get("Network") == "yes" and wanted.get("SubnetIds"):
+        raise SettingsError(
+            f"--set: SubnetIds={wanted['SubnetIds']} is not allowed beside Network=yes, which makes a network; give "
+            "SubnetIds= for that, or no Network=yes for yours"
         )
 
 

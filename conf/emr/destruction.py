@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -68,8 +67,10 @@ def destroy(settings: Settings, options: DestroyOptions) -> str | None:
             f"delete stack {data.full_name}, and for ever all that is in",
             *(f"  {bucket}" for bucket in data.buckets().values()),
         ]
+    if options.data and not there and data.describe() is None and not buckets.are_there(data):
+        return f"there is nothing of {data.name} in {data.region}"
     if not plan:
-        return f"there is nothing of {data.name} that runs programs\n{_what_stays(data)}"
+        return f"there is nothing of {data.name} in {data.region} that runs programs\n{_what_stays(data)}"
     if not agreed("\n".join(plan), options):
         return None
     for stack in there:
@@ -110,11 +111,8 @@ def _again(stack: Stack) -> str:
         if key in template and not OURS.fullmatch(key) and value != str(template[key].get("Default", ""))
     }
     words = [word for key, value in sorted(chosen.items()) for word in ("--set", f"{key}={value}")]
-    where = ["--stack", stack.name, "--region", stack.region, "--compute", stack.part]
     platform = ["--platform", parameters["Platform"]] if "Platform" in parameters else []
-    outside = ["--allow-non-eu"] if parameters.get("AllowNonEu") == "yes" else []
-    command = shlex.join(["python", "-m", "conf.emr", "deploy", *where, *outside, *platform, *words])
-    return f"  to have it back as it is: {command}"
+    return f"  to have it back as it is: {stack.command('deploy', '--compute', stack.part, *platform, *words)}"
 
 
 def _stop(stack: Stack) -> None:
@@ -123,6 +121,8 @@ def _stop(stack: Stack) -> None:
         if outputs["Schedules"] == "yes" and stack.takes_changes():
             try:
                 stack.change({"Schedules": "no"})  # or one could start the application again while it is deleted
+                again = stack.command("deploy", "--set", "Schedules=yes")
+                _logger.info("the schedules are off from now on; if the stack stays, turn them on with %s", again)
             except (AppError, ClientError) as error:
                 _logger.warning("the schedules stay until the stack is deleted: %s", error)
         try:
@@ -149,4 +149,4 @@ def _what_stays(data: Stack) -> str:
     for what, usd in (("key", prices["kms_month"]), (f"{alarms} metrics of alarms", alarms * prices["alarm_month"])):
         sum_ += usd
         lines.append(f"  {what:<80}{usd:>8,.2f}")
-    return "\n".join([*lines, f"  {'sum':<80}{sum_:>8,.2f}", "destroy --data deletes it"])
+    return "\n".join([*lines, f"  {'sum':<80}{sum_:>8,.2f}", f"{data.command('destroy', '--data')} deletes it"])

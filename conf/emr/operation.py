@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
+from conf.answers import write_out
 from conf.emr import serverless
 from conf.emr.application import EmrSettings, check_backbone, locations_of
 from conf.emr.cluster import Cluster
@@ -133,7 +134,8 @@ def submit(settings: Settings, options: SubmitOptions) -> str | None:
     follower = Follower(data, outputs["LogGroupName"])
     started = submission.start()
     if not options.wait:
-        return f"{started}; python -m conf.emr status shows its state, logs {submission.logs} {started} what it prints"
+        shows = data.command("logs", submission.logs, started)
+        return f"{started}; {data.command('status')} shows its state, {shows} what it prints"
     sys.stderr.write(f"{started} has started; Ctrl-C ends only the waiting\n")
     submission.wait(started, follower)
     return f"{started} is done"
@@ -145,8 +147,9 @@ def _on_serverless(
     if not serverless.reaches_queue(parameters_of(compute.describe() or {})):
         if SUBMITTED[options.program].streams:
             raise SettingsError(
-                f"submit {options.program}: EMR Serverless reaches the queue from a network only; python -m conf.emr "
-                "deploy --set Network=yes makes one, and cost tells its price"
+                f"submit {options.program}: EMR Serverless reaches the queue from a network only; "
+                f"{compute.command('deploy', '--set', 'Network=yes')} makes one, and python -m conf.emr cost tells its "
+                "price"
             )
         locations = replace(locations, queue=None)
     more = by_hand(options.program, settings, locations, options.more)
@@ -187,7 +190,9 @@ def status(settings: Settings, options: OfStack) -> str:
         return data.unusable(described)
     output = data.outputs()["Output"]
     lines = [line for compute in COMPUTES for line in _status_of(data.sibling(compute))]
-    return "\n".join((*(lines or ["nothing runs programs; python -m conf.emr deploy"]), *last_hour(data, output)))
+    return "\n".join(
+        (*(lines or [f"nothing runs programs; {data.deploy_command} makes what does"]), *last_hour(data, output))
+    )
 
 
 def _status_of(stack: Stack) -> Iterator[str]:
@@ -223,7 +228,7 @@ def logs(settings: Settings, options: LogsOptions) -> str | None:
         there = data.sibling("cluster").outputs()
         return Cluster(data, there["ClusterId"]).step_log(outputs["Logs"], options.step)
     for line in driver_logs(data, outputs["LogGroupName"], _since(options.since), options.job or ""):
-        sys.stdout.write(f"{line}\n")
+        write_out(f"{line}\n")
     return None
 
 

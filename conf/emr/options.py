@@ -119,8 +119,8 @@ def compute_of(stack: Stack, asked: Compute | None) -> Stack:
     if unusable:
         raise NotFoundError(", and ".join(unusable))
     raise NotFoundError(
-        f"nothing of {stack.name!r} runs programs in {stack.region}; python -m conf.emr deploy --compute {wanted[0]} "
-        "makes it"
+        f"nothing of {stack.name!r} runs programs in {stack.region}; "
+        f"{stack.command('deploy', '--compute', wanted[0])} makes it"
     )
 
 

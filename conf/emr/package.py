@@ -97,9 +97,14 @@ def locked(lock: str, platform: Platform) -> str:
     """
     entries = re.findall(r"^(\w\S*==\S+)(?: ; (.+?))?( \\\n(?:[ \t].*\n?)+)", lock, flags=re.MULTILINE)
     target = {
-        **{"python_version": _PYTHON, "python_full_version": f"{_PYTHON}.0", "implementation_name": "cpython"},
-        **{"platform_python_implementation": "CPython", "platform_machine": platform, "platform_system": "Linux"},
-        **{"sys_platform": "linux", "os_name": "posix"},
+        "python_version": _PYTHON,
+        "python_full_version": f"{_PYTHON}.0",
+        "implementation_name": "cpython",
+        "platform_python_implementation": "CPython",
+        "platform_machine": platform,
+        "platform_system": "Linux",
+        "sys_platform": "linux",
+        "os_name": "posix",
     }
     return "".join(
         f"{pinned}{hashes}"

@@ -35,6 +35,7 @@ PERMISSIONS = {
     "GetOnClusterAppUIPresignedURL": "elasticmapreduce:GetOnClusterAppUIPresignedURL",
     "GetRole": "iam:GetRole",
     "GetServiceQuota": "servicequotas:GetServiceQuota",
+    "HeadBucket": "s3:ListBucket",
     "HeadObject": "s3:GetObject",
     "ListInstanceFleets": "elasticmapreduce:ListInstanceFleets",
     "ListJobRuns": "emr-serverless:ListJobRuns",

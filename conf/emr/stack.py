@@ -19,6 +19,7 @@ from typing import Any, Literal
 import yaml
 from botocore.exceptions import ClientError
 
+from conf import answers
 from conf.aws.connection import S3Connection
 from conf.emr.permissions import missing_permission
 from conf.errors import AppError, NotFoundError, RefusedError, SettingsError
@@ -133,6 +134,16 @@ class Stack:
         """As CloudFormation has it."""
         return f"{self.name}-{self.part}"
 
+    def command(self, verb: str, *words: str) -> str:
+        """A command of this program to type, for the stacks of this name in this region and no others."""
+        outside = () if self.region in EU_REGIONS else ("--allow-non-eu",)
+        return answers.command("conf.emr", verb, "--stack", self.name, "--region", self.region, *outside, *words)
+
+    @property
+    def deploy_command(self) -> str:
+        """The command that makes this stack."""
+        return self.command("deploy", *(("--compute", "cluster") if self.part == "cluster" else ()))
+
     def client(self, service: str) -> Any:
         """The boto3 client of a service in the stack's region."""
         return self.connection.client(service)
@@ -155,23 +166,19 @@ class Stack:
         there = self.describe()
         if there is None:
             raise NotFoundError(
-                f"there is no stack {self.full_name!r} in {self.region}; {self._deploy} makes it, --region and --stack "
-                "name another"
+                f"there is no stack {self.full_name!r} in {self.region}; {self.deploy_command} makes it, --region and "
+                "--stack name another"
             )
         outputs = outputs_of(there)
         if not outputs:
             raise NotFoundError(self.unusable(there))
         return outputs
 
-    @property
-    def _deploy(self) -> str:
-        return f"python -m conf.emr deploy{' --compute cluster' if self.part == 'cluster' else ''}"
-
     def unusable(self, there: Mapping[str, Any]) -> str:
         """What to do about a stack that is described as one on which nothing can run."""
-        status, deploy = there["StackStatus"], f"{self._deploy} makes it again"
+        status, deploy = there["StackStatus"], f"{self.deploy_command} makes it again"
         aws = f"--stack-name {self.full_name} --region {self.region}"
-        destroy = f"python -m conf.emr destroy {'--data' if self.part == 'data' else f'--compute {self.part}'}"
+        destroy = self.command("destroy", *(("--data",) if self.part == "data" else ("--compute", self.part)))
         if status == _UNEXECUTED:
             remedy = f"it is a change set that nobody has executed: aws cloudformation delete-stack {aws} deletes it"
         elif status.endswith("_IN_PROGRESS"):

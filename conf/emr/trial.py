@@ -116,7 +116,10 @@ def try_(settings: Settings, options: TryOptions) -> str | None:
             f"{folder / CONVERTED_BACKBONE} is missing; python -m batch_fit convert --to {folder / CONVERTED_BACKBONE}"
         )
     if data.describe() is not None:
-        raise SettingsError(f"--stack: {data.name!r} is there already; destroy --data it, or give another name")
+        raise SettingsError(
+            f"--stack: {data.name!r} is there already; {data.command('destroy', '--data')} deletes it, or give another "
+            "name"
+        )
     plan = (
         f"make {data.full_name} and {data.name}-serverless in {data.region}, fit a model on pictures, replay them, and "
         f"delete both stacks for ever; the jobs cost at most {bill.most:g} USD"
@@ -129,7 +132,7 @@ def try_(settings: Settings, options: TryOptions) -> str | None:
     finally:
         sys.stderr.write(
             f"the jobs cost {bill.spent:.2f} USD by {PRICES.name}; everything is taken down now, and if that is "
-            f"interrupted, python -m conf.emr destroy --data --stack {data.name} goes on\n"
+            f"interrupted, {data.command('destroy', '--data')} goes on\n"
         )
         everything = destruction.DestroyOptions(
             stack=options.stack, allow_non_eu=options.allow_non_eu, yes=True, dry_run=False, compute=None, data=True

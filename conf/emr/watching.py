@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from statistics import fmean
 
+from conf.answers import write_out
 from conf.emr.stack import Stack
 from conf.errors import NotFoundError
 
@@ -82,8 +82,7 @@ class Follower:
         for event in _events(self._stack, self._group, self._since):
             there.add(event["eventId"])
             if event["eventId"] not in self._seen:
-                sys.stdout.write(f"{event['message'].rstrip()}\n")
-        sys.stdout.flush()
+                write_out(f"{event['message'].rstrip()}\n")
         self._seen = there
         self._since = max(self._since, datetime.now(UTC) - _LATE)
 

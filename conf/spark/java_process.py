@@ -62,14 +62,17 @@ class Starting:
             RuntimeError: Java ended before it listened.
         """
         connection = Path(self._folder.name, _CONNECTION)
-        with self._folder:
-            while not connection.exists():  # it appears whole
-                if self._process.poll() is not None:
-                    raise RuntimeError(how_it_ended())
-                time.sleep(_LOOK_SECONDS)
-            data = connection.read_bytes()
+        while not connection.exists():  # it appears whole
+            if self._process.poll() is not None:
+                raise RuntimeError(how_it_ended())
+            time.sleep(_LOOK_SECONDS)
+        data = connection.read_bytes()
         port, length = struct.unpack_from("!ii", data)
         return {"PYSPARK_GATEWAY_PORT": str(port), "PYSPARK_GATEWAY_SECRET": data[8 : 8 + length].decode()}
+
+    def clean_up(self) -> None:
+        """Delete the file by which they met, whether they did or not."""
+        self._folder.cleanup()
 
 
 def start(properties: Mapping[str, str], stderr: Path, log: Path) -> Starting:
@@ -97,7 +100,7 @@ def start(properties: Mapping[str, str], stderr: Path, log: Path) -> Starting:
                 output, fcntl.LOCK_SH | fcntl.LOCK_NB
             )  # Java inherits it: see conf.logs on files of idle streams
         _process = subprocess.Popen(
-            [_spark_home() / "bin/spark-submit", *conf, *arguments],
+            [Path(os.environ.get("SPARK_HOME") or installed_spark(), "bin/spark-submit"), *conf, *arguments],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
@@ -115,10 +118,12 @@ def is_started() -> bool:
     return _process is not None
 
 
-def _spark_home() -> Path:
-    """The folder of Spark, as PySpark finds it, without importing that."""
-    if home := os.environ.get("SPARK_HOME"):
-        return Path(home)
+def installed_spark() -> Path:
+    """The folder of the Spark that PySpark brings, without importing that.
+
+    Raises:
+        PlatformError: PySpark is not installed.
+    """
     found = find_spec("pyspark")
     if found is None or found.origin is None:
         raise PlatformError("PySpark is not installed; pip install picture-features brings it")

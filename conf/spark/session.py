@@ -135,6 +135,9 @@ def begin_session(name: str, settings: Settings, properties: Mapping[str, str]) 
     is_first = starts_java and not java_process.is_started()
     if is_first:
         os.environ["JAVA_HOME"] = str(find_java())
+        if local and not str(master).startswith("local-cluster"):  # of tests: its executors work in SPARK_HOME
+            # Another Spark, which the environment may name, does not understand this PySpark.
+            os.environ["SPARK_HOME"] = str(java_process.installed_spark())
     uses_tls = uses_s3 and properties.get("spark.hadoop.fs.s3a.connection.ssl.enabled") != "false"
     where = _local(log, uses_tls=uses_tls, ui=settings.spark.ui) if local else {}
     access = {**jvm.S3_PROPERTIES, **COMMITTER_PROPERTIES} if local and uses_s3 else {}
@@ -159,6 +162,7 @@ def begin_session(name: str, settings: Settings, properties: Mapping[str, str]) 
                 ends.enter_context(s3_client.fetching())
             with jvm.in_environment(environment):
                 java = java_process.start({**options, **(jvm.launch_properties() if local else {})}, stderr, log)
+                ends.callback(java.clean_up)
         until_started = ends.pop_all()
 
     def start() -> SparkSession:

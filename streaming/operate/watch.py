@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 
+from conf.answers import write_out
 from conf.errors import TransientError
 from streaming.operate.status import Status
 
@@ -28,6 +29,7 @@ def watch(look: Callable[[], Status], *, as_json: bool) -> None:
     A store that does not answer is told in a line, and asked again; with `as_json`, in a line of the log.
 
     Raises:
+        SystemExit: the reader of stdout has seen enough.
         AppError: the output cannot be read, for another reason.
     """
     show = _in_place() if sys.stdout.isatty() and not as_json else _line
@@ -46,13 +48,10 @@ def watch(look: Callable[[], Status], *, as_json: bool) -> None:
             time.sleep(max(_PAUSE, (time.monotonic() - began) / _SHARE))
     except KeyboardInterrupt:  # the way to end it
         return
-    except BrokenPipeError:  # the reader of our output, like head, has seen enough
-        sys.stdout = None  # or Python complains when it flushes it at exit
 
 
 def _line(_status: Status | None, text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+    write_out(f"{text}\n")
 
 
 def _summary(status: Status) -> str:
@@ -69,14 +68,13 @@ def _summary(status: Status) -> str:
 def _in_place() -> Callable[[Status | None, str], None]:
     """Shows the last status in full, with the time, or the error below it."""
     latest = ""
-    sys.stdout.write(_CLEAR)
+    write_out(_CLEAR)
 
     def show(status: Status | None, text: str) -> None:
         nonlocal latest
         if status:
             latest, text = status.as_text(), f"looked at {status.asked_at:%H:%M:%S} UTC"
         lines = [*latest.splitlines(), "", f"{text}; Ctrl-C ends this, and leaves the stream alone"]
-        sys.stdout.write(_HOME + "".join(f"{line}{_CLEAR_LINE}\n" for line in lines) + _CLEAR_BELOW)
-        sys.stdout.flush()
+        write_out(_HOME + "".join(f"{line}{_CLEAR_LINE}\n" for line in lines) + _CLEAR_BELOW)
 
     return show

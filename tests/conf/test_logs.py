@@ -12,8 +12,13 @@ from typing import Any
 
 import pytest
 
-from conf.logs import Log, logging_to
-from conf.settings import LogSettings
+from conf.cli import Verb, make_parser, run_program
+from conf.command import PROGRAMS
+from conf.errors import InputError
+from conf.loading import load_settings
+from conf.logs import Log, log_folder, logging_to
+from conf.settings import LogSettings, Settings
+from conf.spark.session import _logs
 from conf.spark.ticks import Ticks
 from conf.uris import resolve
 from streaming.__main__ import main as stream
@@ -60,7 +65,10 @@ def test_in_json_the_last_line_is_json_too(
 def test_an_unexpected_failure_is_json_too(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It names the file that has the traceback; the variable of the environment counts as the flag does."""
+    """With the traceback, as in the file that it names, which may end with the container; people get a line without.
+
+    The variable of the environment counts as the flag does.
+    """
 
     def fail(*_: object) -> None:
         raise ZeroDivisionError("a defect")
@@ -73,10 +81,15 @@ def test_an_unexpected_failure_is_json_too(
     message, _, file = line["message"].rpartition(" (details: ")
     assert message == "unexpected failure: ZeroDivisionError: a defect"
     logged = [json.loads(one) for one in Path(file.removesuffix(")")).read_text().splitlines()]
-    assert "Traceback" in logged[0]["traceback"]
+    assert line["traceback"].startswith("Traceback")
+    assert line["traceback"].endswith("ZeroDivisionError: a defect")
+    assert logged[-1]["traceback"] == line["traceback"]
     assert (logged[-1]["pid"], logged[-1]["output"], logged[-1]["exit_code"]) == (os.getpid(), str(tmp_path), 1)
     assert stream(["status"]) == 2
     assert _last_line(capsys)["exit_code"] == 2
+    assert stream(["status", "--output", str(tmp_path), "--log-format", "text"]) == 1
+    [told] = capsys.readouterr().err.splitlines()
+    assert told.startswith("error: unexpected failure: ZeroDivisionError: a defect (details: ")
 
 
 def test_people_get_one_line_of_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,7 +127,8 @@ def test_files_of_outputs_that_nobody_writes_to_any_more_go(tmp_path: Path) -> N
             os.utime(file, (time.time() - _OLD,) * 2)
 
     gone, rolled = _log(tmp_path, "/gone"), tmp_path / "spark-gone-01234567.log.1"
-    kept = [tmp_path / "notes.log", tmp_path / "streaming.log"]
+    others = ("notes.log", "nginx-access-20240131.log", "spark-20240131.log")
+    kept = [tmp_path / name for name in (*others, "streaming.log")]
     for file in (rolled, *kept):
         file.touch()
     with logging_to(LogSettings(folder=tmp_path), "streaming-run", "/idle") as idle:
@@ -122,6 +136,56 @@ def test_files_of_outputs_that_nobody_writes_to_any_more_go(tmp_path: Path) -> N
         age(gone, rolled, idle.file, *kept)
         recent = _log(tmp_path, "/recent")
         assert {*tmp_path.iterdir()} == {idle.file, recent, *kept}
+
+
+def test_names_of_all_programs_are_ours(tmp_path: Path) -> None:
+    """Those that begin a log file of an output, which is deleted once nobody writes to it."""
+    settings = load_settings({"log.folder": str(tmp_path), "output": "/gone"})
+    programs = [f"{program}-{verb}" for program, verbs in PROGRAMS.items() for verb in verbs]
+    files = [_log(tmp_path, "/gone", program) for program in programs]
+    files += [file for verb in ("", " fit") for file in _logs(f"picture-features{verb}", settings)]
+    for file in files:
+        file.touch()
+        os.utime(file, (time.time() - _OLD,) * 2)
+    recent = _log(tmp_path, "/recent")
+    assert [*tmp_path.iterdir()] == [recent]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_a_full_disk_of_the_log_changes_no_answer(
+    small_disk: Path, log_format: str, *, fails: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is told once, in one line, before the line that ends the program."""
+
+    def run(_settings: Settings, _options: object) -> str:
+        for line in ("first", "second"):
+            logging.getLogger("conf").info(line)
+        if fails:
+            raise InputError("no flour")
+        return "baked"
+
+    with pytest.raises(OSError, match="No space"):
+        (small_disk / "filler").write_bytes(bytes(2 * 1024**2))
+    parser = make_parser("bakery", "A bakery.", [Verb("bake", "Bake.", "Bake.", (), (), run)])
+    words = ["bake", "--log-folder", str(small_disk), "--log-format", log_format]
+    assert run_program("bakery", parser, words, lambda _: None) == (3 if fails else 0)
+    said = capsys.readouterr()
+    assert said.out == ("" if fails else "baked\n")
+    told = [json.loads(line)["message"] if log_format == "json" else line for line in said.err.splitlines()]
+    ends = [f"the log file {small_disk}/bakery.log cannot be written: No space left on device", "first", "second"]
+    ends += ["no flour"] if fails else []
+    assert [line.endswith(end) for line, end in zip(told, ends, strict=True)] == [True] * len(ends)
+
+
+def test_the_folder_may_be_in_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a shell would have it, which expands no value in a file or a variable."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PICTURE_FEATURES_LOG__FOLDER", "~/logs")
+    assert log_folder(load_settings({}).log) == tmp_path / "logs"
+    monkeypatch.setenv("PICTURE_FEATURES_LOG__FOLDER", "~nobody-of-this-name/logs")
+    assert log_folder(load_settings({}).log) == Path("~nobody-of-this-name/logs")
 
 
 @pytest.mark.parametrize("quarantined", [20, 19, 0])

@@ -234,6 +234,35 @@ def test_k_and_variance_exclude_each_other() -> None:
     assert load_settings({"fit.k": "3"}).fit.variance_target is None
 
 
+def test_a_stronger_source_decides_whether_k_or_variance_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a weaker one gives of the two is left out; two of one source stay a mistake."""
+    file = _write(tmp_path, "fit: {k: 50, promote: never}\n")
+    fit = load_settings({"fit.variance": "0.8"}, file).fit
+    assert (fit.k, fit.variance, fit.promote) == (None, 0.8, "never")
+    for name, value in (("FIT__VARIANCE", "0.7"), ("FIT", '{"variance": 0.7}')):
+        with monkeypatch.context() as patch:
+            patch.setenv(f"PICTURE_FEATURES_{name}", value)
+            fit = load_settings({}, file).fit
+            assert (fit.k, fit.variance, fit.promote) == (None, 0.7, "never")
+            assert load_settings({"fit.k": "5"}, file).fit.variance_target is None
+    assert load_settings({"fit.variance": "0.8"}, CONF / "local.yaml").fit.variance == 0.8
+    with pytest.raises(SettingsError, match="k and variance exclude each other"):
+        load_settings({"fit.limit": "5"}, _write(tmp_path, "fit: {k: 50, variance: 0.9}\n"))
+
+
+def test_the_environment_may_be_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of settings for programs on other machines; a wrong value in the file is the file's."""
+    monkeypatch.setenv("PICTURE_FEATURES_STREAM__SETTLE", "9s")
+    monkeypatch.setenv("PICTURE_FEATURES_XYZ", "1")
+    file = _write(tmp_path, "stream: {interval: 45s}\n")
+    settings = load_settings({}, file, environment=False)
+    assert [one.total_seconds() for one in (settings.stream.interval, settings.stream.settle)] == [45, 2]
+    with pytest.raises(SettingsError, match=r"stream\.settle: 'x' \(from the file of --config\)"):
+        load_settings({}, _write(tmp_path, "stream: {settle: x}"), environment=False)
+
+
 @given(st.integers(0, 10**6), st.sampled_from([("ms", 1), ("s", 1000), ("min", 60_000), ("h", 3_600_000)]))
 def test_durations_mean_what_they_say(number: int, unit: tuple[str, int]) -> None:
     """Whole numbers of each unit, with and without a space."""

@@ -23,6 +23,7 @@ from conf.emr.serverless import Application
 from conf.emr.stack import Part, Stack
 from conf.errors import AppError
 from tests.support.aws_account import (
+    ABOUT,
     BUILT,
     LOCAL,
     PARTS,
@@ -45,7 +46,9 @@ def test_serverless_is_deployed_and_taken_down_and_the_data_stays(
     assert f"make stack pictures-data in {REGION}" in captured.err
     assert f"make stack pictures-serverless in {REGION}" in captured.err
     assert "confirm the mail" in captured.out
-    assert "deploy --set Schedules=yes" in captured.out
+    deploy = f"python -m conf.emr deploy {ABOUT}"
+    assert f"{deploy} --compute serverless --set Schedules=yes turns the schedules on\n" in captured.out
+    assert f"once python -m conf.emr submit {ABOUT} fit has made a model" in captured.out
     outputs = aws.outputs()
     assert re.search(rf"^Input +{outputs['Input']}$", captured.out, flags=re.MULTILINE)
     assert re.search(r"^ApplicationId +\w+$", captured.out, flags=re.MULTILINE)
@@ -73,9 +76,10 @@ def test_serverless_is_deployed_and_taken_down_and_the_data_stays(
     stays = capsys.readouterr().out
     assert re.search(r"key +1\.00\n", stays)
     assert re.search(r"sum +\d+\.\d\d\n", stays)
+    assert stays.endswith(f"python -m conf.emr destroy {ABOUT} --data deletes it\n")
     assert aws.sibling("serverless").describe() is None
     assert run("status") == 0
-    assert capsys.readouterr().out == "nothing runs programs; python -m conf.emr deploy\n"
+    assert capsys.readouterr().out == f"nothing runs programs; {deploy} makes what does\n"
     assert s3.get_object(Bucket=pictures, Key="pictures/a.jpg")["Body"].read() == b"2"
     assert run("destroy", "--data", "--yes") == 0
     assert "pictures is gone, with 8 objects" in capsys.readouterr().out
@@ -83,6 +87,12 @@ def test_serverless_is_deployed_and_taken_down_and_the_data_stays(
     assert s3.list_buckets()["Buckets"] == []
     assert run("destroy", "--yes") == 0
     assert "nothing stays" in capsys.readouterr().out
+    for words in (("--yes",), ("--dry-run",)):
+        assert run("destroy", "--data", *words) == 0
+        assert capsys.readouterr().out == f"there is nothing of pictures in {REGION}\n"
+    s3.create_bucket(Bucket=pictures)
+    assert run("destroy", "--data", "--yes") == 0
+    assert "pictures is gone, with 0 objects" in capsys.readouterr().out
 
 
 def test_what_was_set_is_told_by_destroy_as_it_goes_with_the_stack(
@@ -93,8 +103,8 @@ def test_what_was_set_is_told_by_destroy_as_it_goes_with_the_stack(
     assert run("destroy", "--dry-run") == 0
     [line] = [line for line in capsys.readouterr().err.splitlines() if "to have it back as it is: " in line]
     assert shlex.split(line.partition(": python -m conf.emr ")[2]) == [
-        *("deploy", "--stack", "pictures", "--region", "us-east-1", "--compute", "serverless"),
-        *("--allow-non-eu", "--platform", "aarch64", "--set", "MaximumVcpus=24"),
+        *("deploy", *ABOUT.split(), "--compute", "serverless"),
+        *("--platform", "aarch64", "--set", "MaximumVcpus=24"),
     ]
 
 
@@ -112,7 +122,7 @@ def test_a_stack_that_takes_no_change_is_named_before_anything_is_done(
         patch.setattr(Stack, "describe", described)
         for status, remedy in (
             ("UPDATE_ROLLBACK_FAILED", "aws cloudformation continue-update-rollback --stack-name pictures-serverless"),
-            ("DELETE_FAILED", "destroy --compute serverless deletes it"),
+            ("DELETE_FAILED", f"destroy {ABOUT} --compute serverless deletes it"),
             ("REVIEW_IN_PROGRESS", "aws cloudformation delete-stack --stack-name pictures-serverless"),
         ):
             assert run("deploy", "--yes") == 6
@@ -163,7 +173,10 @@ def test_each_form_is_taken_down_alone(deployed: Stack) -> None:
     assert run("destroy", "--yes", "--compute", "cluster", "--data") == 2
 
 
-def test_no_schedule_starts_what_is_being_deleted(aws: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_schedule_starts_what_is_being_deleted(
+    aws: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever breaks it off is told how they come back: the next plan of destroy does not know of them."""
     assert run("deploy", "--yes", "--set", "Schedules=yes") == 0
     done: list[object] = []
     change, stop = Stack.change, Application.stop
@@ -180,6 +193,28 @@ def test_no_schedule_starts_what_is_being_deleted(aws: Stack, monkeypatch: pytes
     monkeypatch.setattr(Application, "stop", stopped)
     assert run("destroy", "--yes") == 0
     assert done == [{"Schedules": "no"}, "stop"]
+    again = f"python -m conf.emr deploy {ABOUT} --set Schedules=yes"
+    assert (
+        f"the schedules are off from now on; if the stack stays, turn them on with {again}" in capsys.readouterr().err
+    )
+
+
+def test_a_network_is_not_changed_into_none_nor_into_two(aws: Stack, capsys: pytest.CaptureFixture[str]) -> None:
+    """It would fail half way, or be ignored by the template; nothing is done."""
+    both = ("deploy", "--yes", "--set", "Network=yes", "--set", "SubnetIds=subnet-1")
+    assert run(*both) == 2
+    assert "SubnetIds=subnet-1 is not allowed beside Network=yes" in capsys.readouterr().err
+    assert aws.describe() is None
+    assert run("deploy", "--yes", "--set", "Network=yes") == 0
+    for words in (("--set", "Network=no"), ("--set", "SubnetIds=subnet-1")):
+        capsys.readouterr()
+        assert run("deploy", "--yes", *words) == 2
+        assert "change stack" not in (said := capsys.readouterr().err)
+        assert "is not allowed" in said
+    assert run("deploy", "--yes", "--set", "Network=no") == 2
+    assert f"python -m conf.emr destroy {ABOUT} --compute serverless takes it down" in capsys.readouterr().err
+    assert run("deploy", "--yes", "--set", "IdleMinutes=7") == 0
+    assert stacks.parameters_of(aws.sibling("serverless").describe() or {})["Network"] == "yes"
 
 
 def test_without_a_network_replay_lists_and_nobody_waits_for_the_queue(
@@ -195,7 +230,7 @@ def test_without_a_network_replay_lists_and_nobody_waits_for_the_queue(
     assert words[-1] == "--skip-if-running"
     assert queue_is_taken() == "no"
     assert run("submit", "run", "--yes") == 2
-    assert "deploy --set Network=yes makes one" in capsys.readouterr().err
+    assert f"deploy {ABOUT} --set Network=yes makes one" in capsys.readouterr().err
     assert run("submit", "replay", "--dry-run") == 0
     assert "--queue" not in capsys.readouterr().err
     assert run("deploy", "--yes", "--compute", "cluster") == 0
@@ -400,8 +435,11 @@ def test_a_dry_run_needs_neither_aws_nor_credentials_nor_a_package(
             "--set: there is no parameter 'CoreNodes'; choose from AlarmEmail",
         ),
         (["deploy", "--yes", "--set", "Platform=x86_64"], "--set: there is no parameter 'Platform'; choose from"),
-        (["submit", "run", "--yes"], "nothing of 'pictures' runs programs in us-east-1; python -m conf.emr deploy"),
-        (["status"], "there is no stack 'pictures-data' in us-east-1; python -m conf.emr deploy makes it"),
+        (
+            ["submit", "run", "--yes"],
+            f"nothing of 'pictures' runs programs in us-east-1; python -m conf.emr deploy {ABOUT}",
+        ),
+        (["status"], f"there is no stack 'pictures-data' in us-east-1; python -m conf.emr deploy {ABOUT} makes it"),
         (["logs", "--since", "soon"], "there is no stack 'pictures-data'"),
         (["ui"], "there is no stack 'pictures-cluster'"),
     ],

@@ -254,6 +254,21 @@ def test_every_documented_command_is_one(page: str) -> None:
         parser.parse_args(words)
 
 
+def test_every_suggested_command_names_the_stack_and_the_region() -> None:
+    """Without, it would be about the stack of the default name, whose data it may delete. `Stack.command` adds both."""
+    folder = ROOT / "conf" / "emr"
+    of_all = ("package ", "cost ")  # which are about no stack
+    for file in folder.glob("*.py"):
+        said = " ".join(re.findall(r"python -m conf\.emr (?!from|import)[^\n]+", file.read_text(encoding="utf-8")))
+        for command in said.split("python -m conf.emr ")[1:]:
+            assert command.startswith(of_all) or file.name == "permissions.py", f"{file.name}: {command}"
+    for file in (folder / name for name in ("data.yaml", "serverless.yaml", "cluster.yaml")):
+        text = " ".join(file.read_text(encoding="utf-8").split())
+        for command in text.split("python -m conf.emr ")[1:]:
+            about = "--stack ${Name} --region ${AWS::Region}"
+            assert about in command, f"{file.name}: {command[:80]}"
+
+
 def test_every_call_to_aws_has_its_permission() -> None:
     """By the names of boto3's methods and paginators in the sources."""
     services = map(

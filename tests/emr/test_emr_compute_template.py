@@ -147,6 +147,16 @@ def test_a_stream_does_not_end_when_it_is_idle_and_a_batch_cluster_can(templates
     assert refused["Assertions"][0]["Assert"] == {"Fn::Not": [{"Fn::Equals": [{"Ref": "Purpose"}, "batch"]}]}
 
 
+def test_a_cluster_that_ends_takes_no_schedules(templates: dict[Part, dict[str, Any]]) -> None:
+    """It would not be there at their times; status tells of those that there are."""
+    template = templates["cluster"]
+    rule = template["Rules"]["SchedulesHaveACluster"]
+    assert rule["RuleCondition"] == {"Fn::Equals": [{"Ref": "Purpose"}, "batch"]}
+    [assertion] = rule["Assertions"]
+    assert assertion["Assert"] == {"Fn::Equals": [{"Ref": "Schedules"}, "no"]}
+    assert template["Outputs"]["Schedules"]["Value"] == {"Fn::If": ["Scheduled", "yes", "no"]}
+
+
 def test_nobody_reaches_a_node_from_outside(cluster: dict[str, Any]) -> None:
     """Only nodes reach nodes; the group of EMR's endpoint takes TLS from the network, and nothing else."""
     groups = of_type(cluster, "AWS::EC2::SecurityGroup")

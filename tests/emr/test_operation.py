@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
+import io
 import json
 import re
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from conf.emr.stack import Stack
 from streaming.output.manifests import prepare_log
 from streaming.storage.locations import open_folder
 from tests.support.aws_account import (
+    ABOUT,
     REGION,
     application_of,
     as_if,
@@ -35,7 +39,8 @@ def test_a_job_is_what_was_shown_and_a_dry_run_starts_none(deployed: Stack, caps
     assert run("submit", "run", "--yes") == 0
     [job] = jobs(deployed)
     captured = capsys.readouterr()
-    assert f"logs --job {job['jobRunId']}" in captured.out
+    assert f"python -m conf.emr logs {ABOUT} --job {job['jobRunId']} what it prints" in captured.out
+    assert f"python -m conf.emr status {ABOUT} shows its state" in captured.out
     outputs = deployed.outputs()
     submitted = job["jobDriver"]["sparkSubmit"]
     words = submitted["entryPointArguments"]
@@ -65,7 +70,7 @@ def test_a_step_runs_where_it_is_told_to(deployed: Stack, capsys: pytest.Capture
     assert words[words.index("--py-files") + 1].endswith("/aarch64/application.zip")
     assert step["ActionOnFailure"] == "CONTINUE"
     captured = capsys.readouterr()
-    assert f"logs --step {step['Id']}" in captured.out
+    assert f"python -m conf.emr logs {ABOUT} --step {step['Id']}" in captured.out
     assert "--deploy-mode cluster" in captured.err
     assert run("status") == 0
     status = capsys.readouterr().out
@@ -116,7 +121,7 @@ def test_a_form_that_is_not_whole_is_told_and_passed_over(
     as_if(monkeypatch, serverless="ROLLBACK_COMPLETE")
     assert run("status") == 0
     said = capsys.readouterr().out
-    assert "stack pictures-serverless is ROLLBACK_COMPLETE; python -m conf.emr deploy makes it again\n" in said
+    assert f"stack pictures-serverless is ROLLBACK_COMPLETE; python -m conf.emr deploy {ABOUT} makes it again\n" in said
     assert re.search(r"^cluster +j-\w+ ", said, flags=re.MULTILINE)
     assert run("submit", "run", "--yes") == 0
     assert len(steps(deployed)) == 1
@@ -127,10 +132,13 @@ def test_a_form_that_is_not_whole_is_told_and_passed_over(
 @pytest.mark.parametrize(
     ("status", "remedy"),
     [
-        ("ROLLBACK_COMPLETE", "python -m conf.emr deploy --compute cluster makes it again"),
+        ("ROLLBACK_COMPLETE", f"python -m conf.emr deploy {ABOUT} --compute cluster makes it again"),
         ("CREATE_IN_PROGRESS", "wait until that is done"),
         ("DELETE_IN_PROGRESS", "wait until that is done"),
-        ("DELETE_FAILED", "python -m conf.emr destroy --compute cluster deletes it, and python -m conf.emr deploy"),
+        (
+            "DELETE_FAILED",
+            f"python -m conf.emr destroy {ABOUT} --compute cluster deletes it, and python -m conf.emr deploy {ABOUT}",
+        ),
     ],
 )
 def test_without_a_form_that_is_whole_the_line_says_what_to_do(
@@ -150,7 +158,7 @@ def test_data_whose_first_try_failed_are_told_by_every_verb(
 ) -> None:
     aws.apply({"Name": "pictures", "AllowNonEu": "yes"})
     as_if(monkeypatch, data="ROLLBACK_COMPLETE")
-    line = "stack pictures-data is ROLLBACK_COMPLETE; python -m conf.emr deploy makes it again"
+    line = f"stack pictures-data is ROLLBACK_COMPLETE; python -m conf.emr deploy {ABOUT} makes it again"
     assert run("status") == 0
     assert capsys.readouterr().out == f"{line}\n"
     for words in (("logs",), ("stop", "--yes")):
@@ -198,9 +206,9 @@ def test_waiting_for_a_step_ends_with_it(
 
 
 def test_the_program_gets_the_settings_that_were_submitted(
-    deployed: Stack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    deployed: Stack, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And not those of the last deploy, of which spark-submit would know nothing."""
+    """And not those of the last deploy, of which spark-submit would know nothing, nor those of the shell here."""
     settings = tmp_path / "mine.yaml"
     settings.write_text("stream: {interval: 45s}\nspark: {master: null, conf: {spark.executor.cores: '8'}}\n")
     uri = f"{deployed.outputs()['Applications']}/aarch64/emr.yaml"
@@ -212,7 +220,9 @@ def test_the_program_gets_the_settings_that_were_submitted(
     assert run("submit", "run", "--dry-run", "--settings", str(settings)) == 0
     assert f"upload {settings} as {uri}\nstart on EMR Serverless" in capsys.readouterr().err
     assert there() == SETTINGS.read_text()
+    monkeypatch.setenv("PICTURE_FEATURES_SPARK__CONF", '{"spark.executor.cores": "2"}')  # of this machine
     assert run("submit", "run", "--yes", "--settings", str(settings)) == 0
+    monkeypatch.delenv("PICTURE_FEATURES_SPARK__CONF")
     assert there() == settings.read_text()
     [job] = jobs(deployed)
     assert "spark.executor.cores=8" in job["jobDriver"]["sparkSubmit"]["sparkSubmitParameters"]
@@ -272,6 +282,39 @@ def test_logs_come_from_cloudwatch_and_from_the_archive(deployed: Stack, capsys:
         )
     assert run("logs", "--step", "s-1") == 0
     assert capsys.readouterr().out.splitlines()[1:] == ["final status: FAILED", "no model yet"]
+
+
+@pytest.mark.parametrize("words", [("logs",), ("submit", "replay", "--yes", "--wait")])
+def test_the_reader_of_logs_may_have_seen_enough(
+    deployed: Stack, words: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Like `head`."""
+
+    class Closed(io.StringIO):
+        def flush(self) -> None:
+            raise BrokenPipeError
+
+    def run_of(_self: Application, job: str) -> dict[str, Any]:
+        print_line(deployed, job, "first")
+        return {"state": "RUNNING", "jobRunId": job}
+
+    monkeypatch.setattr(Application, "run", run_of)
+    print_line(deployed, "a former job", "line")
+    monkeypatch.setattr(sys, "stdout", Closed())
+    with pytest.raises(SystemExit, match=r"^0$"):
+        run(*words)
+    assert "failure" not in capsys.readouterr().err
+
+
+def test_a_broken_connection_is_not_taken_for_the_reader(
+    deployed: Stack, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr("conf.emr.operation.driver_logs", broken)
+    assert run("logs") == 1
+    assert "unexpected failure: BrokenPipeError" in capsys.readouterr().err
 
 
 def test_the_address_of_a_ui_is_signed_by_aws(deployed: Stack, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from conf.emr.__main__ import main
 from conf.emr.serverless import Application
 from conf.emr.stack import Stack
 from conf.errors import SettingsError
-from tests.support.aws_account import REGION
+from tests.support.aws_account import ABOUT, REGION
 
 HOUR = {"vCPUHour": 1.0, "memoryGBHour": 2.0}
 PRICES = cost.read_prices(cost.PRICES)
@@ -110,7 +110,10 @@ def test_what_is_there_already_is_left_alone(with_backbone: Stack, capsys: pytes
     words = ["--stack", "pictures", "--region", REGION, "--allow-non-eu", "--yes"]
     assert main(["deploy", *words]) == 0
     assert try_() == 2
-    assert "'pictures' is there already; destroy --data it, or give another name" in capsys.readouterr().err
+    assert (
+        f"'pictures' is there already; python -m conf.emr destroy {ABOUT} --data deletes it, or give"
+        in capsys.readouterr().err
+    )
     assert with_backbone.describe() is not None
 
 

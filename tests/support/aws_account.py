@@ -70,9 +70,13 @@ def with_application(stack: Stack, templates: Path, to: Path) -> None:
         (to / f"{part}.yaml").write_text(json.dumps(template))
 
 
+ABOUT = f"--stack pictures --region {REGION} --allow-non-eu"
+"""The words of each command that say which stacks are meant, also of those that the program suggests."""
+
+
 def run(*words: str) -> int:
     verb, *rest = words
-    return main([verb, "--stack", "pictures", "--region", REGION, "--allow-non-eu", *rest])
+    return main([verb, *ABOUT.split(), *rest])
 
 
 def as_if(monkeypatch: pytest.MonkeyPatch, **statuses: str) -> None:

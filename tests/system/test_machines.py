@@ -34,7 +34,10 @@ def _require_rights(command: list[str]) -> None:
 
 
 def test_a_container_without_locale_user_home_and_host_name(tmp_path: Path, fitted: Path, pictures: list[Path]) -> None:
-    """All at once: LC_ALL=C with accents in every path, a user id without a name, no HOME, an unknown host name."""
+    """All at once: LC_ALL=C with accents in every path, a user id without a name, no HOME, an unknown host name.
+
+    And the environment names another Spark.
+    """
     other_host = ["unshare", "--uts", "sh", "-c", 'hostname nowhere-to-be-found && exec "$@"', "sh"]
     # The rights over files stay, because the folders of the tests belong to another user.
     rights = ["--securebits=+no_setuid_fixup", "--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
@@ -53,7 +56,13 @@ def test_a_container_without_locale_user_home_and_host_name(tmp_path: Path, fitt
     done = subprocess.run(
         [*other_host, *other_user, sys.executable, "-m", "streaming", *arguments],
         cwd=project,
-        env={"PATH": os.environ["PATH"], "JAVA_HOME": str(find_java()), "LC_ALL": "C", "TMPDIR": str(temporary)},
+        env={
+            "PATH": os.environ["PATH"],
+            "JAVA_HOME": str(find_java()),
+            "SPARK_HOME": "/opt/another/spark",
+            "LC_ALL": "C",
+            "TMPDIR": str(temporary),
+        },
         capture_output=True,
         text=True,
         check=False,

@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from conf import interrupts
-from conf.errors import AppError, LeaseHeldError, PlatformError, TransientError
+from conf.cli import Verb, make_parser, run_program
+from conf.errors import AppError, LeaseHeldError, OutputError, PlatformError, TransientError
+from conf.settings import Settings
 from conf.spark import java_process
 from conf.spark.failures import explain_failure
 from streaming.lease import lease
@@ -220,6 +222,41 @@ def test_what_drains_is_not_interrupted(caplog: pytest.LogCaptureFixture, monkey
     assert "SIGTERM: finishing the running micro-batch" in caplog.text
     assert not given_up.is_set()
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == former
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (
+            TransientError("the store is gone"),
+            0,
+            "SIGTERM: stopped while the store fails; nothing is lost: the store is gone",
+        ),
+        (OutputError("the output is damaged"), 5, "error: the output is damaged"),
+    ],
+)
+def test_what_drains_does_not_wait_for_a_store_that_fails(
+    error: AppError, code: int, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A verb is not tried again once it was told to stop; another failure is told as always."""
+    tried: list[Settings] = []
+
+    def run(settings: Settings, _options: object) -> str:
+        tried.append(settings)
+        if len(tried) == 1:
+            with interrupts.draining(lambda: None):
+                signal.raise_signal(signal.SIGTERM)
+            raise error
+        return "it was tried again"
+
+    monkeypatch.setattr("conf.cli.pauses", lambda: iter([0.0]))
+    verb = Verb("bake", "Bake.", "Bake.", (), (), run, waits=True, drains=True)
+    parser = make_parser("bakery", "A bakery.", [verb])
+    assert run_program("bakery", parser, ["bake", "--log-format", "text"], lambda _: None) == code
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.splitlines()[-1].endswith(told)
+    assert len(tried) == 1
 
 
 def test_nohup_is_respected() -> None:

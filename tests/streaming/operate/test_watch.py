@@ -165,7 +165,8 @@ def test_its_reader_may_have_seen_enough(
 
     begin(output)
     monkeypatch.setattr(sys, "stdout", Closed())
-    assert _watch(output) == 0
+    with pytest.raises(SystemExit, match=r"^0$"):
+        _watch(output)
     assert capsys.readouterr().err == ""
 
 
