@@ -181,7 +181,7 @@ def _owner(registry: Registry, backbone: str | None) -> Bundle:
             try:
                 return registry.open(manifest.version)
             except BundleError as error:
-                _logger.warning("%s (prune or delete it); its backbone is taken from another model", error)
+                _logger.warning("%s; prune or delete it; looking for another model with its backbone", error)
     raise ModelError(
         f"no usable model of the registry has the backbone {backbone} of these embeddings; give --models the registry "
         "whose models the stream has used, or copy one of them here"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import islice
 
 from pyspark.sql import SparkSession
 
@@ -29,7 +32,8 @@ from batch_fit.sides import SidesCompared, compare_sides
 from batch_fit.stages import Stages
 from conf.answers import command
 from conf.aws.connection import S3Connection
-from conf.errors import InputError, ModelError, StorageError
+from conf.backoff import pauses
+from conf.errors import InputError, StorageError, TransientError
 from conf.settings import Settings
 from conf.spark.progress import Progress
 from conf.spark.session import spark_session
@@ -42,6 +46,11 @@ from streaming.registry.registry import Registry
 from streaming.storage.folder import Folder, identity_of
 from streaming.storage.identities import Identities
 from streaming.storage.locations import is_on_s3, open_folder, spark_uri
+
+_logger = logging.getLogger(__name__)
+
+_TRIES = 20
+"""Within a quarter of an hour; a failing store is waited for, or the whole fit would be repeated."""
 
 _SPARK_PROPERTIES = {
     # A batch of pictures holds its 1280 features in memory until it is folded.
@@ -226,15 +235,17 @@ def _publish(
 
     Raises:
         InputError: pictures of it had to be forgotten meanwhile.
-        ModelError: it is saved, and cannot be made the current one.
+        StorageError: it is saved, and cannot be made the current one.
     """
     featurized = learned.gathered.featurized
-    delete_if_forgotten(saved.draft, paths_of(featurized.outcomes), plan.base)
+    _check_forgotten(saved.draft, featurized, plan)
     try:
         promoted = promote_if_asked(Registry(plan.models), sealed, settings.fit.promote)
     except StorageError as error:  # a TransientError would have the whole fit repeated
         promote = command("batch_fit", "models", "promote", sealed.version, "--models", plan.models.root)
-        raise ModelError(f"model {sealed.version} is saved, and may not be current: {error}; {promote}") from error
+        raise StorageError(
+            f"model {sealed.version} is saved, and may not be current: {error}; {promote} makes it current"
+        ) from error
     return Fitted(
         models=plan.models.root,
         manifest=sealed,
@@ -245,6 +256,19 @@ def _publish(
         sides=learned.sides,
         names=options_of_names(settings.stream),
     )
+
+
+def _check_forgotten(draft: Draft, featurized: Featurized, plan: FitPlan) -> None:
+    """`delete_if_forgotten` of a sealed model, again while the store fails: it must not be left out."""
+    for rest in islice(pauses(), _TRIES):
+        try:
+            delete_if_forgotten(draft, paths_of(featurized.outcomes), plan.base)
+        except TransientError as error:
+            _logger.warning("%s; nothing is lost, trying again in %.0fs", error, rest)
+            time.sleep(rest)
+        else:
+            return
+    delete_if_forgotten(draft, paths_of(featurized.outcomes), plan.base)
 
 
 def _rejected(featurized: Featurized) -> dict[str, int]:

@@ -51,7 +51,7 @@ def fit_pca(statistics: Statistics, k: int | None, variance: float | None) -> Pr
         k = min(int(np.searchsorted(np.cumsum(explained), variance)) + 1, rank)
     elif k is not None and k > rank:
         raise SettingsError(
-            f"fit.k: {k} components, but these {statistics.count} pictures vary in {rank} directions only; "
+            f"fit.k: {k} components, but these {statistics.count} pictures vary in {plural(rank, 'direction')} only; "
             f"give --k {rank} or less, or more pictures"
         )
     return Projection(statistics.mean, std, _with_sign(eigenvectors[:, :k]), explained)

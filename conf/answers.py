@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pydantic import BaseModel
 
 from conf import COMMAND
+from conf.errors import StorageError
 
 _WIDTH = 12
 
@@ -68,7 +69,7 @@ def write_out(text: str) -> None:
 
     Raises:
         SystemExit: with 0, as the reader of stdout, like head, has seen enough.
-        OSError: stdout cannot take it.
+        StorageError: stdout cannot take it.
     """
     if sys.stdout is None:  # it was closed before the start
         return
@@ -78,6 +79,9 @@ def write_out(text: str) -> None:
     except BrokenPipeError:
         sys.stdout = None  # or Python complains when it flushes it at exit
         raise SystemExit(0) from None
+    except OSError as error:
+        sys.stdout = None
+        raise StorageError(f"stdout cannot take the answer: {error.strerror}") from error
 
 
 def _plain(value: object) -> object:

@@ -319,9 +319,8 @@ def _run(
 def _print(answer: Answer | str, *, as_json: bool) -> None:
     try:
         write_out(f"{_printed(answer, as_json=as_json)}\n")
-    except OSError as error:
-        sys.stdout = None  # or Python complains when it flushes it at exit
-        raise StorageError(f"it is done, but stdout cannot take the answer: {error.strerror}") from error
+    except StorageError as error:
+        raise StorageError(f"it is done, but {error}") from error
 
 
 def _printed(answer: Answer | str, *, as_json: bool) -> str:

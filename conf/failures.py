@@ -205,6 +205,12 @@ def meaning_of(error: BaseException) -> Meaning:
     return BY_ERRNO.get(number or 0, Meaning.DOUBTFUL)
 
 
+def passes(error: OSError) -> bool:
+    """Whether a failure of the operating system, with a file of ours, is worth another try."""
+    # A file system without locks never has any, and a process that leaks files needs another start.
+    return error.errno not in (errno.ENOLCK, errno.EMFILE) and meaning_of(error) in (Meaning.PASSING, Meaning.OUTAGE)
+
+
 def said_of(error: BaseException) -> str:
     """The message of the store or the operating system, in one line: "KMS.DisabledException: ...", "EIO: ..."."""
     error = _cause(error)

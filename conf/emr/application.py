@@ -148,10 +148,12 @@ def check_backbone(stack: Stack, locations: Locations) -> None:
     except ClientError as error:
         if code_of(error) not in _ABSENT:
             raise
-        built = build_folder(locations.application.rpartition("/")[2])
+        platform = locations.application.rpartition("/")[2]
+        built = build_folder(platform)
+        deploy = stack.command("deploy", "--compute", stack.part, "--platform", platform)
         raise NotFoundError(
             f"{locations.application}/{CONVERTED_BACKBONE} is not there: EMR has no TensorFlow to convert the weights; "
-            f"python -m batch_fit convert --to {built / CONVERTED_BACKBONE}, and {stack.deploy_command} uploads them"
+            f"python -m batch_fit convert --to {built / CONVERTED_BACKBONE}, and {deploy} uploads them"
         ) from None
 
 

@@ -159,7 +159,8 @@ def deploy(settings: Settings, options: DeployOptions) -> str | None:
         **_instance_types(compute.part, platform, former),
         **given[compute.part],
     }
-    _check_network(compute, former[compute.part], of_compute)
+    stays = unreached or compute.takes_changes()  # else it is deleted first
+    _check_parameters(compute, former[compute.part] if stays else {}, of_compute)
     reaches_queue = compute.part == "cluster" or serverless.reaches_queue({**former[compute.part], **of_compute})
     queue_is_taken = reaches_queue or (not unreached and cluster_is_there(data))
     of_data = {**common, "QueueIsTaken": yes_or_no(given=queue_is_taken), **given["data"]}
@@ -270,18 +271,23 @@ def _check(compute: Stack, parameters: Mapping[str, str]) -> None:
         )
 
 
-def _check_network(compute: Stack, former: Mapping[str, str], parameters: Mapping[str, str]) -> None:
-    """Refuse what an application cannot be changed to, and what would be ignored.
+def _check_parameters(compute: Stack, former: Mapping[str, str], parameters: Mapping[str, str]) -> None:
+    """Refuse what an application cannot be changed to, what would be ignored, and what the template refuses later.
 
     Raises:
-        SettingsError: it loses its network, or has two.
+        SettingsError: it loses its network, or has two; or a cluster that ends has schedules.
     """
     wanted = {**former, **parameters}
-    if former.get("Network") == "yes" and wanted["Network"] != "yes":
+    if serverless.reaches_queue(former) and not serverless.reaches_queue(wanted):
         destroy = compute.command("destroy", "--compute", compute.part)
         raise SettingsError(
-            f"--set: Network=no is not allowed for an application that is in a network; {destroy} takes it down, and "
+            f"--set: an application that is in a network is not allowed to leave it; {destroy} takes it down, and "
             "deploy makes one without"
+        )
+    if wanted.get("Purpose") == "batch" and wanted.get("Schedules") == "yes":
+        raise SettingsError(
+            "--set: Schedules=yes is not allowed beside Purpose=batch, whose cluster is not there at their times; set "
+            "Schedules=no"
         )
     if wanted.get("Network") == "yes" and wanted.get("SubnetIds"):
         raise SettingsError(

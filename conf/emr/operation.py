@@ -122,7 +122,7 @@ def submit(settings: Settings, options: SubmitOptions) -> str | None:
     outputs = data.outputs()
     locations = locations_of(data, outputs, there["Platform"])
     if options.program == "fit":
-        check_backbone(data, locations)
+        check_backbone(compute, locations)
     for_emr = EmrSettings.choose(data, options.settings, [locations.application])
     of = _on_serverless if compute.part == "serverless" else _on_cluster
     submission = of(compute, there, options, for_emr.settings, locations)

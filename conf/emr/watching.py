@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from statistics import fmean
 
@@ -82,7 +83,8 @@ class Follower:
         for event in _events(self._stack, self._group, self._since):
             there.add(event["eventId"])
             if event["eventId"] not in self._seen:
-                write_out(f"{event['message'].rstrip()}\n")
+                with suppress(SystemExit):  # whoever reads has seen enough, and the job is waited for all the same
+                    write_out(f"{event['message'].rstrip()}\n")
         self._seen = there
         self._since = max(self._since, datetime.now(UTC) - _LATE)
 

@@ -52,15 +52,15 @@ def check_table(options: ExportSettings, to: Folder) -> None:
 
 
 def check_shown(to: Folder, snapshot: Snapshot) -> None:
-    """Refuse a snapshot that cannot be one table, before it is complete.
+    """Refuse a snapshot that cannot be one table.
 
     Raises:
         OutputError: it is of CSV, and has several models, whose columns differ, or no rows.
     """
     if snapshot.format == "csv" and len(models := _models(snapshot)) != 1:
         raise OutputError(
-            f"export.glue_table: {to.path(snapshot.snapshot)} would have rows of {len(models)} models, and a table of "
-            "CSV has the columns of one; nothing was published; export as parquet, or with --model current"
+            f"export.glue_table: {to.path(snapshot.snapshot)} has rows of {len(models)} models, and a table of CSV has "
+            "the columns of one; export as parquet, or with --model current"
         )
 
 
@@ -218,7 +218,8 @@ def columns(schema: pa.Schema) -> list[dict[str, str]]:
 
 
 def _csv(to: Folder, snapshot: Snapshot) -> dict[str, Any]:
-    """The parts of a snapshot of CSV: the folder of its one model, see `check_shown`."""
+    """The parts of a snapshot of CSV: the folder of its one model; raises as `check_shown`."""
+    check_shown(to, snapshot)
     [model] = _models(snapshot)
     first = to.read(f"{snapshot.snapshot}/{snapshot.files[0].name}")
     with gzip.open(io.BytesIO(first), "rt", encoding="utf-8", newline="") as lines:

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from conf.aws.connection import S3Connection
 from conf.errors import OutputError, SettingsError, StorageError, TransientError
-from conf.failures import Meaning, meaning_of
+from conf.failures import passes
 from conf.settings import ExportSettings, Settings
 from streaming.export.record import Snapshot, SnapshotDay, read_snapshot
 from streaming.export.reprojection import SnapshotModel
@@ -218,5 +218,5 @@ def _refuse(path: str, why: str) -> NoReturn:
         StorageError, TransientError: always.
     """
     error = sys.exception()  # of the file system, if it failed
-    passes = error is not None and meaning_of(error) in (Meaning.PASSING, Meaning.OUTAGE)
-    raise (TransientError if passes else StorageError)(f"{path} {why}; nothing was exported") from error
+    kind = TransientError if isinstance(error, OSError) and passes(error) else StorageError
+    raise kind(f"{path} {why}; nothing was exported") from error

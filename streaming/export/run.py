@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from conf.errors import AppError, LeaseLostError, NotFoundError, OutputError, StorageError, TransientError
@@ -38,6 +37,7 @@ from streaming.export.snapshots import (
 from streaming.lease.lease import Lease
 from streaming.output.decision import FEATURES_TABLE
 from streaming.output.lineage import Derivative, record
+from streaming.storage.folder import Folder
 
 _logger = logging.getLogger(__name__)
 
@@ -67,9 +67,8 @@ def export(settings: Settings, progress: Progress) -> Exported:
     # its rows in the table.
     record(places.output, Derivative("export", places.to.root))
     with working_on(places.to, settings.stream.lease) as lease:
-        with _left_to_the_next():
-            drop_incomplete(places.to, lease)
-        former = latest(places.to)
+        _warn_of_files(drop_incomplete(places.to, lease))
+        former = _read_former(places.to)
         plan = plan_export(places, options, model)
         if plan.up_to_date:
             newest = plan.up_to_date
@@ -78,21 +77,25 @@ def export(settings: Settings, progress: Progress) -> Exported:
             newest = _make(settings, plan, lease, progress)
         if options.glue_table:  # before the snapshot that it may show is deleted
             point_table(options.glue_table, places.to, places.connection)
-        is_less = former is not None and _is_less(places, newest, read_snapshot(places.to, former.snapshot), options)
+        is_less = former is not None and _is_less(places, newest, former, options)
         if options.keep and not is_less:
             lease.check()
-            with _left_to_the_next():
-                drop_older(places.to, options.keep)
+            _warn_of_files(drop_older(places.to, options.keep))
     return Exported(newest, plan, time.monotonic() - started, options.glue_table)
 
 
-@contextmanager
-def _left_to_the_next() -> Iterator[None]:
-    """Files that cannot be deleted now do not hold up an export: on NFS, those that somebody reads on this machine."""
-    try:
-        yield
-    except TransientError as error:
-        _logger.warning("%s; the next export deletes what is left", error)
+def _read_former(to: Folder) -> Snapshot | None:
+    """The snapshot that LATEST names; None if there is none, or its record was deleted or damaged by hand."""
+    present = latest(to)
+    with suppress(OutputError):
+        return read_snapshot(to, present.snapshot) if present else None
+    return None
+
+
+def _warn_of_files(failure: TransientError | None) -> None:
+    """Files that cannot be deleted now do not hold up an export."""
+    if failure:
+        _logger.warning("%s; the next export deletes what is left", failure)
 
 
 def _is_less(places: ExportPlaces, newest: Snapshot, former: Snapshot, options: ExportSettings) -> bool:
@@ -150,7 +153,7 @@ def _make(settings: Settings, plan: ExportPlan, lease: Lease, progress: Progress
         )
         check_written(places, made, compacted)
         if settings.export.glue_table:
-            check_shown(places.to, made)
+            check_shown(places.to, made)  # before it is complete
         lease.check()
     except AppError as error:
         if isinstance(error, LeaseLostError) or find_given_up_snapshot(places.to, snapshot):

@@ -23,7 +23,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from conf.errors import AlreadyExistsError, LeaseHeldError, LeaseLostError, OutputError
+from conf.errors import AlreadyExistsError, LeaseHeldError, LeaseLostError, OutputError, TransientError
 from streaming.export.record import (
     LATEST,
     RECORD_SUFFIX,
@@ -162,8 +162,8 @@ def lost(to: Folder, snapshot: str) -> LeaseLostError:
     )
 
 
-def drop(to: Folder, snapshot: str) -> None:
-    """Delete a snapshot; it need not exist.
+def drop(to: Folder, snapshot: str) -> TransientError | None:
+    """Delete a snapshot; it need not exist. Returns why files are left, if some are.
 
     First its record is replaced by one that says that it was given up, so that a killed deletion leaves an incomplete
     snapshot, and a record that the store delivers late is refused.
@@ -178,38 +178,57 @@ def drop(to: Folder, snapshot: str) -> None:
         data, tag = to.read_tagged(record_file(snapshot))
         if as_given_up(data) is None:
             to.replace(record_file(snapshot), given_up_record(snapshot), tag)
-    to.delete_tree(snapshot)
+    return _delete_files(to, snapshot)
 
 
-def drop_older(to: Folder, keep: int) -> None:
-    """Delete all complete snapshots but the latest `keep`."""
+def drop_older(to: Folder, keep: int) -> TransientError | None:
+    """Delete all complete snapshots but the latest `keep`; returns why files are left, if some are."""
     present = latest(to)  # not the last by name, if an earlier release met a clock that was set back
+    failure = None
     for one in [one for one in snapshots(to) if one.complete][:-keep]:
         if present is None or one.id != present.snapshot:
-            drop(to, one.id)
+            failure = drop(to, one.id) or failure
+    return failure
 
 
-def drop_incomplete(to: Folder, lease: Lease) -> None:
+def drop_incomplete(to: Folder, lease: Lease) -> TransientError | None:
     """Give up and delete the incomplete snapshots of killed exports.
 
     The record that says so is kept until no write of that export can arrive any more: for a day, and until LATEST names
     a later snapshot.
 
+    Returns:
+        Why files are left, if some are: on NFS, those that somebody reads on this machine stay. Their snapshots are
+        given up, and the next call deletes them.
+
     Raises:
         LeaseLostError: another program works here now; snapshots that were given up stay so.
     """
+    failure = None
     present = latest(to)
     over = datetime.now(UTC) - _KEEP_GIVEN_UP
     for one in _listed(to):
         lease.check()
         if not one.complete and (one.has_record or _give_up(to, one.id)):
-            to.delete_tree(one.id)
+            if left := _delete_files(to, one.id):
+                failure = left
+                continue
             mark = find_given_up_snapshot(to, one.id)
             if mark and mark.given_up_at < over and present and present.snapshot > one.id:
                 to.delete_all([record_file(one.id), _unfinished(one.id)])
         elif one.is_unfinished:  # its export was killed just before it deleted this mark
             to.delete(_unfinished(one.id))
     to.remove_leftovers()
+    return failure
+
+
+def _delete_files(to: Folder, snapshot: str) -> TransientError | None:
+    """Delete the files of a snapshot that was given up; returns why some are left, if they are."""
+    try:
+        to.delete_tree(snapshot)
+    except TransientError as error:
+        return error
+    return None
 
 
 def _give_up(to: Folder, snapshot: str) -> bool:

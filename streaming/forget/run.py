@@ -274,7 +274,8 @@ class _Erasure:
                 _erase_in_log(self._output, one.file, self._denylist)
 
     def _erase_in_snapshots(self, to: Folder, lease: Lease) -> None:
-        drop_incomplete(to, lease)
+        if failure := drop_incomplete(to, lease):  # their rows are there still
+            raise failure
         found = self._find(export_files(to))
         self._ledger.save(self._output, self._entry)
         self._erase(found)

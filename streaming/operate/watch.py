@@ -61,7 +61,7 @@ def _summary(status: Status) -> str:
     rate = "" if status.featurized_per_second is None else f", {status.featurized_per_second:,.1f}/s at work"
     return (
         f"{status.asked_at:%Y-%m-%d %H:%M:%S} UTC  {status.state}, {outstanding} outstanding, {behind} behind, "
-        f"{status.features} rows, {status.quarantine} in quarantine{rate}"
+        f"{status.features} in features, {status.quarantine} in quarantine{rate}"
     )
 
 

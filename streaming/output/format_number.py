@@ -23,6 +23,7 @@ FORMAT = 2
 
 NAME = "_format.json"
 
+_TRIED = "_format.tried"
 _NO_TAG = f'"{"0" * 32}"'  # of no content
 
 
@@ -57,30 +58,32 @@ def begin_format(output: Folder) -> bool:
         number, tag = _read(output)
         if number == FORMAT:
             return False
+        if tag is None and is_on_s3(output.root):
+            _check_conditions(output)
         data = f"{_Number(format=FORMAT).model_dump_json()}\n".encode()
         try:
             create_or_replace(output, NAME, data, tag)
         except (AlreadyExistsError, ConflictError):
             continue
-        if tag is None and is_on_s3(output.root):
-            _check_conditions(output, data)
         return tag is None
 
 
-def _check_conditions(output: Folder, data: bytes) -> None:
+def _check_conditions(output: Folder) -> None:
     """Refuse a store that takes every write: two programs at once would overwrite each other there.
 
     Raises:
         StorageError: it does. Some that speak the protocol of S3 ignore the conditions of a request.
     """
-    other = data + b"\n"  # or a request that is repeated would meet its own result
-    for write in (partial(output.create, NAME, other), partial(output.replace, NAME, other, _NO_TAG)):
+    with suppress(AlreadyExistsError):  # a start that was killed has left it
+        output.create(_TRIED, b"1")
+    for write in (partial(output.create, _TRIED, b"2"), partial(output.replace, _TRIED, b"2", _NO_TAG)):
         with suppress(AlreadyExistsError, ConflictError):
             write()
             raise StorageError(
                 f"{output.root}: this store ignores the conditions If-None-Match and If-Match of a write, so that two "
                 "programs would overwrite each other's files; choose a store that keeps them, as Amazon S3 does"
             )
+    output.delete(_TRIED)
 
 
 def _read(output: Folder) -> tuple[int, str | None]:

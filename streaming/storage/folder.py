@@ -102,7 +102,11 @@ class Folder(Protocol):
         """Whether there is a file of this name."""
 
     def names(self, prefix: str) -> Iterator[str]:
-        """The names of all files below a folder inside this one, each folder's in order; none if it is missing."""
+        """The names of all files below a folder inside this one, each folder's in order; none if it is missing.
+
+        Raises:
+            StorageError: the store refused; below a named folder, one is a link, which is not followed.
+        """
 
     def create(self, name: str, data: bytes) -> str:
         """Write a new file, durably, and return its tag.

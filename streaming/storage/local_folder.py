@@ -68,6 +68,8 @@ class LocalFolder:
         with self._explained(prefix, "list"):
             for found, folders, files in os.walk(self._root / prefix, onerror=_raise_unless_missing):
                 folders.sort()
+                if prefix:
+                    _refuse_links(found, folders)
                 inside = found[len(str(self._root)) :].strip("/")  # not by Path, which takes longer than the listing
                 for file in sorted(files):
                     yield f"{inside}/{file}" if inside else file
@@ -205,19 +207,27 @@ class LocalFolder:
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StorageError(f"{path}: the disk is full; free some space and start again") from error
-            kind = TransientError if _passes(error) else StorageError
+            from conf.failures import passes  # noqa: PLC0415 - imports botocore, which no success needs
+
+            kind = TransientError if passes(error) else StorageError
             raise kind(f"{path}: cannot {verb} it: {error.strerror}") from error
-
-
-def _passes(error: OSError) -> bool:
-    from conf.failures import Meaning, meaning_of  # noqa: PLC0415 - imports botocore, which no success needs
-
-    # A file system without locks never has any, and a process that leaks files needs another start.
-    return error.errno not in (errno.ENOLCK, errno.EMFILE) and meaning_of(error) in (Meaning.PASSING, Meaning.OUTAGE)
 
 
 def _tag(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def _refuse_links(folder: str, names: Sequence[str]) -> None:
+    """Of folders in a folder of ours, whose files would be left out in silence, and be read by others.
+
+    Raises:
+        StorageError: one of them is a link.
+    """
+    for name in names:
+        if os.path.islink(path := os.path.join(folder, name)):
+            raise StorageError(
+                f"{path} is a link to a folder, and these are not followed; move the folder back, or mount it there"
+            )
 
 
 def _raise_unless_missing(error: OSError) -> None:

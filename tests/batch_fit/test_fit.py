@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,11 @@ from pyspark.sql.functions import col
 from batch_fit import job
 from batch_fit.__main__ import main
 from batch_fit.backbone import Backbone
+from batch_fit.forgotten import Draft, delete_if_forgotten
 from batch_fit.held_back import Evidence, is_held_back
 from batch_fit.sample import choose, read_identities, write_identities
 from conf.aws.connection import AWS_DEFAULTS
-from conf.errors import InputError, ModelError, TransientError
+from conf.errors import InputError, ModelError, StorageError, TransientError
 from streaming.__main__ import main as stream
 from streaming.features.projection import Projection
 from streaming.forget.models import erase_in_model, find_models
@@ -376,16 +377,24 @@ def test_a_model_that_cannot_be_promoted_is_not_fitted_again(
     """A store that fails once the model is saved: the error names the command that is left to do."""
     write_samples(empty.source, pictures=8, broken=0)
     promote, outage = Registry.promote, [TransientError("the store fails")]
+    check, outage_before = delete_if_forgotten, [TransientError("the store fails, too")]
+
+    def check_after_outage(draft: Draft, paths: Iterable[str], base: bundle.Bundle | None) -> None:
+        if _registry(empty).versions() and outage_before:
+            raise outage_before.pop()
+        check(draft, paths, base)
 
     def promote_after_outage(registry: Registry, version: str) -> None:
         if outage:
             raise outage.pop()
         promote(registry, version)
 
+    monkeypatch.setattr(job, "delete_if_forgotten", check_after_outage)
     monkeypatch.setattr(Registry, "promote", promote_after_outage)
-    assert _fit(empty, "--k", "2") == ModelError.exit_code
+    assert _fit(empty, "--k", "2") == StorageError.exit_code
     [made] = _registry(empty).versions()
     said = capsys.readouterr().err
+    assert "the store fails, too; nothing is lost, trying again" in said
     assert f"model {made.version} is saved, and may not be current: the store fails; python -m batch_fit" in said
     assert main(["models", "promote", made.version, "--models", str(empty.models)]) == 0
     assert _registry(empty).current() == made.version

@@ -284,26 +284,36 @@ def test_logs_come_from_cloudwatch_and_from_the_archive(deployed: Stack, capsys:
     assert capsys.readouterr().out.splitlines()[1:] == ["final status: FAILED", "no model yet"]
 
 
-@pytest.mark.parametrize("words", [("logs",), ("submit", "replay", "--yes", "--wait")])
-def test_the_reader_of_logs_may_have_seen_enough(
-    deployed: Stack, words: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Like `head`."""
+class _Closed(io.StringIO):
+    """The pipe to a reader who has left, like `head`."""
 
-    class Closed(io.StringIO):
-        def flush(self) -> None:
-            raise BrokenPipeError
+    def flush(self) -> None:
+        raise BrokenPipeError
+
+
+def test_the_reader_of_logs_may_have_seen_enough(
+    deployed: Stack, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    print_line(deployed, "a former job", "line")
+    monkeypatch.setattr(sys, "stdout", _Closed())
+    with pytest.raises(SystemExit, match=r"^0$"):
+        run("logs")
+    assert "failure" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("state", "code"), [("SUCCESS", 0), ("FAILED", 1)])
+def test_a_job_is_waited_for_although_nobody_reads_what_it_prints(
+    deployed: Stack, state: str, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The exit code is the job's."""
 
     def run_of(_self: Application, job: str) -> dict[str, Any]:
-        print_line(deployed, job, "first")
-        return {"state": "RUNNING", "jobRunId": job}
+        print_line(deployed, job, "line")
+        return {"state": state, "jobRunId": job}
 
     monkeypatch.setattr(Application, "run", run_of)
-    print_line(deployed, "a former job", "line")
-    monkeypatch.setattr(sys, "stdout", Closed())
-    with pytest.raises(SystemExit, match=r"^0$"):
-        run(*words)
-    assert "failure" not in capsys.readouterr().err
+    monkeypatch.setattr(sys, "stdout", _Closed())
+    assert run("submit", "replay", "--yes", "--wait") == code
 
 
 def test_a_broken_connection_is_not_taken_for_the_reader(

@@ -268,8 +268,9 @@ def test_a_day_that_cannot_be_listed_is_not_left_out(
         return scan(folder)
 
     monkeypatch.setattr(local, "_scan", refuse)
-    told = ask("--keep", "1", "--no-wait", "--log-format", "text", code=6)
-    assert f"{day} cannot be read: Stale file handle; nothing was exported" in told
+    told = ask("--keep", "1", "--no-wait", code=6)
+    assert "date=2026-01-31 cannot be read: Stale file handle; nothing was exported" in told
+    assert '"error": "TransientError"' in told
     monkeypatch.undo()
     Path(day).rename(to.path("elsewhere"))
     Path(day).symlink_to(to.path("elsewhere"))

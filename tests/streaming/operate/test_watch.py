@@ -66,7 +66,7 @@ def test_each_look_is_a_line_where_there_is_no_terminal(
     assert _watch(output) == 0
     said = capsys.readouterr()
     first, second = said.out.splitlines()
-    assert first.endswith(" UTC  none, unknown outstanding, unknown behind, 1 rows, 0 in quarantine")
+    assert first.endswith(" UTC  none, unknown outstanding, unknown behind, 1 in features, 0 in quarantine")
     assert " 3 rows, 0 in quarantine" in second
     assert said.err == ""
 

@@ -330,6 +330,19 @@ def test_names_are_those_below_a_folder_and_none_if_it_is_missing(tmp_path: Path
     assert list(folder.names("t")) == []
 
 
+def test_a_linked_folder_among_ours_is_refused(tmp_path: Path) -> None:
+    """A day of a table that was moved to another disk: it would be left out of what is erased, counted and read."""
+    folder = open_folder(str(tmp_path / "out"))
+    folder.create("table/date=2026-01-31/a", b"")
+    (tmp_path / "out/table/date=2026-01-31").rename(tmp_path / "moved")
+    (tmp_path / "out/table/date=2026-01-31").symlink_to(tmp_path / "moved")
+    with pytest.raises(StorageError, match="date=2026-01-31 is a link to a folder, and these are not followed; move"):
+        list(folder.names("table"))
+    (tmp_path / "out/mine").symlink_to(tmp_path / "moved")  # beside ours, as a person may have it
+    (tmp_path / "out/table/date=2026-01-31").unlink()
+    assert list(folder.names("")) == []
+
+
 def test_what_is_deleted_while_it_is_replaced_does_not_come_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
