@@ -30,7 +30,7 @@ test-fast: setup ## run the tests that need neither Spark, nor a store, nor whol
 	.venv/bin/python -m pytest -n 2 -m "not yarn and not spark and not store and not programs"
 
 test: setup ## run the test suite
-	.venv/bin/python -m pytest -n 3 --dist loadgroup --durations 15
+	.venv/bin/python -m pytest -n 3 --dist worksteal --durations 15
 
 test-yarn: setup ## package the application, and run it on a YARN on this machine
 	.venv/bin/python -m pytest -m yarn --durations 5 tests/emr/test_package.py tests/system/test_yarn.py

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
 
@@ -51,10 +52,10 @@ hypothesis.settings.load_profile("same")
 _SLOWEST_FIRST = ("programs", "spark", "store")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark tests by what they need; `make test-fast` runs those that need nothing.
 
-    Slow tests come first, so that fast ones even out in the end what each worker has left.
+    Each worker begins with slow tests and ends with fast ones, which even out what is left in the end.
     """
     for item in items:
         fixtures = {*getattr(item, "fixturenames", ())}
@@ -62,6 +63,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if fixtures & names:
                 item.add_marker(mark)
     items.sort(key=_turn)
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    runs: list[list[pytest.Item]] = [[] for _ in range(workers)]  # they get one each
+    for _, of_file in groupby(items, lambda item: (_turn(item), item.path)):  # with which they share fixtures
+        min(runs, key=len).extend(of_file)
+    items[:] = [item for run in runs for item in run]
 
 
 def _turn(item: pytest.Item) -> int:

@@ -27,8 +27,6 @@ from streaming.features.backbone import BackboneRunner
 from tests.support.data import shared_data
 from tests.support.waiting import locked
 
-pytestmark = pytest.mark.xdist_group("backbone")  # one worker has the process that has imported TensorFlow
-
 Array = NDArray[np.float32]
 
 WEIGHTS_FILE = "models/mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"
