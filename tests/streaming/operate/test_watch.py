@@ -67,7 +67,7 @@ def test_each_look_is_a_line_where_there_is_no_terminal(
     said = capsys.readouterr()
     first, second = said.out.splitlines()
     assert first.endswith(" UTC  none, unknown outstanding, unknown behind, 1 in features, 0 in quarantine")
-    assert " 3 rows, 0 in quarantine" in second
+    assert " 3 in features, 0 in quarantine" in second
     assert said.err == ""
 
 
@@ -130,7 +130,7 @@ def test_an_outage_is_told_and_waited_for_and_no_other_error(
         return
     first, second = said.out.splitlines()
     assert first == "the store is gone; asking again"
-    assert " 0 rows" in second
+    assert " 0 in features" in second
 
 
 def test_an_outage_is_no_document(
